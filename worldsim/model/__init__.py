@@ -1,0 +1,1 @@
+"""Networks only: nothing here knows of Gymnasium, pygame, Hydra, or how a frame is stored."""

@@ -1,0 +1,116 @@
+"""Attention within a frame and along time, and the MLP: the parts every design shares."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class GridConv(nn.Module):
+    """3x3 depthwise convolution on the token grid, added to its input.
+
+    Objects move locally: without it a ball shows up as copies one patch apart. Starts as the identity.
+    """
+
+    def __init__(self, dim: int, rows: int, columns: int) -> None:
+        super().__init__()
+        self.rows, self.columns = rows, columns
+        self.weight = nn.Parameter(torch.zeros(dim, 1, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, L, D] -> [N, L, D]
+        n, length, dim = x.shape
+        grid = x.view(n, self.rows, self.columns, dim).permute(0, 3, 1, 2)  # a channels-last view
+        grid = F.conv2d(grid, self.weight.to(x.dtype), padding=1, groups=dim)
+        return x + grid.permute(0, 2, 3, 1).reshape(n, length, dim)
+
+
+class SpatialAttention(nn.Module):
+    """Attention among the tokens of one frame, with QK-norm and a depthwise convolution before it."""
+
+    def __init__(self, dim: int, heads: int, rows: int, columns: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.conv = GridConv(dim, rows, columns)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.query_norm = nn.RMSNorm(dim // heads, eps=1e-6)
+        self.key_norm = nn.RMSNorm(dim // heads, eps=1e-6)
+        self.out = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, L, D] -> [N, L, D]
+        n, length, dim = x.shape
+        qkv = self.qkv(self.conv(x)).view(n, length, 3, self.heads, dim // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # 3 x [N, h, L, hd]
+        query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return self.out(mixed.transpose(1, 2).reshape(n, length, dim))
+
+
+class TemporalAttention(nn.Module):
+    """Causal attention over the last ``window`` frames at the same position, with QK-norm.
+
+    Positions along time enter as one learned bias per head and age (0 = this frame ... window - 1), so a roll-out has
+    no longest length and nothing that grows with it. The band is the same in :meth:`forward` (whole clips) and
+    :meth:`step` (ring cache), which makes streaming compute what training computed.
+    """
+
+    def __init__(self, dim: int, heads: int, window: int) -> None:
+        super().__init__()
+        self.heads, self.window = heads, window
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.query_norm = nn.RMSNorm(dim // heads, eps=1e-6)
+        self.key_norm = nn.RMSNorm(dim // heads, eps=1e-6)
+        self.age_bias = nn.Parameter(torch.zeros(heads, window))
+        self.out = nn.Linear(dim, dim, bias=False)
+        self.scale = (dim // heads) ** -0.5
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, T, L, D] -> [B, T, L, D]
+        b, t, length, dim = x.shape
+        qkv = self.qkv(x).view(b, t, length, 3, self.heads, dim // self.heads)
+        query, key, value = qkv.permute(3, 0, 2, 4, 1, 5)  # 3 x [B, L, h, T, hd]
+        query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
+        # Plain matmul and softmax: faster than the fused kernel for a few dozen frames.
+        scores = (query @ key.transpose(-1, -2)) * self.scale + self.band(t).to(value.dtype)  # [B, L, h, T, T]
+        mixed = scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
+        return self.out(mixed.permute(0, 3, 1, 2, 4).reshape(b, t, length, dim))
+
+    def band(self, t: int) -> Tensor:
+        """Bias [h, T, T]: ``age_bias`` where a frame may look, ``-inf`` for the future and past the window."""
+        frame = torch.arange(t, device=self.age_bias.device)
+        age = frame[:, None] - frame[None, :]
+        seen = (age >= 0) & (age < self.window)
+        return self.age_bias[:, age.clamp(0, self.window - 1)].masked_fill(~seen, float("-inf"))
+
+    def step(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One frame against its cache; pure, the caller writes the ring.
+
+        Args:
+            x: This frame's tokens [B, L, D].
+            keys, values: Past frames [B, h, L, W-1, hd], in any order.
+            bias: [B, h, 1, W-1], the age bias of each slot, ``-inf`` for an empty one.
+
+        Returns:
+            Attended tokens [B, L, D] and this frame's key and value [B, h, L, hd].
+        """
+        b, length, dim = x.shape
+        qkv = self.qkv(x).view(b, length, 3, self.heads, dim // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # 3 x [B, h, L, hd]
+        query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
+        past = (keys @ query.unsqueeze(-1)).squeeze(-1) * self.scale + bias.to(value.dtype)  # [B, h, L, W-1]
+        now = (query * key).sum(-1, keepdim=True) * self.scale + self.age_bias[:, :1, None].to(value.dtype)
+        # The present is joined to the scores, not to the cache: concatenating the cache would copy it every frame.
+        weights = torch.cat((past, now), -1).softmax(-1, dtype=torch.float32).to(value.dtype)
+        mixed = (weights[..., None, :-1] @ values).squeeze(-2) + weights[..., -1:] * value  # [B, h, L, hd]
+        return self.out(mixed.transpose(1, 2).reshape(b, length, dim)), key, value
+
+
+class MLP(nn.Module):
+    """Two linear maps with a GELU between them."""
+
+    def __init__(self, dim: int, ratio: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(dim, ratio * dim, bias=False)
+        self.down = nn.Linear(ratio * dim, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x), approximate="tanh"))

@@ -1,0 +1,79 @@
+"""The one description of a world model's shape; it travels with the weights as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape of a :class:`~worldsim.model.world_model.WorldModel`.
+
+    Attributes:
+        num_actions: Size of the discrete action set.
+        height, width: Frame size in pixels; multiples of ``patch``.
+        patch: Side of a square patch in pixels; a frame is ``(height / patch) * (width / patch)`` tokens.
+        dim: Width of a token.
+        heads: Attention heads; ``dim`` is a multiple of it.
+        encoder_layers: Causal blocks, run once a frame.
+        decoder_layers: Frame-wise blocks, run once a denoising step.
+        window: Frames that an encoder block sees along time, the current one included.
+        mlp_ratio: Hidden width of an MLP over ``dim``.
+        context_levels: Buckets of context noise that the encoder can be told of; bucket 0 is clean.
+        max_context_noise: Noise level of the last bucket, in (0, 1).
+    """
+
+    num_actions: int
+    height: int = 64
+    width: int = 64
+    patch: int = 8
+    dim: int = 256
+    heads: int = 4
+    encoder_layers: int = 4
+    decoder_layers: int = 2
+    window: int = 16
+    mlp_ratio: int = 4
+    context_levels: int = 10
+    max_context_noise: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name in ("num_actions", "height", "width", "patch", "dim", "heads", "encoder_layers", "decoder_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} must be at least 1, not {getattr(self, name)}")
+        if self.height % self.patch or self.width % self.patch:
+            raise ValueError(f"frames of {self.height}x{self.width} do not divide into patches of {self.patch}")
+        if self.dim % self.heads:
+            raise ValueError(f"model.dim {self.dim} is not a multiple of model.heads {self.heads}")
+        if self.window < 2:
+            raise ValueError(f"model.window must be at least 2 frames, not {self.window}")
+        if self.context_levels < 1 or not 0 <= self.max_context_noise < 1:
+            raise ValueError("model.context_levels must be at least 1 and model.max_context_noise in [0, 1)")
+
+    @property
+    def rows(self) -> int:
+        """Token rows of a frame."""
+        return self.height // self.patch
+
+    @property
+    def columns(self) -> int:
+        """Token columns of a frame."""
+        return self.width // self.patch
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a frame (L)."""
+        return self.rows * self.columns
+
+    @property
+    def patch_dim(self) -> int:
+        """Values in an RGB patch (P)."""
+        return 3 * self.patch * self.patch
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.dim // self.heads
+
+    def context_noise(self, bucket: int) -> float:
+        """Noise level in [0, 1) of a context-noise bucket; 0 for bucket 0."""
+        return self.max_context_noise * bucket / max(1, self.context_levels - 1)

@@ -1,0 +1,92 @@
+"""The frame-wise diffusion decoder: the only part that sees the current action, run once a denoising step."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worldsim.model.attention import MLP, SpatialAttention
+from worldsim.model.config import ModelConfig
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """``x * (1 + scale) + shift``, with shift and scale [N, D] over tokens [N, L, D]."""
+    return x * (1 + scale.unsqueeze(-2)) + shift.unsqueeze(-2)
+
+
+class NoiseLevelEmbedding(nn.Module):
+    """Noise level t in [0, 1] as sines and cosines of log-spaced frequencies, then a small MLP."""
+
+    def __init__(self, dim: int, frequencies: int = 64) -> None:
+        super().__init__()
+        self.register_buffer(
+            "frequencies", 1000.0 * torch.exp(-math.log(10_000.0) * torch.arange(frequencies) / frequencies), persistent=False
+        )
+        self.up = nn.Linear(2 * frequencies, dim)
+        self.down = nn.Linear(dim, dim)
+
+    def forward(self, t: Tensor) -> Tensor:  # [N] -> [N, D]
+        angle = t[:, None].float() * self.frequencies
+        waves = torch.cat((angle.cos(), angle.sin()), -1).to(self.up.weight.dtype)
+        return self.down(F.silu(self.up(waves)))
+
+
+class DecoderBlock(nn.Module):
+    """Attention within the frame and MLP, modulated by AdaLN-Zero (DiT, arXiv 2212.09748)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(config.dim, eps=1e-6, elementwise_affine=False)
+        self.space = SpatialAttention(config.dim, config.heads, config.rows, config.columns)
+        self.mlp = MLP(config.dim, config.mlp_ratio)
+        self.modulation = nn.Linear(config.dim, 6 * config.dim)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:  # [N, L, D], [N, D] -> [N, L, D]
+        shift, scale, gate, shift2, scale2, gate2 = self.modulation(condition).chunk(6, -1)
+        x = x + gate.unsqueeze(-2) * self.space(modulate(self.norm(x), shift, scale))
+        return x + gate2.unsqueeze(-2) * self.mlp(modulate(self.norm(x), shift2, scale2))
+
+
+class FrameDecoder(nn.Module):
+    """Noisy patches, the context, the last frame and the action in, the clean frame out (x0-prediction)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.patches = nn.Linear(2 * config.patch_dim, config.dim)  # noisy frame and last frame side by side
+        self.context = nn.Linear(config.dim, config.dim, bias=False)
+        self.position = nn.Parameter(0.5 * torch.randn(config.tokens, config.dim))
+        self.level = NoiseLevelEmbedding(config.dim)
+        self.action = nn.Embedding(config.num_actions, config.dim)
+        self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.decoder_layers))
+        self.norm = nn.RMSNorm(config.dim, eps=1e-6, elementwise_affine=False)
+        self.modulation = nn.Linear(config.dim, 2 * config.dim)
+        self.out = nn.Linear(config.dim, config.patch_dim)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, noisy: Tensor, t: Tensor, context: Tensor, last: Tensor, action: Tensor) -> Tensor:
+        """Predict the clean frame.
+
+        Args:
+            noisy: x_t = (1 - t) x0 + t eps, patches [N, L, P].
+            t: Noise levels [N] in (0, 1]; 1 is pure noise.
+            context: The encoder's tokens of the last frame [N, L, D].
+            last: The last frame's patches [N, L, P].
+            action: int64 [N], the action taken after the last frame.
+
+        Returns:
+            x0 as patches [N, L, P].
+        """
+        condition = F.silu(self.level(t) + self.action(action))
+        x = self.patches(torch.cat((noisy, last), -1)) + self.context(context) + self.position
+        for block in self.blocks:
+            x = block(x, condition)
+        shift, scale = self.modulation(condition).chunk(2, -1)
+        return self.out(modulate(self.norm(x), shift, scale))

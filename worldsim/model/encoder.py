@@ -1,0 +1,99 @@
+"""The temporal causal encoder of Separable Causal Diffusion: one pass a frame, all history and past actions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from worldsim.model.attention import MLP, SpatialAttention, TemporalAttention
+from worldsim.model.config import ModelConfig
+
+
+class EncoderBlock(nn.Module):
+    """Attention within the frame, causal attention along time, MLP; each pre-normed and residual."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.space_norm = nn.RMSNorm(config.dim, eps=1e-6)
+        self.space = SpatialAttention(config.dim, config.heads, config.rows, config.columns)
+        self.time_norm = nn.RMSNorm(config.dim, eps=1e-6)
+        self.time = TemporalAttention(config.dim, config.heads, config.window)
+        self.mlp_norm = nn.RMSNorm(config.dim, eps=1e-6)
+        self.mlp = MLP(config.dim, config.mlp_ratio)
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, T, L, D] -> [B, T, L, D]
+        x = x + self.space(self.space_norm(x).flatten(0, 1)).view_as(x)
+        x = x + self.time(self.time_norm(x))
+        return x + self.mlp(self.mlp_norm(x))
+
+    def step(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One frame [B, L, D]; see :meth:`TemporalAttention.step` for the cache."""
+        x = x + self.space(self.space_norm(x))
+        mixed, key, value = self.time.step(self.time_norm(x), keys, values, bias)
+        x = x + mixed
+        return x + self.mlp(self.mlp_norm(x)), key, value
+
+
+class CausalEncoder(nn.Module):
+    """Frames and the actions that led to them in, one context per frame out (SCD, arXiv 2602.10095, section 4)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patches = nn.Linear(config.patch_dim, config.dim)
+        # Unit scale, not 0.02: a token must know where it is from the first step (see docs/experiments).
+        self.position = nn.Parameter(0.5 * torch.randn(config.tokens, config.dim))
+        self.action = nn.Embedding(config.num_actions + 1, config.dim)  # the last row: no action came before
+        self.level = nn.Embedding(config.context_levels, config.dim)
+        self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.encoder_layers))
+        self.norm = nn.RMSNorm(config.dim, eps=1e-6)
+
+    def embed(self, patches: Tensor, previous_actions: Tensor, levels: Tensor) -> Tensor:
+        """Tokens [..., L, D] from patches [..., L, P], actions [...] and context-noise buckets [...]."""
+        condition = self.action(previous_actions) + self.level(levels)
+        return self.patches(patches) + self.position + condition.unsqueeze(-2)
+
+    def forward(self, patches: Tensor, previous_actions: Tensor, levels: Tensor) -> Tensor:
+        """Context of every frame of a clip.
+
+        Args:
+            patches: [B, T, L, P] in [-1, 1].
+            previous_actions: int64 [B, T]; entry t is action[t-1], ``num_actions`` where there is none.
+            levels: int64 [B, T], context-noise buckets.
+
+        Returns:
+            [B, T, L, D]; entry t depends on frames t-W+1 ... t of each layer below and on nothing later.
+        """
+        x = self.embed(patches, previous_actions, levels)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+    def step(
+        self, patches: Tensor, previous_action: Tensor, level: Tensor, keys: Tensor, values: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Context of one frame given the cache; pure.
+
+        Args:
+            patches: [B, L, P].
+            previous_action: int64 [B].
+            level: int64 [B].
+            keys, values: [layers, B, h, L, W-1, hd].
+            bias: [layers, B, h, 1, W-1], see :meth:`ring_bias`.
+
+        Returns:
+            Context [B, L, D], and this frame's keys and values [layers, B, h, L, hd].
+        """
+        x = self.embed(patches, previous_action, level)
+        new_keys, new_values = [], []
+        for i, block in enumerate(self.blocks):
+            x, key, value = block.step(x, keys[i], values[i], bias[i])
+            new_keys.append(key)
+            new_values.append(value)
+        return self.norm(x), torch.stack(new_keys), torch.stack(new_values)
+
+    def ring_bias(self, age: Tensor) -> Tensor:
+        """Bias [layers, B, h, 1, W-1] of ring slots by their age: int64 [B, W-1], 1 ... W-1, or 0 for an empty slot."""
+        tables = torch.stack([block.time.age_bias for block in self.blocks])  # [layers, h, W]
+        bias = tables[:, :, age].permute(0, 2, 1, 3)  # [layers, B, h, W-1]
+        return bias.masked_fill((age == 0)[None, :, None], float("-inf")).unsqueeze(-2)

@@ -1,0 +1,78 @@
+"""Separable Causal Diffusion in pixels: causal encoder, frame-wise decoder, outcome heads."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from worldsim.model.config import ModelConfig
+from worldsim.model.decoder import FrameDecoder
+from worldsim.model.encoder import CausalEncoder
+from worldsim.model.outcome import OutcomeHead
+
+
+class WorldModel(nn.Module):
+    """A causal, action-conditioned diffusion model of one game (SCD, arXiv 2602.10095; no autoencoder).
+
+    ``encode`` turns frames and the actions that led to them into contexts, ``decode`` denoises the next frame given one
+    context and the current action, ``outcome`` reads reward and termination from the context of a frame.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = CausalEncoder(config)
+        self.decoder = FrameDecoder(config)
+        self.heads = OutcomeHead(config.dim)
+
+    @property
+    def no_action(self) -> int:
+        """Index of "no action came before" among the encoder's actions."""
+        return self.config.num_actions
+
+    def patchify(self, frames: Tensor) -> Tensor:
+        """Frames [..., H, W, 3] to patches [..., L, P]."""
+        c = self.config
+        grid = frames.reshape(*frames.shape[:-3], c.rows, c.patch, c.columns, c.patch, 3)
+        return grid.transpose(-4, -3).reshape(*frames.shape[:-3], c.tokens, c.patch_dim)
+
+    def unpatchify(self, patches: Tensor) -> Tensor:
+        """Patches [..., L, P] to frames [..., H, W, 3]."""
+        c = self.config
+        grid = patches.reshape(*patches.shape[:-2], c.rows, c.columns, c.patch, c.patch, 3)
+        return grid.transpose(-4, -3).reshape(*patches.shape[:-2], c.height, c.width, 3)
+
+    def encode(self, patches: Tensor, previous_actions: Tensor, levels: Tensor) -> Tensor:
+        """Contexts [B, T, L, D] of whole clips; see :meth:`CausalEncoder.forward`."""
+        return self.encoder(patches, previous_actions, levels)
+
+    def encode_step(
+        self, patches: Tensor, previous_action: Tensor, level: Tensor, keys: Tensor, values: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Context [B, L, D] of one frame given the cache; see :meth:`CausalEncoder.step`."""
+        return self.encoder.step(patches, previous_action, level, keys, values, bias)
+
+    def ring_bias(self, age: Tensor) -> Tensor:
+        """Bias of the ring's slots by age; see :meth:`CausalEncoder.ring_bias`."""
+        return self.encoder.ring_bias(age)
+
+    def decode(self, noisy: Tensor, t: Tensor, context: Tensor, last: Tensor, action: Tensor) -> Tensor:
+        """Clean frame as patches [B, L, P]; see :meth:`FrameDecoder.forward`."""
+        return self.decoder(noisy, t, context, last, action)
+
+    def outcome(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of reward sign [..., 3] and termination [..., 2]; see :class:`OutcomeHead`."""
+        return self.heads(context)
+
+    def parameter_count(self) -> int:
+        """Number of parameters."""
+        return sum(p.numel() for p in self.parameters())
+
+
+def init_weights(model: WorldModel, seed: int) -> WorldModel:
+    """Re-draw the weights of a model from a seed without touching the global random state."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fresh = WorldModel(model.config)
+    model.load_state_dict(fresh.state_dict())
+    return model
