@@ -1,0 +1,1 @@
+"""Files in the box: `worlds/<name>/` holds a trained world each."""

@@ -1,0 +1,1 @@
+"""Hydra configs, shipped as package data: one YAML a command, one folder a group."""
