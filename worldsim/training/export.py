@@ -1,0 +1,123 @@
+"""From a training run to a world: the averaged weights, held-out starts, and a card that says how it was made."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldsim.data.episodes import Dataset
+from worldsim.model.world_model import WorldModel
+from worldsim.settings import command, from_dict, home
+from worldsim.training.checkpoint import load_checkpoint, part
+from worldsim.training.run import Run
+from worldsim.model.config import ModelConfig
+from worldsim.world import Start, World, WorldConfig, save_world
+
+CARD = """# {name}
+
+A worldsim world: a neural copy of `{source}`, {parameters:.1f} M parameters, bfloat16.
+
+## Made by
+
+    {collect}
+    {train}
+
+| | |
+|---|---|
+| data | {episodes} episodes, {frames} training frames; {held_out} held-out episodes never trained on |
+| training | {steps} steps of {batch} clips of {clip} frames: {seen} frames seen |
+| settings | everything else is the default of `worldsim train` at the version below |
+| version | {version} |
+"""
+
+
+def build_world(
+    name: str, model: WorldModel, dataset: Dataset, *, steps: int = 2, episode_starts: int = 8, clips: int = 8, card: str = ""
+) -> World:
+    """A world of a model and the data set it was trained on.
+
+    Args:
+        name: Short name.
+        model: Its weights are copied.
+        dataset: Gives actions, rules and the starts, which come from held-out episodes (training episodes if none is).
+        steps: Denoising steps that the world asks for.
+        episode_starts: Starts at an episode's beginning.
+        clips: Starts in the midst of play.
+        card: Text of ``CARD.md``.
+    """
+    source = dataset.config["source"]
+    window = model.config.window
+    config = WorldConfig(
+        name=name,
+        model=model.config,
+        fps=float(source["fps"]),
+        max_episode_steps=int(source["max_episode_steps"]),
+        score_limit=source.get("score_limit"),
+        steps=steps,
+        source={key: source[key] for key in ("id", "kwargs", "frame_skip", "max_over", "crop") if key in source},
+    )
+    starts = _starts(dataset, window, episode_starts, clips)
+    return World(config, dataset.actions, copy.deepcopy(model).float(), starts, card)
+
+
+def _starts(dataset: Dataset, length: int, episodes: int, clips: int) -> list[Start]:
+    chosen = [info for info in dataset.held_out or dataset.train if info.steps >= length]
+    starts = []
+    for i, info in enumerate(chosen[:episodes]):
+        episode = dataset.load(info)
+        starts.append(Start(f"episode {i}", episode.frames[:length], episode.actions[: length - 1].astype(np.int64)))
+    for i in range(clips):
+        episode = dataset.load(chosen[i % len(chosen)])
+        # Spread over the episode; golden-ratio steps keep clips of one episode apart.
+        first = int((0.1 + 0.8 * ((i * 0.618034) % 1)) * (len(episode) - length))
+        actions = episode.actions[first : first + length - 1].astype(np.int64)
+        starts.append(Start(f"clip {i}", episode.frames[first : first + length], actions))
+    return starts
+
+
+def export(run: Run, folder: Path | None = None) -> World:
+    """Write a run's averaged weights as a world folder (default: ``world/`` in the run).
+
+    Raises:
+        RunError: not a run, or one without a whole checkpoint.
+        WorldError: the world cannot be written.
+    """
+    from worldsim import __version__
+
+    settings = run.settings()
+    tensors, facts = load_checkpoint(run.checkpoint)
+    model = WorldModel(from_dict(ModelConfig, settings["model"]))
+    model.load_state_dict(part(tensors, "ema"))
+    dataset = Dataset.open(settings["data"])
+    source: dict[str, Any] = dataset.config["source"]
+    clip = 2 * model.config.window
+    card = CARD.format(
+        name=settings["world"],
+        source=source["id"],
+        parameters=model.parameter_count() / 1e6,
+        collect=settings["commands"]["collect"],
+        train=settings["commands"]["train"],
+        episodes=len(dataset.train),
+        frames=sum(info.steps + 1 for info in dataset.train),
+        held_out=len(dataset.held_out),
+        steps=facts["step"],
+        batch=settings["batch"],
+        clip=clip,
+        seen=facts["step"] * settings["batch"] * clip,
+        version=__version__,
+    )
+    world = build_world(settings["world"], model, dataset, steps=settings["sampling_steps"], card=card)
+    save_world(world, folder or run.world)
+    return world
+
+
+@command("export")
+def main(settings: dict[str, Any]) -> None:
+    """The verb."""
+    run = Run(Path(settings["run"]).expanduser() if settings["run"] else home() / "runs" / settings["world"])
+    folder = Path(settings["folder"]).expanduser() if settings["folder"] else home() / "worlds" / settings["world"]
+    export(run, folder)
+    print(f"{folder}: play it with `python play.py world={folder}`")

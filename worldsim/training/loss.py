@@ -1,0 +1,125 @@
+"""The pretraining objective of Separable Causal Diffusion: one encoder pass, several denoising draws, outcome heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from worldsim.model.config import ModelConfig
+from worldsim.model.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What the loss pays attention to.
+
+    Attributes:
+        draws: Noise levels drawn per encoder pass; the decoder is cheap, so several amortise it (SCD).
+        noise_shift: Noise levels are t = s u / (1 + (s - 1) u) with u uniform: towards pure noise, where few steps work.
+        changed_weight: Weight of pixels that change (or are next to one that does) over that of those that stay.
+        context_noise_share: Share of clips whose context is noised (GameNGen, arXiv 2408.14837).
+        outcome_weight: Weight of the reward and termination cross-entropies.
+    """
+
+    draws: int = 2
+    noise_shift: float = 3.0
+    changed_weight: float = 16.0
+    context_noise_share: float = 0.5
+    outcome_weight: float = 0.1
+
+
+@dataclass
+class Batch:
+    """Clips and every random number that the loss needs, so that the loss itself is a pure function.
+
+    Attributes:
+        frames: uint8 [B, T, H, W, 3].
+        actions: int64 [B, T-1]; action t is taken between frames t and t+1.
+        rewards: int64 [B, T-1], sign of the reward + 1.
+        terminated: int64 [B, T-1], 0 or 1.
+        context_level: int64 [B], context-noise bucket of the clip.
+        context_noise: [B, T, L, P] standard normal.
+        t: [B, S, T-1] noise levels in (0, 1].
+        noise: [B, S, T-1, L, P] standard normal.
+    """
+
+    frames: Tensor
+    actions: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    context_level: Tensor
+    context_noise: Tensor
+    t: Tensor
+    noise: Tensor
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on a device."""
+        return Batch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
+
+
+def shift_levels(u: Tensor, shift: float) -> Tensor:
+    """Uniform levels to shifted ones, t = s u / (1 + (s - 1) u) (SD3, arXiv 2403.03206, equation 23)."""
+    return shift * u / (1 + (shift - 1) * u)
+
+
+def change_weights(frames: Tensor, weight: float) -> Tensor:
+    """Weight 1, or ``weight`` within a pixel of one that changes from a frame to the next.
+
+    Args:
+        frames: uint8 [B, T, H, W, 3].
+        weight: Weight of changed pixels.
+
+    Returns:
+        float32 [B, T-1, H, W, 1].
+    """
+    changed = (frames[:, 1:] != frames[:, :-1]).any(-1)  # [B, T-1, H, W]
+    near = F.max_pool2d(changed.to(torch.float32), 3, stride=1, padding=1)
+    return (1 + (weight - 1) * near).unsqueeze(-1)
+
+
+def pretrain_loss(model: WorldModel, batch: Batch, config: LossConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """Weighted x0 error of every next frame of every clip, plus the outcome cross-entropies.
+
+    Args:
+        model: Called for ``encode``, ``decode`` and ``outcome``; its parameters' dtype is the compute dtype.
+        batch: See :class:`Batch`.
+        config: See :class:`LossConfig`.
+
+    Returns:
+        The scalar loss, and detached parts: ``denoise``, ``reward``, ``end``.
+    """
+    dtype = model.decoder.out.weight.dtype
+    c: ModelConfig = model.config
+    b, frames_in_clip = batch.frames.shape[:2]
+    steps, draws = frames_in_clip - 1, config.draws
+
+    clean = model.patchify(batch.frames.to(dtype) / 127.5 - 1)  # [B, T, L, P]
+    level = batch.context_level.to(dtype) * (c.max_context_noise / max(1, c.context_levels - 1))  # [B]
+    level = level.view(b, 1, 1, 1)
+    seen = (1 - level) * clean + level * batch.context_noise.to(dtype)
+    first = torch.full_like(batch.actions[:, :1], model.no_action)
+    previous = torch.cat((first, batch.actions), 1)  # [B, T]
+    context = model.encode(seen, previous, batch.context_level[:, None].expand(b, frames_in_clip))
+
+    target = clean[:, None, 1:].expand(b, draws, steps, c.tokens, c.patch_dim)
+    t = batch.t.to(dtype)[..., None, None]
+    noisy = (1 - t) * target + t * batch.noise.to(dtype)
+
+    def per_draw(x: Tensor) -> Tensor:
+        return x[:, None].expand(b, draws, *x.shape[1:]).flatten(0, 2)
+
+    x0 = model.decode(
+        noisy.flatten(0, 2), batch.t.flatten(), per_draw(context[:, :-1]), per_draw(seen[:, :-1]), per_draw(batch.actions)
+    )
+    weights = model.patchify(change_weights(batch.frames, config.changed_weight).expand(b, steps, c.height, c.width, 3))
+    error = (x0.view_as(target).float() - target.float()).square() * weights[:, None]
+    denoise = error.mean()
+
+    reward_logits, end_logits = model.outcome(context[:, 1:])
+    reward = F.cross_entropy(reward_logits.float().flatten(0, 1), batch.rewards.flatten())
+    end = F.cross_entropy(end_logits.float().flatten(0, 1), batch.terminated.flatten())
+    loss = denoise + config.outcome_weight * (reward + end)
+    return loss, {"denoise": denoise.detach(), "reward": reward.detach(), "end": end.detach()}

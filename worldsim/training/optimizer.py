@@ -1,0 +1,96 @@
+"""Muon on the blocks' matrices, AdamW on everything else, one schedule, and an average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How the weights move.
+
+    Attributes:
+        muon_lr: Learning rate of Muon, on the matrices inside the blocks.
+        adam_lr: Learning rate of AdamW, on embeddings, norms, convolutions, first and last layers.
+        weight_decay: Of Muon; AdamW's is 0.
+        warmup: Steps of linear warm-up.
+        decay: Share of the run, at its end, over which the rates fall linearly to zero.
+        ema: Decay of the average of the weights; a young run averages over a tenth of its steps.
+    """
+
+    muon_lr: float = 0.02
+    adam_lr: float = 1e-3
+    weight_decay: float = 0.05
+    warmup: int = 100
+    decay: float = 0.5
+    ema: float = 0.999
+
+
+def split_parameters(model: nn.Module) -> tuple[list[tuple[str, nn.Parameter]], list[tuple[str, nn.Parameter]]]:
+    """Named parameters for Muon (matrices inside ``blocks``, except AdaLN's) and for AdamW (the rest)."""
+    muon, adam = [], []
+    for name, parameter in model.named_parameters():
+        hidden = parameter.ndim == 2 and ".blocks." in name and "modulation" not in name and "age_bias" not in name
+        (muon if hidden else adam).append((name, parameter))
+    return muon, adam
+
+
+class Optimizer:
+    """Both optimisers behind one ``step``; its state is a flat dict of tensors."""
+
+    def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
+        self.config = config
+        muon, adam = split_parameters(model)
+        self._names = [[name for name, _ in muon], [name for name, _ in adam]]
+        self._optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(
+                [p for _, p in muon], lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="original"
+            ),
+            torch.optim.AdamW([p for _, p in adam], lr=config.adam_lr, weight_decay=0.0, betas=(0.9, 0.99), fused=True),
+        ]
+
+    def step(self, scale: float) -> None:
+        """Apply the gradients at ``scale`` times the configured rates, then clear them."""
+        for optimizer, rate in zip(self._optimizers, (self.config.muon_lr, self.config.adam_lr), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * scale
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """Momenta and counters by ``<optimizer>.<kind>.<parameter>``."""
+        state = {}
+        for i, (optimizer, names) in enumerate(zip(self._optimizers, self._names, strict=True)):
+            for name, parameter in zip(names, optimizer.param_groups[0]["params"], strict=True):
+                for kind, value in optimizer.state.get(parameter, {}).items():
+                    state[f"{i}.{kind}.{name}"] = value if isinstance(value, Tensor) else torch.tensor(value)
+        return state
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Restore what :meth:`state` gave."""
+        for i, (optimizer, names) in enumerate(zip(self._optimizers, self._names, strict=True)):
+            parameters = dict(zip(names, optimizer.param_groups[0]["params"], strict=True))
+            optimizer.state.clear()
+            for key, value in state.items():
+                place, kind, name = key.split(".", 2)
+                if int(place) == i:
+                    # Adam's step counter stays on the CPU's side of a fused step only where its parameter is.
+                    optimizer.state[parameters[name]][kind] = value.to(parameters[name].device, copy=True)
+
+
+def schedule(step: int, steps: int, config: OptimizerConfig) -> float:
+    """Warm-up, stable, linear decay: the multiple of the learning rates at a step."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup))
+    left = (steps - step) / max(1.0, config.decay * steps)
+    return min(warm, 1.0, max(0.0, left))
+
+
+@torch.no_grad()
+def update_ema(average: Iterable[Tensor], weights: Iterable[Tensor], step: int, decay: float) -> None:
+    """``average <- d average + (1 - d) weights`` with d = min(decay, (1 + step) / (10 + step))."""
+    d = min(decay, (1 + step) / (10 + step))
+    torch._foreach_lerp_(list(average), list(weights), 1 - d)

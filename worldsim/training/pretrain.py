@@ -1,0 +1,260 @@
+"""`worldsim train`: pretraining of a world on recorded play."""
+
+from __future__ import annotations
+
+import copy
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from worldsim.data.clips import ClipStore
+from worldsim.data.episodes import Dataset
+from worldsim.engine.precision import pick_device, pick_dtype
+from worldsim.errors import DataError, MissingExtra, RunError
+from worldsim.model.config import ModelConfig
+from worldsim.model.world_model import WorldModel, init_weights
+from worldsim.settings import command, from_dict, home
+from worldsim.training.batches import stream
+from worldsim.training.checkpoint import all_finite, load_checkpoint, named, part, save_checkpoint
+from worldsim.training.export import build_world, export
+from worldsim.training.grid import roll_out_grid
+from worldsim.training.loss import Batch, LossConfig, pretrain_loss
+from worldsim.training.optimizer import Optimizer, OptimizerConfig, schedule, update_ema
+from worldsim.training.parallel import Ranks, ranks
+from worldsim.training.progress import Scalars, held_out_error
+from worldsim.training.run import Run
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """How often a run saves and shows itself; none of it changes what is learned."""
+
+    save_seconds: float = 60
+    held_out_every: int = 500
+    held_out_clips: int = 8
+    grid_every: int = 1000
+    grid_rows: int = 3
+    grid_ticks: tuple[int, ...] = (1, 5, 10, 15, 20, 30, 45, 60)
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Everything `worldsim train` is told; see configs/train.yaml."""
+
+    world: str
+    data: Path | None = None
+    run: Path | None = None
+    steps: int = 8000
+    batch: int = 4
+    seed: int = 0
+    sampling_steps: int = 2
+    device: str = "cpu"
+    dtype: str | None = None
+    compile: bool = True
+    threads: int | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+
+class Objective(nn.Module):
+    """The loss as a module, so that it can be called with its parameters in another number format."""
+
+    def __init__(self, model: WorldModel, config: LossConfig) -> None:
+        super().__init__()
+        self.model, self.config = model, config
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return pretrain_loss(self.model, batch, self.config)
+
+
+def make_objective(
+    model: WorldModel, config: LossConfig, dtype: torch.dtype, compiled: bool
+) -> Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]:
+    """The loss of a batch, computed in ``dtype`` with gradients to the model's float32 weights."""
+    objective = Objective(model, config)
+
+    def loss(*fields: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        weights = {name: weight.to(dtype) for name, weight in objective.named_parameters()}
+        result: tuple[Tensor, dict[str, Tensor]] = functional_call(objective, weights, (Batch(*fields),))
+        return result
+
+    run = torch.compile(loss) if compiled else loss
+    return lambda batch: run(*vars(batch).values())
+
+
+class Trainer:
+    """One pretraining run: state, resume, and the loop.
+
+    Args:
+        config: See :class:`PretrainConfig`.
+        place: This process among those that train together.
+    """
+
+    def __init__(self, config: PretrainConfig, place: Ranks) -> None:
+        self.config, self.place = config, place
+        self.device = pick_device(config.device)
+        self.dtype = pick_dtype(config.dtype, self.device)
+        self.dataset = Dataset.open(config.data or home() / "data" / config.world, skip_bad=True)
+        source = self.dataset.config["source"]
+        self.shape = from_dict(
+            ModelConfig,
+            {"num_actions": len(self.dataset.actions), "height": source["height"], "width": source["width"], **config.model},
+        )
+        self.run = Run(config.run or home() / "runs" / config.world)
+        clip = 2 * self.shape.window
+        self.clips = ClipStore(self.dataset, self.dataset.train, clip)
+        self.model = init_weights(WorldModel(self.shape), config.seed).to(self.device)
+        self.ema = copy.deepcopy(self.model).requires_grad_(False).eval()
+        self.optimizer = Optimizer(self.model, config.optimizer)
+        self.step = 0
+        self._stop = False
+        if place.leads:
+            self._begin()
+        if self.run.checkpoint.exists():
+            self.load()
+
+    def _begin(self) -> None:
+        config = self.config
+        told = asdict(config) | {
+            "model": asdict(self.shape),
+            "data": str(self.dataset.folder.resolve()),
+            "run": str(self.run.folder),
+            "commands": {
+                "collect": _collect_command(self.dataset),
+                "train": shlex.join(["worldsim", "train", *sys.argv[2:]]) if sys.argv[1:2] == ["train"] else "worldsim train",
+            },
+        }
+        free = ("run", "commands", "steps", "device", "dtype", "compile", "threads", "report", "sampling_steps")
+        self.run.begin(told, told["commands"]["train"], may_differ=free)
+
+    def load(self) -> None:
+        """Continue from the checkpoint.
+
+        Raises:
+            RunError: it is truncated, foreign, or of another model.
+        """
+        tensors, facts = load_checkpoint(self.run.checkpoint)
+        try:
+            self.model.load_state_dict(part(tensors, "model"))
+            self.ema.load_state_dict(part(tensors, "ema"))
+            self.optimizer.load_state(part(tensors, "optimizer"))
+        except (RuntimeError, KeyError) as error:
+            raise RunError(f"{self.run.checkpoint} is of another model: give another run=<folder>") from error
+        self.step = int(facts["step"])
+
+    def save(self) -> None:
+        """Write the whole state, atomically.
+
+        Raises:
+            RunError: the weights hold a NaN, or the disk is full. The last checkpoint is intact.
+        """
+        weights = self.model.state_dict()
+        if not all_finite(weights):
+            raise RunError(f"the weights hold NaN or infinity at step {self.step}: lower optimizer.muon_lr and resume")
+        tensors = named("model", weights) | named("ema", self.ema.state_dict()) | named("optimizer", self.optimizer.state())
+        save_checkpoint(self.run.checkpoint, tensors, {"step": self.step, "world": self.config.world})
+
+    def train(self) -> None:
+        """Train to the last step; a signal to end saves and leaves."""
+        config, place = self.config, self.place
+        if self.step >= config.steps:
+            return
+        from tqdm import tqdm
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask_to_stop)
+        objective = make_objective(self.model, config.loss, self.dtype, config.compile)
+        scalars = Scalars(self.run.folder / "tensorboard", self.step) if place.leads else None
+        held_out = self._held_out() if place.leads else None
+        saved = time.monotonic()
+        batches = stream(
+            self.clips, self.shape, config.loss, config.seed, range(self.step, config.steps), place.places(config.batch)
+        )
+        bar = tqdm(total=config.steps, initial=self.step, unit="step", disable=not place.leads, mininterval=5, smoothing=0.05)
+        parameters = list(self.model.parameters())
+        for step, batch in batches:
+            loss, parts = objective(batch.to(self.device))
+            loss.backward()
+            place.average([p.grad for p in parameters if p.grad is not None])
+            self.optimizer.step(schedule(step, config.steps, config.optimizer))
+            update_ema(self.ema.parameters(), parameters, step, config.optimizer.ema)
+            self.step = step + 1
+            bar.update()
+            if scalars and (self.step % 20 == 0 or self.step == config.steps):
+                values = {f"loss/{name}": float(value) for name, value in parts.items()}
+                bar.set_postfix_str(" ".join(f"{name.removeprefix('loss/')} {value:.4f}" for name, value in values.items()))
+                scalars.write(self.step, values)
+            if scalars and held_out:
+                self._report(scalars, held_out)
+            ending = self._stop or self.step == config.steps
+            if place.leads and (ending or time.monotonic() - saved > config.report.save_seconds):
+                self.save()
+                saved = time.monotonic()
+            if self._stop:
+                break
+        batches.close()
+        bar.close()
+
+    def _ask_to_stop(self, *_: object) -> None:
+        self._stop = True
+
+    def _held_out(self) -> ClipStore | None:
+        length = self.shape.window + max(self.config.report.grid_ticks)
+        try:
+            return ClipStore(self.dataset, self.dataset.held_out, length)
+        except DataError:
+            return None  # a small data set may hold none out, or none long enough: train without pictures of it
+
+    def _report(self, scalars: Scalars, held_out: ClipStore) -> None:
+        report, last = self.config.report, self.step == self.config.steps
+        if self.step % report.held_out_every == 0 or last:
+            error = held_out_error(self.ema, held_out, report.held_out_clips)
+            scalars.write(self.step, {f"held_out/{name}": value for name, value in error.items()})
+            print(f"\nstep {self.step}: held-out error " + ", ".join(f"{k} {v:.2f}" for k, v in error.items()), flush=True)
+        if self.step % report.grid_every == 0 or last:
+            world = build_world(self.config.world, self.ema, self.dataset, steps=self.config.sampling_steps)
+            ticks = report.grid_ticks
+            picture = roll_out_grid(world, held_out, self.shape.window, ticks, report.grid_rows)
+            self.run.samples.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(self.run.samples / f"step_{self.step:06d}.png"), picture[..., ::-1])
+
+
+def _collect_command(dataset: Dataset) -> str:
+    config = dataset.config
+    return f"worldsim collect source={config['source']['name']} steps={sum(info.steps for info in dataset.episodes)} seed={config['seed']}"
+
+
+@command("train")
+def main(settings: dict[str, Any]) -> int | None:
+    """The verb."""
+    config = from_dict(PretrainConfig, settings)
+    if config.steps < 1 or config.batch < 1:
+        raise RunError("steps and batch must be at least 1")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    try:
+        import tensorboard  # noqa: F401
+        import tqdm  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra(str(error.name), "train") from error
+    with ranks(pick_device(config.device)) as place:
+        trainer = Trainer(config, place)
+        trainer.train()
+        if trainer.step < config.steps:
+            return 130
+        if place.leads:
+            export(trainer.run)
+            print(f"{trainer.run.world}: play it with `python play.py world={trainer.run.world}`")
+    return None
