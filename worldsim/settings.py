@@ -24,7 +24,7 @@ Task = Callable[[dict[str, Any]], "int | None"]
 
 # Flags that pass to Hydra as they are; those of the second kind take a value. Anything else is `key=value`.
 _PLAIN_FLAGS = ("-m", "--multirun", "--resolve")
-_VALUE_FLAGS = ("-c", "--cfg", "-p", "--package", "-i", "--info", "-cd", "--config-dir")
+_VALUE_FLAGS = ("-c", "--cfg", "-p", "--package", "-i", "--info")
 
 # A command leaves no folder of logs behind and does not change directory.
 _QUIET = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none", "hydra/hydra_logging=none")
@@ -67,9 +67,9 @@ def load_group(group: str, name: str) -> dict[str, Any]:
 def command(config_name: str) -> Callable[[Task], Callable[..., int]]:
     """Make a verb's main of a function that takes the composed config as a plain dict.
 
-    The main takes `argv` (default `sys.argv[1:]`), composes `configs/<config_name>.yaml` with the overrides
-    through `hydra.main`, so that `-m` sweeps work, and returns the exit code: what the function returned (None
-    is 0), 2 after an error that a person can mend, printed as one line, 130 after Ctrl-C.
+    The main takes `argv` (default `sys.argv[1:]`) and composes `configs/<config_name>.yaml` with overrides
+    through `hydra.main`, so that `-m` sweeps work. It returns the exit code: what the function returned
+    (None is 0), 2 after an error that a person can mend, printed as one line, 130 after Ctrl-C.
     """
 
     def decorate(task: Task) -> Callable[..., int]:
@@ -99,6 +99,7 @@ def command(config_name: str) -> Callable[[Task], Callable[..., int]]:
 
 def _run_hydra(config_name: str, task: Task, arguments: list[str]) -> int:
     import hydra
+    from hydra.core.config_store import ConfigStore
     from hydra.errors import HydraException
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -122,7 +123,10 @@ def _run_hydra(config_name: str, task: Task, arguments: list[str]) -> int:
     hidden = list(_QUIET)
     if "-m" in arguments or "--multirun" in arguments:  # the sweeper wants a folder for its multirun.yaml
         hidden += [f'hydra.sweep.dir="{home() / "sweeps"}"', "hydra.sweep.subdir=."]
-    main = hydra.main(version_base="1.3", config_path=str(configs_folder()), config_name=config_name)(job)
+    # Hydra is given the one config and not the folder: `source=pong` is a name for us to look up; with the
+    # folder in view Hydra would take it for a choice from its group `configs/source/`, and refuse an id.
+    ConfigStore.instance().store(config_name, OmegaConf.load(configs_folder() / f"{config_name}.yaml"))
+    main = hydra.main(version_base="1.3", config_path=None, config_name=config_name)(job)
     with _program([f"worldsim {config_name}", *arguments, *hidden]):
         try:
             main()
@@ -188,10 +192,9 @@ def _explain(config_name: str, error: Exception) -> str:
 
 
 def _keys(config_name: str) -> tuple[str, ...]:
-    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
 
-    with initialize_config_dir(str(configs_folder()), version_base="1.3"):
-        return tuple(str(key) for key in compose(config_name))
+    return tuple(str(key) for key in OmegaConf.load(configs_folder() / f"{config_name}.yaml"))
 
 
 def _help_text(config_name: str, task: Task) -> str:
