@@ -1,0 +1,1 @@
+"""Running a world: ring cache, samplers, session, stopwatch. Knows nothing of Gymnasium, Hydra or pygame."""

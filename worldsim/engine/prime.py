@@ -1,0 +1,57 @@
+"""Where a roll-out starts, and how its memory is filled from there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldsim.engine.cache import RingCache
+from worldsim.errors import StartError
+from worldsim.model.world_model import WorldModel
+from worldsim.world import Start, World
+
+#: What a row can start from: a start of the world by name or number, "episode" or None (one at an episode's
+#: beginning, drawn by the row's own generator), a start of one's own, or its (frames, actions).
+StartLike = Start | str | int | tuple[Any, Any] | None
+
+
+def choose_start(world: World, start: StartLike, generator: torch.Generator) -> Start:
+    """The start that is meant, checked against the world.
+
+    Raises:
+        StartError: an unknown start, or frames and actions that do not fit this world.
+    """
+    if start is None or (isinstance(start, str) and start == "episode"):
+        choices = world.episode_starts
+        return choices[int(torch.randint(len(choices), (1,), generator=generator))]
+    if isinstance(start, tuple):
+        if len(start) != 2:
+            raise StartError(f"a start of one's own is (frames, actions), not a tuple of {len(start)}")
+        start = Start("given", *start)
+    return world.find_start(start)
+
+
+def prime(model: WorldModel, cache: RingCache, patches: Tensor, actions: Tensor, level: Tensor) -> Tensor:
+    """Feed real frames and actions to the encoder, one frame at a time as if they had been played.
+
+    Args:
+        model: The cache's model.
+        cache: Of n rows, written to.
+        patches: [n, N, L, P].
+        actions: int64 [n, N-1]; action t was taken between frames t and t+1.
+        level: int64 [n], context-noise bucket that the encoder is told of.
+
+    Returns:
+        Context of the last frame [n, L, D].
+    """
+    previous = torch.full_like(level, model.no_action)
+    for t in range(patches.shape[1]):
+        if t:
+            previous = actions[:, t - 1]
+        context, key, value = model.encode_step(
+            patches[:, t], previous, level, cache.keys, cache.values, cache.bias()
+        )
+        cache.write(key, value)
+    return context

@@ -1,0 +1,59 @@
+"""Few-step samplers as pure functions: denoiser, noise and noise levels in, clean frame out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from worldsim.errors import WorldsimError
+
+MAX_STEPS = 64
+
+#: x_t [B, L, P] and its noise level t in (0, 1] to a prediction of x0 [B, L, P].
+Denoise = Callable[[Tensor, float], Tensor]
+
+
+def levels(steps: int, shift: float = 3.0) -> tuple[float, ...]:
+    """Noise levels of a sampler with ``steps`` calls of the denoiser, from 1 (pure noise) down to 0.
+
+    Uniform levels u are moved towards noise by t = s u / (1 + (s - 1) u) (SD3, arXiv 2403.03206, equation
+    23), where few steps decide what the frame shows.
+
+    Args:
+        steps: Calls of the denoiser, 1 to 64.
+        shift: s; 1 leaves the levels uniform.
+
+    Returns:
+        ``steps + 1`` strictly falling levels, the first 1.0 and the last 0.0.
+
+    Raises:
+        WorldsimError: ``steps`` is not a whole number from 1 to 64, or ``shift`` is not positive.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS:
+        raise WorldsimError(f"denoising steps must be a whole number from 1 to {MAX_STEPS}, not {steps!r}")
+    if not shift > 0:
+        raise WorldsimError(f"the noise-level shift must be positive, not {shift!r}")
+    uniform = [1 - i / steps for i in range(steps + 1)]
+    return tuple(shift * u / (1 + (shift - 1) * u) for u in uniform)
+
+
+def sample(denoise: Denoise, noise: Tensor, levels: Sequence[float]) -> Tensor:
+    """Euler's method on the rectified flow x_t = (1 - t) x0 + t eps (arXiv 2209.03003), for a denoiser that
+    predicts x0.
+
+    From level t to the next level s: x_s = x0 + (s / t) (x_t - x0), with x0 = denoise(x_t, t).
+
+    Args:
+        denoise: See :data:`Denoise`.
+        noise: eps, standard normal [B, L, P]; not written to.
+        levels: Falling noise levels from 1 to 0, see :func:`levels`.
+
+    Returns:
+        x0 of the last call [B, L, P].
+    """
+    x = noise
+    for t, s in zip(levels[:-1], levels[1:], strict=True):
+        x0 = denoise(x, t)
+        x = x0 if s == 0 else x0 + (s / t) * (x - x0)
+    return x

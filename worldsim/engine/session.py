@@ -1,0 +1,308 @@
+"""A running world: rows of one batch, each with its own history, noise and score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldsim.engine.cache import RingCache
+from worldsim.engine.inputs import check_actions, check_rows, check_seeds
+from worldsim.engine.noise import RowNoise
+from worldsim.engine.precision import pick_device, pick_dtype
+from worldsim.engine.prime import StartLike, choose_start, prime
+from worldsim.engine.sampler import levels, sample
+from worldsim.engine.state import SessionState, checked_state, gather_state
+from worldsim.engine.stopwatch import Stopwatch
+from worldsim.errors import StartError, WorldsimError
+from worldsim.world import Start, World
+
+
+class Outcome(NamedTuple):
+    """What followed from an action, read from the frame it led to.
+
+    Attributes:
+        reward: float32 [B], -1, 0 or +1.
+        terminated: bool [B].
+    """
+
+    reward: NDArray[np.float32]
+    terminated: NDArray[np.bool_]
+
+
+class Session:
+    """One batched dream. A tick is :meth:`render`, action to frame, then :meth:`commit`, frame to memory.
+
+    Every row draws its noise from its own generator, so row i of a batch seeded with s plays as a single
+    session seeded with s + i, and nothing here touches PyTorch's global generator.
+
+    Args:
+        world: The world to run; its weights are shared, not copied, by sessions of the same device and dtype.
+        batch: Rows.
+        steps: Denoising steps per frame, 1 to 64; the world's own choice if not given.
+        seed: Row i draws from seed + i.
+        device: Where the networks run.
+        dtype: ``"float32"``, ``"bfloat16"``, or ``None`` for the fastest the device has natively.
+
+    Attributes:
+        stopwatch: Stages ``decode`` and ``to_uint8`` (between an action and its frame), ``encode`` and
+            ``outcome`` (after).
+        score: int64 [B, 2], points rewarded with +1 and with -1 since the row's reset.
+        tick: int64 [B], committed ticks since the row's reset.
+
+    Raises:
+        WorldsimError: ``batch``, ``steps`` or ``seed`` is out of range; a :class:`BackendError` for a device
+            or dtype that cannot be used here.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        batch: int = 1,
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        dtype: str | torch.dtype | None = None,
+    ) -> None:
+        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+            raise WorldsimError(f"a session has at least 1 row, not {batch!r}")
+        self.world, self.batch = world, batch
+        self.steps = world.config.steps if steps is None else steps
+        self.device = pick_device(device)
+        self.dtype = pick_dtype(dtype, self.device)
+        self.model = world.model_on(self.device, self.dtype)
+        self.stopwatch = Stopwatch(sync=torch.cuda.synchronize if self.device.type == "cuda" else None)
+        c = self.model.config
+        self.score = np.zeros((batch, 2), np.int64)
+        self.tick = np.zeros(batch, np.int64)
+        self._cache = RingCache(self.model, batch)
+        self._noise = RowNoise((c.tokens, c.patch_dim), check_seeds(seed, batch))
+        self._level = torch.full((batch,), world.config.context_level, device=self.device)
+        self._action = torch.zeros(batch, dtype=torch.int64)
+        self._frames = torch.zeros(batch, c.height, c.width, 3, dtype=torch.uint8)
+        self._last = torch.zeros(batch, c.tokens, c.patch_dim, dtype=self.dtype, device=self.device)
+        self._context = torch.zeros(batch, c.tokens, c.dim, dtype=self.dtype, device=self.device)
+        self._started = np.zeros(batch, bool)
+        self._pending = False  # a frame was rendered and not yet committed
+        self._closed = False
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps per frame; may be set at any time, 1 to 64."""
+        return len(self._levels) - 1
+
+    @steps.setter
+    def steps(self, steps: int) -> None:
+        self._levels = levels(steps)
+
+    @property
+    def frames(self) -> NDArray[np.uint8]:
+        """The frames last shown, a copy, uint8 [B, H, W, 3]."""
+        self._require_started("show frames")
+        return self._frames.numpy().copy()
+
+    @torch.inference_mode()
+    def reset(
+        self,
+        rows: Sequence[int] | NDArray[np.integer] | None = None,
+        start: StartLike | list[StartLike] = None,
+        seed: int | Sequence[int] | None = None,
+    ) -> NDArray[np.uint8]:
+        """Start rows over: prime them with a start's frames and actions.
+
+        The action between the last frame of the start and the first rendered frame is the player's.
+
+        Args:
+            rows: Row numbers, or ``None`` for all.
+            start: See :data:`~worldsim.engine.prime.StartLike`; a list gives each of the rows its own.
+            seed: Row ``rows[k]`` draws from ``seed + k`` from now on, or from ``seed[k]``; ``None`` draws on.
+
+        Returns:
+            The last frame of each start, uint8 [n, H, W, 3].
+
+        Raises:
+            StartError: an unknown start, or frames and actions that do not fit this world.
+            WorldsimError: no such row, some rows reset between render and commit, or a closed session.
+        """
+        chosen = self._chosen(rows)
+        if self._pending and len(chosen) < self.batch:
+            raise WorldsimError("some rows were reset between render() and commit(): commit() first")
+        wanted = start if isinstance(start, list) else [start] * len(chosen)
+        if len(wanted) != len(chosen):
+            raise StartError(f"{len(wanted)} starts were given for {len(chosen)} rows: give one, or one each")
+        generators = [self._noise[row] for row in chosen]
+        if seed is not None:
+            generators = [torch.Generator().manual_seed(one) for one in check_seeds(seed, len(chosen))]
+        starts = [choose_start(self.world, *pair) for pair in zip(wanted, generators, strict=True)]
+        # Nothing can be refused from here on.
+        self._noise.replace(chosen, generators)
+        self._pending = False
+        # Rows that start from equally many frames are primed together.
+        for length in sorted({len(one.frames) for one in starts}):
+            at = [k for k, one in enumerate(starts) if len(one.frames) == length]
+            self._prime([chosen[k] for k in at], [starts[k] for k in at])
+        self.score[chosen] = 0
+        self.tick[chosen] = 0
+        self._started[chosen] = True
+        return self._frames[chosen].numpy()
+
+    @torch.inference_mode()
+    def render(self, actions: Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
+        """The frames that follow if these actions are taken now.
+
+        Args:
+            actions: Whole numbers [B].
+
+        Returns:
+            uint8 [B, H, W, 3], the caller's own.
+
+        Raises:
+            ActionError: wrong shape, dtype or range.
+            WorldsimError: rows never reset, a frame not yet committed, or a closed session.
+        """
+        given = check_actions(actions, self.batch, len(self.world.actions))
+        self._require_started("render")
+        if self._pending:
+            raise WorldsimError("render() was called twice: commit() the last frame first")
+        with self.stopwatch("decode"):
+            self._action.numpy()[:] = given
+            action, noise = self._action.to(self.device), self._noise.draw().to(self.device)
+
+            def denoise(x: Tensor, t: float) -> Tensor:  # the arithmetic between two calls stays in float32
+                level = x.new_full((self.batch,), t)
+                return self.model.decode(x.to(self.dtype), level, self._context, self._last, action).float()
+
+            patches = sample(denoise, noise, self._levels)
+        with self.stopwatch("to_uint8"):
+            grey = patches.add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+            self._frames.copy_(self.model.unpatchify(grey))
+            shown = self._frames.numpy().copy()
+        self._pending = True
+        return shown
+
+    @torch.inference_mode()
+    def commit(self) -> Outcome:
+        """Remember the rendered frames and their actions, and read what followed.
+
+        The memory takes the uint8 frames that were shown, not the network's own numbers.
+
+        Returns:
+            See :class:`Outcome`; ``terminated`` also when a side reached the world's ``score_limit``.
+
+        Raises:
+            WorldsimError: nothing was rendered, or a closed session.
+        """
+        self._require_started("commit")
+        if not self._pending:
+            raise WorldsimError("commit() was called without a rendered frame: render() first")
+        with self.stopwatch("encode"):
+            self._last = self._to_patches(self._frames)
+            action = self._action.to(self.device)
+            cache = self._cache
+            self._context, key, value = self.model.encode_step(
+                self._last, action, self._level, cache.keys, cache.values, cache.bias()
+            )
+            cache.write(key, value)
+        with self.stopwatch("outcome"):
+            reward_logits, end_logits = self.model.outcome(self._context)
+            sign = reward_logits.argmax(-1).cpu().numpy() - 1
+            terminated = end_logits.argmax(-1).cpu().numpy() == 1
+        self._pending = False
+        self.tick += 1
+        self.score[:, 0] += sign > 0
+        self.score[:, 1] += sign < 0
+        if self.world.config.score_limit is not None:
+            terminated |= self.score.max(1) >= self.world.config.score_limit
+        return Outcome(sign.astype(np.float32), terminated)
+
+    def step(self, actions: Sequence[int] | NDArray[np.integer]) -> tuple[NDArray[np.uint8], Outcome]:
+        """:meth:`render` and :meth:`commit`."""
+        frames = self.render(actions)
+        return frames, self.commit()
+
+    @torch.inference_mode()
+    def snapshot(self, rows: Sequence[int] | NDArray[np.integer] | None = None) -> SessionState:
+        """All that rows need to continue bit for bit, an uncommitted frame included; settings stay out."""
+        self._require_started("take a snapshot")
+        chosen = self._chosen(rows)
+        return gather_state(
+            world=self.world.fingerprint,
+            dtype=self.dtype,
+            pending=self._pending,
+            keys=self._cache.keys[:, chosen].transpose(0, 1),
+            values=self._cache.values[:, chosen].transpose(0, 1),
+            written=self._cache.written[chosen],
+            context=self._context[chosen],
+            frames=self._frames[chosen],
+            actions=self._action[chosen],
+            generators=self._noise.states(chosen),
+            score=self.score[chosen],
+            tick=self.tick[chosen],
+        )
+
+    @torch.inference_mode()
+    def restore(self, state: SessionState, rows: Sequence[int] | NDArray[np.integer] | None = None) -> None:
+        """Continue rows from a snapshot, of this session or another of the same world and dtype.
+
+        Raises:
+            WorldsimError: a state of another world, version, dtype or number of rows, or a damaged one; a
+                state taken between render and commit for some rows of a session that is not, or the reverse.
+                The session is as before.
+        """
+        chosen = self._chosen(rows)
+        held = checked_state(state, self.world, self.dtype, len(chosen))
+        if state.pending != self._pending and len(chosen) < self.batch:
+            raise WorldsimError(
+                "the state and the session differ in a pending frame: restore all rows, or commit() first"
+            )
+        self._cache.restore(chosen, held.keys.transpose(0, 1), held.values.transpose(0, 1), state.written)
+        self._context[chosen] = held.context.to(self.device)
+        self._frames[chosen] = held.frames
+        self._last = self._to_patches(self._frames)
+        self._action[chosen] = held.actions
+        self._noise.set_states(chosen, held.generators)
+        self.score[chosen] = state.score
+        self.tick[chosen] = state.tick
+        self._started[chosen] = True
+        self._pending = state.pending
+
+    def close(self) -> None:
+        """Let go of the buffers; anything but closing again is an error from now on."""
+        self._closed = True
+        self._cache = self._context = self._last = self._noise = None  # type: ignore[assignment]
+
+    def _to_patches(self, frames: Tensor) -> Tensor:
+        """uint8 [..., H, W, 3] to patches in [-1, 1], [..., L, P], in the session's dtype on its device."""
+        return self.model.patchify(frames.to(self.device)).float().div_(127.5).sub_(1).to(self.dtype)
+
+    def _prime(self, rows: list[int], starts: list[Start]) -> None:
+        """Start ``rows`` from starts of one length."""
+        whole = rows == list(range(self.batch))
+        cache = self._cache if whole else self._cache.like(len(rows))
+        cache.reset()
+        frames = torch.from_numpy(np.stack([start.frames for start in starts]))  # [n, N, H, W, 3]
+        actions = torch.from_numpy(np.stack([start.actions for start in starts]))  # [n, N-1]
+        patches = self._to_patches(frames)
+        context = prime(self.model, cache, patches, actions.to(self.device), self._level[: len(rows)])
+        if not whole:
+            self._cache.adopt(rows, cache)
+        self._context[rows] = context
+        self._last[rows] = patches[:, -1]
+        self._frames[rows] = frames[:, -1]
+
+    def _chosen(self, rows: Sequence[int] | NDArray[np.integer] | None) -> list[int]:
+        if self._closed:
+            raise WorldsimError("the session is closed: make a new one")
+        return check_rows(rows, self.batch)
+
+    def _require_started(self, what: str) -> None:
+        if self._closed:
+            raise WorldsimError(f"cannot {what}: the session is closed, make a new one")
+        if not self._started.all():
+            rows = ", ".join(map(str, np.flatnonzero(~self._started)))
+            raise WorldsimError(f"cannot {what}: reset() row {rows} first")
