@@ -22,6 +22,3 @@ def register_worlds() -> None:
             register(name, entry_point=ENTRY_POINT, max_episode_steps=limit, kwargs={"world": world})
     if "WorldSim/World-v0" not in registry:
         register("WorldSim/World-v0", entry_point=ENTRY_POINT)
-
-
-register_worlds()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -66,7 +66,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], np.int64]):
         WorldError: no such world, or a bad one.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 30}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 30}
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], np.int64]):
         self.render_mode = render_mode
         self.action_repeat = action_repeat
         self.max_ticks = config.max_episode_steps if max_ticks is None else max_ticks
-        self.metadata = {**self.metadata, "render_fps": config.fps / action_repeat}  # type: ignore[misc]
+        self.metadata = {**self.metadata, "render_fps": config.fps / action_repeat}
         shape = (config.model.height, config.model.width, 3)
         self.observation_space = spaces.Box(0, 255, shape, np.uint8)
         self.action_space = spaces.Discrete(len(self.world.actions))
@@ -124,7 +124,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], np.int64]):
         self._seeded, self._over = True, False
         return frames[0], self._info(Latency(0.0, {}))
 
-    def step(self, action: int | np.integer) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:  # type: ignore[override]
+    def step(self, action: int | np.integer) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
         """Take an action for ``action_repeat`` ticks, or until the episode ends.
 
         Raises:
@@ -153,7 +153,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], np.int64]):
         latency = Latency(stages["decode"] + stages["to_uint8"], stages)
         return frames[0], reward, terminated, truncated, self._info(latency)
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         """The current frame, uint8 [H, W, 3].
 
         Raises:
