@@ -17,7 +17,11 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 
 class _Misfit(WorldsimError):
-    """A value that is not of the kind its field asks for, as opposed to a mistake inside it."""
+    """A value that is not of the kind its field asks for."""
+
+    def __init__(self, path: str, value: Any, wanted: str) -> None:
+        super().__init__(f"{path or 'the whole'} is {value!r}, it must be {wanted}")
+        self.path = path
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
@@ -31,12 +35,14 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         where: what the values came from, to begin an error with, such as a file's name.
 
     Raises:
-        WorldsimError: an unknown or missing key, or a value of the wrong kind; one line that names the key.
+        WorldsimError: an unknown or missing key, or a value its field does not take; one line names it.
     """
     try:
         return _convert(values, cls, "")
     except WorldsimError as error:
-        raise WorldsimError(f"{where}: {error}" if where else str(error)) from None
+        if not where:
+            raise
+        raise WorldsimError(f"{where}: {error}") from error
 
 
 def nearest(word: str, words: Sequence[str]) -> str:
@@ -75,7 +81,7 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
         return Path(value).expanduser()
     elif (kind in (None, NoneType) and value is None) or (isinstance(kind, type) and isinstance(value, kind)):
         return value
-    raise _Misfit(f"{path or 'the whole'} is {value!r}, it must be {_describe(hint)}")
+    raise _Misfit(path, value, _describe(hint))
 
 
 def _build(cls: Any, values: Mapping[str, Any], path: str) -> Any:
@@ -91,7 +97,12 @@ def _build(cls: Any, values: Mapping[str, Any], path: str) -> Any:
             arguments[name] = _convert(values[name], hints[name], path + name)
         elif field.default is MISSING and field.default_factory is MISSING:
             raise WorldsimError(f"the key '{path}{name}' is missing")
-    return cls(**arguments)
+    try:
+        return cls(**arguments)
+    except WorldsimError:
+        raise
+    except ValueError as error:  # what the dataclass itself has against its values
+        raise WorldsimError(str(error)) from error
 
 
 def _convert_tuple(value: Sequence[Any], arguments: tuple[Any, ...], path: str) -> tuple[Any, ...]:
@@ -106,12 +117,14 @@ def _convert_tuple(value: Sequence[Any], arguments: tuple[Any, ...], path: str) 
 def _convert_union(value: Any, choices: tuple[Any, ...], path: str) -> Any:
     if type(value) in choices:  # "7" stays text in `int | str`, and 7 a number
         return value
+    complaint = _Misfit(path, value, " or ".join(map(_describe, choices)))
     for choice in choices:
         try:
             return _convert(value, choice, path)
-        except _Misfit:
-            continue
-    raise _Misfit(f"{path} is {value!r}, it must be {' or '.join(map(_describe, choices))}")
+        except _Misfit as misfit:
+            if misfit.path != path:  # the kind was right and something inside it is not, which says more
+                complaint = misfit
+    raise complaint
 
 
 def _describe(hint: Any) -> str:

@@ -1,0 +1,98 @@
+"""What every test gets: a home folder of its own, no display, and a tiny world when it asks for one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from worldsim.world import World
+
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+os.environ.setdefault("SDL_AUDIODRIVER", "dummy")
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's own data and runs."""
+    monkeypatch.setenv("WORLDSIM_HOME", str(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture(scope="session")
+def tiny_world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an untrained world with Pong's actions that ticks in no time. Do not write to it."""
+    from worldsim.actions import Action, ActionTable
+    from worldsim.model.config import ModelConfig
+    from worldsim.world import new_world, save_world
+
+    actions = ActionTable(
+        (
+            Action("NOOP"),
+            Action("FIRE", (("space",),)),
+            Action("UP", (("up",), ("w",))),
+            Action("DOWN", (("down",), ("s",))),
+            Action("UPFIRE", (("up", "space"), ("w", "space"))),
+            Action("DOWNFIRE", (("down", "space"), ("s", "space"))),
+        )
+    )
+    model = ModelConfig(len(actions), dim=32, heads=2, encoder_layers=2, decoder_layers=1, window=4)
+    return save_world(new_world("tiny", model, actions), tmp_path_factory.mktemp("worlds") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def make_world() -> Callable[..., World]:
+    """Make worlds with random weights in which every path matters: layers that start at zero are drawn too.
+
+    Arguments are those of `ModelConfig`, and `settings` for `WorldConfig`. Starts have `length` frames of noise.
+    Nothing ends and nothing scores unless `end` or `reward` say so.
+    """
+    import numpy as np
+    import torch
+
+    from worldsim.actions import Action, ActionTable
+    from worldsim.model.config import ModelConfig
+    from worldsim.world import Start, new_world
+
+    keys = {"STAY": (), "LEFT": (("left",), ("a",)), "RIGHT": (("right",), ("d",)), "UP": (("up",),)}
+    small = dict(num_actions=3, height=16, width=24, dim=32, heads=2, encoder_layers=2, decoder_layers=1, window=5)
+
+    def make(
+        *, seed: int = 0, length: int = 3, end: bool = False, reward: int = 0, settings: Any = None, **model: Any
+    ) -> World:
+        config = ModelConfig(**small | model)
+        table = ActionTable(tuple(Action(name, combos) for name, combos in list(keys.items())[: config.num_actions]))
+        random, size = np.random.default_rng(seed), (length, config.height, config.width, 3)
+        starts = [
+            Start(name, random.integers(0, 256, size, np.uint8), random.integers(0, len(table), length - 1))
+            for name in ("episode 0", "episode 1", "clip 0")
+        ]
+        world = new_world("tiny", config, table, seed=seed, starts=starts, **settings or {})
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for weight in world.model.parameters():
+                if not weight.any():
+                    drawn = torch.randn(weight.shape, generator=generator)
+                    weight.copy_(drawn * 0.5 / max(1, weight[0].numel()) ** 0.5)
+            world.model.heads.end.bias.copy_(torch.tensor([-9.0, 9.0] if end else [9.0, -9.0]))
+            world.model.heads.reward.bias.copy_(9 * torch.eye(3)[reward + 1])
+        return world
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_world(make_world: Callable[..., World]) -> World:
+    """A world of a few thousand weights: 16x24 frames, 3 actions, a window of 5, starts of 3 frames."""
+    return make_world()
+
+
+@pytest.fixture
+def tiny_folder(tiny_world: World, tmp_path: Path) -> Path:
+    """The tiny world on disk, to damage as you like."""
+    from worldsim.world import save_world
+
+    return save_world(tiny_world, tmp_path / "tiny")
