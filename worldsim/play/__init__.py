@@ -1,0 +1,1 @@
+"""The player: a window, a keyboard and a clock around a `Session`."""

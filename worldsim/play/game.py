@@ -1,0 +1,284 @@
+"""The loop: wait, poll, decode, show, and only then remember what was shown."""
+
+from __future__ import annotations
+
+import gc
+import time
+
+from worldsim.engine.session import Session
+from worldsim.errors import WorldsimError
+from worldsim.play.keyboard import Keyboard
+from worldsim.play.overlay import Overlay
+from worldsim.play.pacing import Pacer, Timings
+from worldsim.play.panel import Panel, Readout
+from worldsim.play.pen import ACCENT, GOOD, INK, WARN, Colour
+from worldsim.play.recorder import Recorder
+from worldsim.play.script import KeyRecorder, Script
+from worldsim.play.window import Window
+
+REFRESH_S = 0.2  # how often the panel's figures change
+COLLECT_S = 5.0  # how often garbage is collected, in the slack
+FLASH_S, NOTE_S, OVER_S = 0.8, 2.5, 2.0  # how long each stays on the picture
+
+
+class Game:
+    """One person (or script), one session, one window.
+
+    Args:
+        session: of one row, reset.
+        window, panel, overlay: to draw with.
+        recorder: for films and screenshots.
+        fps: ticks a second, or None for as fast as it goes.
+        start: what `R` and the end of an episode go back to, see ``Session.reset``.
+        hud: the panel is shown at first.
+        frames: turns of the loop until it ends by itself, or None.
+        script: keys that press themselves.
+        keys: where to write the keys pressed.
+
+    Attributes:
+        timings: every stage of every tick.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        window: Window,
+        panel: Panel,
+        overlay: Overlay,
+        recorder: Recorder,
+        *,
+        fps: float | None,
+        start: str | int | None = None,
+        hud: bool = True,
+        frames: int | None = None,
+        script: Script | None = None,
+        keys: KeyRecorder | None = None,
+    ) -> None:
+        self.timings = Timings()
+        self._session, self._window = session, window
+        self._panel, self._overlay, self._recorder = panel, overlay, recorder
+        self._pacer = Pacer(fps)
+        self._keyboard = Keyboard(session.world.actions)
+        self._start, self._frames, self._script = start, frames, script or {}
+        self._keys = keys
+        config = session.world.config
+        source = config.source.get("id")
+        self._readout = Readout(
+            world=config.name,
+            about=f"a dream of {source}" if source else "a dream",
+            actions=session.world.actions.names,
+            score_limit=config.score_limit,
+            period_ms=1000 * self._pacer.period,
+            action=session.world.actions.noop,
+            steps=session.steps,
+            recording=recorder.recording,
+        )
+        self._frame = session.frames[0]
+        self._turn = 0
+        self._done = self._paused = self._help = False
+        self._hud = hud
+        self._over_turns = 0  # turns for which the end of an episode still shows
+        self._over_text = ""
+        self._note: tuple[str, Colour, float] = ("", INK, 0.0)
+        self._flash: tuple[str, Colour, float] = ("", INK, 0.0)
+        self._refreshed = self._collected = 0.0
+        self._sample: dict[str, float] | None = None  # the last tick's, which its slack will complete
+        self._sample_from = 0.0
+
+    def run(self) -> None:
+        """Play until `Esc`, the window's close button, or the last of ``frames``."""
+        self._place_panel()
+        self._readout.steps = self._session.steps
+        self._panel.refresh(self._window.screen.get_height(), self._readout, self.timings)
+        self._present()
+        # A collection in mid-tick is a late tick: what exists now is set aside, the little that follows waits
+        # for slack.
+        enabled = gc.isenabled()
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        try:
+            self._pacer.restart()
+            while not self._done and self._turn != self._frames:
+                self.turn()
+            self._complete_sample(time.perf_counter(), 0.0)
+        finally:
+            gc.unfreeze()
+            if enabled:
+                gc.enable()
+
+    def turn(self) -> None:
+        """One turn of the loop: a tick, or a still picture while paused or after an episode's end."""
+        waiting = time.perf_counter()
+        due = self._pacer.wait()
+        began = time.perf_counter()
+        self._complete_sample(began, began - waiting)
+        for key, down in self._script.get(self._turn, ()):
+            self._window.post(key, down)
+        events = self._window.poll()
+        if self._keys is not None:
+            self._keys.write(self._turn, events)
+        tick = False
+        for command in self._keyboard.feed(events):
+            tick = self._obey(command) or tick
+        self._turn += 1
+        if self._done:
+            return
+        polled = time.perf_counter()
+        if self._over_turns:
+            self._over_turns -= 1
+            if not self._over_turns:
+                self._reset()
+            self._present()
+        elif self._paused and not tick:
+            self._present()
+        else:
+            presses = sum(event.kind in ("down", "up") for event in events)
+            self._tick(due, began, polled, presses, timed=not self._paused)
+        self._upkeep()
+
+    def _tick(self, due: float, began: float, polled: float, presses: int, timed: bool) -> None:
+        session, readout = self._session, self._readout
+        readout.action = self._keyboard.take_action()
+        self._frame = session.render([readout.action])[0]
+        rendered = time.perf_counter()
+        self._present()
+        shown = time.perf_counter()
+        outcome = session.commit()
+        committed = time.perf_counter()
+
+        readout.reward = float(outcome.reward[0])
+        readout.score = (int(session.score[0, 0]), int(session.score[0, 1]))
+        readout.frame = int(session.tick[0])
+        readout.seconds = readout.frame / session.world.config.fps
+        if readout.reward:
+            won = readout.reward > 0
+            self._flash = ("point" if won else "point lost", GOOD if won else WARN, committed + FLASH_S)
+        if outcome.terminated[0] or readout.frame >= session.world.config.max_episode_steps:
+            self._end_episode(bool(outcome.terminated[0]))
+        if not timed:
+            return
+        if self._pacer.period and shown - due > self._pacer.period:
+            self.timings.late += 1
+        for _ in range(presses):
+            self.timings.add({"event": 1000 * (shown - began)})
+        stages = session.stopwatch.last
+        self._sample = {
+            "poll": 1000 * (polled - began),
+            "decode": stages["decode"],
+            "to_uint8": stages["to_uint8"],
+            "present": 1000 * (shown - rendered),
+            "response": 1000 * (shown - began),
+            "encode": stages["encode"],
+            "outcome": stages["outcome"],
+            "upkeep": -1000 * committed,  # until the slack begins
+        }
+        self._sample_from = began
+
+    def _complete_sample(self, now: float, slack: float) -> None:
+        """Close the books of the last tick at the beginning of the next turn."""
+        if self._sample is not None:
+            self._sample["upkeep"] += 1000 * (now - slack)
+            self._sample["slack"] = 1000 * slack
+            self._sample["tick"] = 1000 * (now - self._sample_from)
+            self.timings.add(self._sample)
+            self._sample = None
+
+    def _present(self) -> None:
+        """Draw the latest frame and whatever lies over it, and show it."""
+        window, overlay = self._window, self._overlay
+        if window.changed:
+            self._place_panel()
+            if window.panel_width:
+                self._panel.refresh(window.screen.get_height(), self._readout, self.timings)
+        window.draw(self._frame)
+        area = window.picture_area()
+        if window.panel_width:
+            left = window.screen.get_width() - window.panel_width
+            self._panel.draw(window.screen, left, self._readout, whole=window.changed)
+        now = time.perf_counter()
+        if self._help:
+            overlay.draw_help(window.screen, area)
+        elif self._over_turns and self._hud:
+            overlay.draw_note(window.screen, area, self._over_text, INK, 0.45, large=True)
+        elif self._paused:
+            overlay.draw_note(window.screen, area, "paused", INK, 0.45, large=True)
+        elif self._hud and now < self._flash[2]:
+            overlay.draw_note(window.screen, area, self._flash[0], self._flash[1], 0.04)
+        if now < self._note[2]:
+            overlay.draw_note(window.screen, area, self._note[0], self._note[1], 0.96)
+        window.flip()
+
+    def _upkeep(self) -> None:
+        """What can wait until the picture is shown: the film, the panel's figures, garbage."""
+        now = time.perf_counter()
+        if self._recorder.recording:
+            self._recorder.add(self._window.pixels())
+        if self._window.panel_width and now - self._refreshed > REFRESH_S:
+            self._refreshed = now
+            self._readout.steps = self._session.steps
+            self._readout.recording = self._recorder.recording
+            self._panel.refresh(self._window.screen.get_height(), self._readout, self.timings)
+        elif now - self._collected > COLLECT_S:
+            self._collected = now
+            gc.collect()
+
+    def _obey(self, command: str) -> bool:
+        """Do what a command key asks; True if it asks for one tick."""
+        if command == "quit":
+            self._done = True
+        elif command == "reset":
+            self._reset()
+        elif command == "pause":
+            self._paused = not self._paused
+            self._keyboard.forget_taps()
+            self._pacer.restart()
+        elif command == "tick":
+            return self._paused
+        elif command in ("more", "fewer"):
+            steps = self._session.steps + (1 if command == "more" else -1)
+            self._session.steps = min(64, max(1, steps))
+            self._say(f"{self._session.steps} denoising step{'s' if self._session.steps > 1 else ''} a frame")
+        elif command == "hud":
+            self._hud = not self._hud
+            self._window.changed = True
+        elif command == "help":
+            self._help = not self._help
+        elif command in ("record", "screenshot"):
+            self._save(command)
+        return False
+
+    def _save(self, what: str) -> None:
+        recorder = self._recorder
+        try:
+            text = recorder.toggle() if what == "record" else recorder.screenshot(self._window.pixels())
+            self._say(text, ACCENT)
+        except WorldsimError as error:  # a full disk does not end a game
+            self._say(str(error), WARN)
+        self._pacer.restart()  # finishing a film takes longer than a tick
+
+    def _reset(self) -> None:
+        self._frame = self._session.reset(start=self._start)[0]
+        self._over_turns = 0
+        self._flash = ("", INK, 0.0)
+        readout = self._readout
+        readout.score, readout.reward, readout.frame, readout.seconds = (0, 0), 0.0, 0, 0.0
+        readout.action = self._session.world.actions.noop
+        self._pacer.restart()  # priming takes longer than a tick and is none
+
+    def _end_episode(self, terminated: bool) -> None:
+        won, lost = self._readout.score
+        score = f"{won} : {lost}" if self._readout.score_limit else f"return {won - lost:+d}"
+        self._over_text = f"{'episode over' if terminated else 'time is up'}   {score}"
+        if self._pacer.period:
+            self._over_turns = max(1, round(OVER_S / self._pacer.period))
+        else:
+            self._over_turns = 1
+
+    def _say(self, text: str, colour: Colour = INK) -> None:
+        self._note = (text, colour, time.perf_counter() + NOTE_S)
+
+    def _place_panel(self) -> None:
+        """The panel stands beside the picture, unless it would take more than half of the window."""
+        fits = self._window.screen.get_width() >= 2 * self._panel.width
+        self._window.panel_width = self._panel.width if self._hud and fits else 0
