@@ -176,7 +176,7 @@ def write_folder(
     except (OSError, SafetensorError) as error:
         if not existed:
             shutil.rmtree(folder, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = getattr(error, "strerror", None) or str(error).rpartition("I/O error: ")[2]
         raise WorldError(
             f"cannot save to {folder} ({reason}): free some space or choose another folder"
         ) from error
