@@ -125,8 +125,9 @@ def _run_hydra(config_name: str, task: Task, arguments: list[str]) -> int:
         hidden += [f'hydra.sweep.dir="{home() / "sweeps"}"', "hydra.sweep.subdir=."]
     # Hydra is given the one config and not the folder: `source=pong` is a name for us to look up; with the
     # folder in view Hydra would take it for a choice from its group `configs/source/`, and refuse an id.
+    # Without a path it would look beside this module, and take `data=...` for a choice from `worldsim/data/`.
     ConfigStore.instance().store(config_name, OmegaConf.load(configs_folder() / f"{config_name}.yaml"))
-    main = hydra.main(version_base="1.3", config_path=None, config_name=config_name)(job)
+    main = hydra.main(version_base="1.3", config_path="pkg://hydra.conf", config_name=config_name)(job)
     with _program([f"worldsim {config_name}", *arguments, *hidden]):
         try:
             main()
