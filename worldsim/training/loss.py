@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from worldsim.engine.sampler import levels, sample
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel
 
@@ -22,6 +23,9 @@ class LossConfig:
         changed_weight: Weight of pixels that change (or are next to one that does) over that of those that stay.
         context_noise_share: Share of clips whose context is noised (GameNGen, arXiv 2408.14837).
         outcome_weight: Weight of the reward and termination cross-entropies.
+        own_every: Every so many-th clip shows the encoder the model's own frames instead of real ones; 0: none does.
+        own_steps: Denoising steps of those frames.
+        own_after: Share of the run after which this begins; before it, the model's frames are no frames yet.
     """
 
     draws: int = 2
@@ -29,6 +33,9 @@ class LossConfig:
     changed_weight: float = 16.0
     context_noise_share: float = 0.5
     outcome_weight: float = 0.1
+    own_every: int = 2
+    own_steps: int = 2
+    own_after: float = 0.6
 
 
 @dataclass
@@ -80,13 +87,49 @@ def change_weights(frames: Tensor, weight: float) -> Tensor:
     return (1 + (weight - 1) * near).unsqueeze(-1)
 
 
-def pretrain_loss(model: WorldModel, batch: Batch, config: LossConfig) -> tuple[Tensor, dict[str, Tensor]]:
+@torch.no_grad()
+def own_frames(
+    model: WorldModel, clean: Tensor, previous: Tensor, actions: Tensor, noise: Tensor, steps: int
+) -> Tensor:
+    """Each frame as the model makes it from the real frames before it, quantised as a roll-out's are.
+
+    Shown to the encoder in place of the real frames, with the real next frame as the target, they teach it to mend what
+    the decoder does wrong instead of passing it on. All frames are made at once, each from real history, so that they
+    stay near the real play that the targets come from (a parallel form of DIAMOND's and Resampling Forcing's training
+    on own frames, arXiv 2405.12399 and 2512.15702).
+
+    Args:
+        model: Makes the frames.
+        clean: Real patches [B, T, L, P].
+        previous: Actions before each frame [B, T].
+        actions: Actions after each frame [B, T-1].
+        noise: Standard normal [B, T-1, L, P].
+        steps: Denoising steps.
+
+    Returns:
+        [B, T, L, P]: the first frame as it is, then the model's.
+    """
+    context = model.encode(clean, previous, torch.zeros_like(previous))[:, :-1].flatten(0, 1)
+    last, action = clean[:, :-1].flatten(0, 1), actions.flatten()
+
+    def denoise(x: Tensor, t: float) -> Tensor:
+        return model.decode(x, x.new_full((len(x),), t), context, last, action)
+
+    made = sample(denoise, noise.flatten(0, 1), levels(steps)).float()
+    shown = ((made + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
+    return torch.cat((clean[:, :1], shown.to(clean.dtype).view_as(clean[:, 1:])), 1)
+
+
+def pretrain_loss(
+    model: WorldModel, batch: Batch, config: LossConfig, *, own: bool = False
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted x0 error of every next frame of every clip, plus the outcome cross-entropies.
 
     Args:
         model: Called for ``encode``, ``decode`` and ``outcome``; its parameters' dtype is the compute dtype.
         batch: See :class:`Batch`.
         config: See :class:`LossConfig`.
+        own: Whether every ``own_every``-th clip shows the model's own frames by now.
 
     Returns:
         The scalar loss, and detached parts: ``denoise``, ``reward``, ``end``.
@@ -97,12 +140,21 @@ def pretrain_loss(model: WorldModel, batch: Batch, config: LossConfig) -> tuple[
     steps, draws = frames_in_clip - 1, config.draws
 
     clean = model.patchify(batch.frames.to(dtype) / 127.5 - 1)  # [B, T, L, P]
-    level = batch.context_level.to(dtype) * (c.max_context_noise / max(1, c.context_levels - 1))  # [B]
-    level = level.view(b, 1, 1, 1)
-    seen = (1 - level) * clean + level * batch.context_noise.to(dtype)
     first = torch.full_like(batch.actions[:, :1], model.no_action)
     previous = torch.cat((first, batch.actions), 1)  # [B, T]
-    context = model.encode(seen, previous, batch.context_level[:, None].expand(b, frames_in_clip))
+    context_noise, bucket = batch.context_noise.to(dtype), batch.context_level
+    if own:  # these clips are as a roll-out is: the model's frames, said to be clean
+        some = slice(config.own_every - 1, None, config.own_every)
+        made = own_frames(
+            model, clean[some], previous[some], batch.actions[some], context_noise[some, 1:], config.own_steps
+        )
+        bucket = bucket.index_fill(0, torch.arange(b, device=bucket.device)[some], 0)
+        seen = clean.index_copy(0, torch.arange(b, device=bucket.device)[some], made)
+    else:
+        seen = clean
+    level = bucket.to(dtype).view(b, 1, 1, 1) * (c.max_context_noise / max(1, c.context_levels - 1))
+    seen = (1 - level) * seen + level * context_noise
+    context = model.encode(seen, previous, bucket[:, None].expand(b, frames_in_clip))
 
     target = clean[:, None, 1:].expand(b, draws, steps, c.tokens, c.patch_dim)
     t = batch.t.to(dtype)[..., None, None]

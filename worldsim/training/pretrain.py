@@ -75,23 +75,23 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.config = model, config
 
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        return pretrain_loss(self.model, batch, self.config)
+    def forward(self, batch: Batch, own: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        return pretrain_loss(self.model, batch, self.config, own=own)
 
 
 def make_objective(
     model: WorldModel, config: LossConfig, dtype: torch.dtype, compiled: bool
-) -> Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]:
+) -> Callable[[Batch, bool], tuple[Tensor, dict[str, Tensor]]]:
     """The loss of a batch, computed in ``dtype`` with gradients to the model's float32 weights."""
     objective = Objective(model, config)
 
-    def loss(*fields: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(own: bool, *fields: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         weights = {name: weight.to(dtype) for name, weight in objective.named_parameters()}
-        result: tuple[Tensor, dict[str, Tensor]] = functional_call(objective, weights, (Batch(*fields),))
+        result: tuple[Tensor, dict[str, Tensor]] = functional_call(objective, weights, (Batch(*fields), own))
         return result
 
     run = torch.compile(loss) if compiled else loss
-    return lambda batch: run(*vars(batch).values())
+    return lambda batch, own: run(own, *vars(batch).values())
 
 
 class Trainer:
@@ -185,17 +185,19 @@ class Trainer:
         bar = tqdm(total=config.steps, initial=self.step, unit="step", disable=not place.leads, mininterval=5, smoothing=0.05)
         parameters = list(self.model.parameters())
         for step, batch in batches:
-            loss, parts = objective(batch.to(self.device))
+            own = bool(config.loss.own_every) and step >= config.loss.own_after * config.steps
+            loss, parts = objective(batch.to(self.device), own)
             loss.backward()
             place.average([p.grad for p in parameters if p.grad is not None])
             self.optimizer.step(schedule(step, config.steps, config.optimizer))
             update_ema(self.ema.parameters(), parameters, step, config.optimizer.ema)
             self.step = step + 1
             bar.update()
-            if scalars and (self.step % 20 == 0 or self.step == config.steps):
-                values = {f"loss/{name}": float(value) for name, value in parts.items()}
-                bar.set_postfix_str(" ".join(f"{name.removeprefix('loss/')} {value:.4f}" for name, value in values.items()))
-                scalars.write(self.step, values)
+            if self.step % 20 == 0 or step in (0, config.steps - 1):
+                place.average(parts.values())
+                if scalars:
+                    scalars.write(self.step, {f"loss/{name}": float(value) for name, value in parts.items()})
+                bar.set_postfix_str(" ".join(f"{name} {float(value):.4f}" for name, value in parts.items()))
             if scalars and held_out:
                 self._report(scalars, held_out)
             ending = self._stop or self.step == config.steps

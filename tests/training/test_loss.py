@@ -1,0 +1,151 @@
+"""What the loss may look at, what it weighs, and that its random numbers are nobody's business but the seed's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from worldsim.data.clips import ClipStore
+from worldsim.data.episodes import Dataset
+from worldsim.model.config import ModelConfig
+from worldsim.model.world_model import WorldModel, init_weights
+from worldsim.training.batches import make_batch, stream
+from worldsim.training.loss import Batch, LossConfig, change_weights, own_frames, pretrain_loss, shift_levels
+
+TINY = ModelConfig(num_actions=6, patch=16, dim=32, heads=2, encoder_layers=2, decoder_layers=1, window=4, context_levels=4)
+LOSS = LossConfig()
+
+
+@pytest.fixture(scope="module")
+def store(pong_data: Dataset) -> ClipStore:
+    return ClipStore(pong_data, pong_data.train, 2 * TINY.window)
+
+
+@pytest.fixture
+def model() -> WorldModel:
+    model = init_weights(WorldModel(TINY), 1)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():  # AdaLN-Zero starts blind to its inputs; a trained model is not
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def batch_of(store: ClipStore, step: int = 0, places: range = range(2)) -> Batch:
+    return make_batch(store, TINY, LOSS, seed=5, step=step, places=places)
+
+
+def test_changed_pixels_and_their_neighbours_weigh_more() -> None:
+    frames = torch.zeros(1, 2, 8, 8, 3, dtype=torch.uint8)
+    frames[0, 1, 4, 4, 1] = 9
+    weights = change_weights(frames, 16.0)[0, 0, :, :, 0]
+    assert (weights[3:6, 3:6] == 16).all()
+    assert int((weights == 16).sum()) == 9
+    assert int((weights == 1).sum()) == 55
+
+
+def test_levels_shift_towards_noise_and_keep_their_ends() -> None:
+    u = torch.tensor([0.0, 0.5, 1.0])
+    assert torch.allclose(shift_levels(u, 3.0), torch.tensor([0.0, 0.75, 1.0]))
+    assert torch.equal(shift_levels(u, 1.0), u)
+
+
+def test_a_batch_is_the_same_whole_or_in_parts(store: ClipStore) -> None:
+    whole = batch_of(store, places=range(4))
+    halves = [batch_of(store, places=range(2)), batch_of(store, places=range(2, 4))]
+    for name, value in vars(whole).items():
+        assert torch.equal(value, torch.cat([getattr(half, name) for half in halves])), name
+
+
+def test_a_stream_gives_what_each_step_would_give_alone(store: ClipStore) -> None:
+    for step, batch in stream(store, TINY, LOSS, 5, range(3, 6), range(2)):
+        assert torch.equal(batch.noise, batch_of(store, step).noise)
+        assert torch.equal(batch.frames, batch_of(store, step).frames)
+
+
+def test_clips_obey_the_time_convention(pong_data: Dataset, store: ClipStore) -> None:
+    episode = pong_data.load(pong_data.train[0])
+    clip = store[7]
+    assert (clip.frames == episode.frames[7 : 7 + store.length]).all()
+    assert (clip.actions == episode.actions[7 : 7 + store.length - 1]).all()
+    assert len(clip.rewards) == len(clip.terminated) == store.length - 1
+
+
+def test_held_out_episodes_are_not_in_the_training_clips(pong_data: Dataset) -> None:
+    train = {info.file for info in pong_data.train}
+    assert pong_data.held_out and not train & {info.file for info in pong_data.held_out}
+
+
+def predictions(model: WorldModel, batch: Batch) -> torch.Tensor:
+    """x0 of every target, seen through the loss: gradient of the loss with respect to a probe on the output."""
+    seen = {}
+    decode = model.decode
+    model.decode = lambda *args: seen.setdefault("x0", decode(*args))  # type: ignore[method-assign]
+    pretrain_loss(model, batch, LOSS)
+    model.decode = decode  # type: ignore[method-assign]
+    b, steps = batch.actions.shape
+    return seen["x0"].view(b, LOSS.draws, steps, TINY.tokens, TINY.patch_dim).detach()
+
+
+def test_an_action_changes_the_frame_after_it_and_none_before(model: WorldModel, store: ClipStore) -> None:
+    batch = batch_of(store)
+    before = predictions(model, batch)
+    batch.actions[:, 3] = (batch.actions[:, 3] + 1) % TINY.num_actions
+    after = predictions(model, batch)
+    assert torch.equal(before[:, :, :3], after[:, :, :3])
+    for t in range(3, before.shape[2]):  # target t is frame t + 1
+        assert not torch.allclose(before[:, :, t], after[:, :, t], atol=1e-6), t
+
+
+def test_a_frame_changes_no_earlier_prediction(model: WorldModel, store: ClipStore) -> None:
+    batch = batch_of(store)
+    before = predictions(model, batch)
+    batch.frames[:, 5] = 255 - batch.frames[:, 5]
+    after = predictions(model, batch)
+    assert torch.equal(before[:, :, :4], after[:, :, :4])  # target 4 is frame 5 itself, noised
+    assert not torch.allclose(before[:, :, 5], after[:, :, 5], atol=1e-6)
+
+
+def test_outcomes_are_read_from_the_frame_they_led_to(model: WorldModel, store: ClipStore) -> None:
+    batch = batch_of(store)
+    batch.rewards[:] = 1
+    base = pretrain_loss(model, batch, LOSS)[1]["reward"]
+    batch.rewards[0, 2] = 2
+    moved = pretrain_loss(model, batch, LOSS)[1]["reward"]
+    assert base != moved
+
+
+def test_a_model_that_knows_the_answer_has_no_denoising_loss(store: ClipStore) -> None:
+    batch = batch_of(store)
+    model = init_weights(WorldModel(TINY), 0)
+    clean = model.patchify(batch.frames.float() / 127.5 - 1)[:, None, 1:]
+    model.decode = lambda *_: clean.expand(-1, LOSS.draws, -1, -1, -1).flatten(0, 2)  # type: ignore[method-assign]
+    assert pretrain_loss(model, batch, LOSS)[1]["denoise"] == 0
+
+
+def test_own_frames_are_shown_in_their_clips_only_and_as_a_roll_out_would_show_them(
+    model: WorldModel, store: ClipStore
+) -> None:
+    batch = batch_of(store, places=range(4))
+    seen = {}
+    encode = model.encode
+    model.encode = lambda *args: seen.update(shown=args) or encode(*args)  # type: ignore[func-returns-value, method-assign]
+    pretrain_loss(model, batch, LOSS, own=True)
+    patches, _, levels = seen["shown"]
+    clean = model.patchify(batch.frames.float() / 127.5 - 1)
+    for clip in (1, 3):  # every second one
+        assert torch.equal(patches[clip, 0], clean[clip, 0])
+        assert not torch.allclose(patches[clip, 1:], clean[clip, 1:])
+        grey = (patches[clip] + 1) * 127.5
+        assert torch.allclose(grey, grey.round(), atol=1e-3) and grey.min() >= -1e-3 and grey.max() <= 255.001
+        assert (levels[clip] == 0).all()
+    pretrain_loss(model, batch, LOSS)
+    others = seen["shown"][0]
+    assert torch.equal(patches[::2], others[::2])
+
+
+def test_own_frames_carry_no_gradient_to_the_model_that_made_them(model: WorldModel, store: ClipStore) -> None:
+    batch = batch_of(store)
+    clean = model.patchify(batch.frames.float() / 127.5 - 1)
+    made = own_frames(model, clean, torch.zeros(2, 8, dtype=torch.long), batch.actions, batch.context_noise[:, 1:], 2)
+    assert made.shape == clean.shape and not made.requires_grad

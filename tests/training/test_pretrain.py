@@ -1,0 +1,205 @@
+"""A run learns, survives being killed, says what it is, and trains the same in parts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from worldsim.data.episodes import Dataset
+from worldsim.errors import RunError
+from worldsim.training.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from worldsim.training.optimizer import OptimizerConfig, schedule, split_parameters
+from worldsim.training.pretrain import PretrainConfig, Trainer, main
+from worldsim.training.parallel import Ranks
+from worldsim.world import load_world
+
+TINY = [
+    "batch=2", "compile=false", "dtype=float32", "threads=1", "model.patch=16", "model.dim=32", "model.heads=2",
+    "model.encoder_layers=1", "model.decoder_layers=1", "model.window=4", "report.held_out_clips=1", "report.grid_rows=1",
+    "report.grid_ticks=[1,4]", "optimizer.warmup=2",
+]  # fmt: skip
+
+
+def arguments(data: Dataset, run: Path, *more: str) -> list[str]:
+    return ["world=pong", f"data={data.folder}", f"run={run}", *TINY, *more]
+
+
+def state(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoint.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def straight(pong_data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 12 steps that nothing disturbed."""
+    run = tmp_path_factory.mktemp("run") / "straight"
+    assert main(arguments(pong_data, run, "steps=12")) in (0, None)
+    return run
+
+
+def test_a_run_folder_explains_itself(straight: Path) -> None:
+    names = {path.name for path in straight.iterdir()}
+    assert {"README.md", "settings.json", "checkpoint.safetensors", "tensorboard", "samples", "world"} <= names
+    assert json.loads((straight / "settings.json").read_text())["batch"] == 2
+    assert list((straight / "samples").glob("*.png"))
+    assert "12 steps" in (straight / "world" / "CARD.md").read_text()
+
+
+def test_the_exported_world_is_the_averaged_weights_and_can_be_loaded(straight: Path) -> None:
+    world = load_world(straight / "world")
+    average = {name.removeprefix("ema."): value for name, value in state(straight).items() if name.startswith("ema.")}
+    for name, value in world.model.state_dict().items():
+        assert torch.equal(value, average[name].to(torch.bfloat16).float()), name
+    assert len(world.episode_starts) >= 1
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(pong_data: Dataset, straight: Path, tmp_path: Path) -> None:
+    run = tmp_path / "killed"
+    command = [sys.executable, "-m", "worldsim", "train", *arguments(pong_data, run, "steps=12", "report.save_seconds=0")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (run / "checkpoint.safetensors").exists():
+        assert process.poll() is None and time.monotonic() < deadline, "no checkpoint came"
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    stopped_at = load_checkpoint(run / "checkpoint.safetensors")[1]["step"]
+    assert 1 <= stopped_at <= 12
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert same(state(run), state(straight))
+
+
+def test_two_processes_train_as_one(pong_data: Dataset, straight: Path, tmp_path: Path) -> None:
+    run = tmp_path / "two"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", "--master-port=29617",
+        "-m", "worldsim", "train", *arguments(pong_data, run, "steps=12"),
+    ]  # fmt: skip
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    one, two = scalars(straight), scalars(run)
+    # Before any update the losses agree to rounding; afterwards Muon's bfloat16 orthogonalisation amplifies it a little.
+    assert two["loss/denoise", 1] == pytest.approx(one["loss/denoise", 1], rel=1e-6)
+    assert two["loss/denoise", 12] == pytest.approx(one["loss/denoise", 12], rel=1e-2)
+
+
+def scalars(run: Path) -> dict[tuple[str, int], float]:
+    """TensorBoard scalars of a run by name and step."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard")).Reload()  # type: ignore[no-untyped-call]
+    return {(name, event.step): event.value for name in events.Tags()["scalars"] for event in events.Scalars(name)}
+
+
+def test_losses_of_the_parts_average_to_the_loss_of_the_whole(pong_data: Dataset, tmp_path: Path) -> None:
+    from worldsim.training.batches import make_batch
+    from worldsim.training.loss import pretrain_loss
+    from worldsim.model.world_model import WorldModel, init_weights
+
+    trainer = Trainer(config(pong_data, tmp_path / "run"), Ranks())
+    model = init_weights(WorldModel(trainer.shape), 0)
+
+    def loss(places: range) -> torch.Tensor:
+        return pretrain_loss(model, make_batch(trainer.clips, trainer.shape, trainer.config.loss, 0, 3, places), trainer.config.loss)[0]
+
+    halves = [loss(Ranks(rank, 2).places(4)) for rank in range(2)]
+    assert torch.allclose((halves[0] + halves[1]) / 2, loss(range(4)), rtol=1e-5)
+    with pytest.raises(RunError, match="does not divide"):
+        Ranks(0, 3).places(4)
+
+
+def config(data: Dataset, run: Path, **more: object) -> PretrainConfig:
+    shape = {"patch": 16, "dim": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "window": 4}
+    fields = {"world": "pong", "data": data.folder, "run": run, "batch": 2, "compile": False, "dtype": "float32", "model": shape}
+    fields["optimizer"] = OptimizerConfig(warmup=2)
+    return PretrainConfig(**(fields | more))  # type: ignore[arg-type]
+
+
+def test_other_settings_in_the_same_run_are_refused(
+    pong_data: Dataset, straight: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (straight / "checkpoint.safetensors").read_bytes()
+    assert main(arguments(pong_data, straight, "steps=12", "loss.draws=3")) == 2
+    assert "loss.draws was 2, now 3" in capsys.readouterr().err
+    assert (straight / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_truncated_checkpoint_is_named(tmp_path: Path, straight: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes((straight / "checkpoint.safetensors").read_bytes()[:-100])
+    with pytest.raises(RunError, match=r"checkpoint\.safetensors is not a whole"):
+        load_checkpoint(path)
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    save_checkpoint(path, {"w": torch.ones(3)}, {"step": 1})
+    script = (
+        "import resource, torch, pathlib, signal\n"
+        "from worldsim.training.checkpoint import save_checkpoint\n"
+        "from worldsim.errors import RunError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try:\n"
+        f"    save_checkpoint(pathlib.Path({str(path)!r}), {{'w': torch.zeros(10000)}}, {{'step': 2}})\n"
+        "except RunError as error:\n"
+        "    print('refused:', error)\n"
+    )
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "refused: cannot save" in output
+    assert load_checkpoint(path)[1]["step"] == 1
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
+def test_weights_that_became_nan_are_never_saved(pong_data: Dataset, tmp_path: Path) -> None:
+    trainer = Trainer(config(pong_data, tmp_path / "run"), Ranks())
+    trainer.save()
+    with torch.no_grad():
+        trainer.model.decoder.out.bias[0] = float("nan")
+    with pytest.raises(RunError, match="NaN"):
+        trainer.save()
+    assert torch.isfinite(state(tmp_path / "run")["model.decoder.out.bias"]).all()
+
+
+def test_training_lowers_the_loss(straight: Path, pong_data: Dataset, tmp_path: Path) -> None:
+    from worldsim.data.clips import ClipStore
+    from worldsim.training.progress import held_out_error
+
+    trainer = Trainer(config(pong_data, straight), Ranks())
+    held_out = ClipStore(pong_data, pong_data.held_out, 8)
+    fresh = Trainer(config(pong_data, tmp_path / "fresh"), Ranks())
+    assert held_out_error(trainer.model, held_out, 4)["all"] < 0.8 * held_out_error(fresh.model, held_out, 4)["all"]
+
+
+def test_muon_takes_the_blocks_matrices_only(pong_data: Dataset, tmp_path: Path) -> None:
+    muon, adam = split_parameters(Trainer(config(pong_data, tmp_path / "run"), Ranks()).model)
+    assert all(parameter.ndim == 2 and ".blocks." in name for name, parameter in muon)
+    assert {"encoder.position", "decoder.out.weight", "encoder.blocks.0.time.age_bias"} <= {name for name, _ in adam}
+    assert any("qkv" in name for name, _ in muon) and any("mlp.up" in name for name, _ in muon)
+
+
+def test_the_schedule_warms_up_holds_and_falls_to_zero() -> None:
+    config = OptimizerConfig(warmup=10, decay=0.5)
+    assert schedule(0, 100, config) == pytest.approx(0.1)
+    assert schedule(30, 100, config) == 1
+    assert schedule(75, 100, config) == pytest.approx(0.5)
+    assert schedule(100, 100, config) == 0
+
+
+def test_an_atomic_write_replaces_the_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "file"
+    write_atomically(path, b"one")
+    write_atomically(path, b"two")
+    assert path.read_bytes() == b"two" and [p.name for p in path.parent.iterdir()] == ["file"]
