@@ -97,7 +97,7 @@ def loaded_by(code: str) -> set[str]:
     """Names of the modules that a fresh interpreter has loaded after `code`."""
     script = f"import sys\n{code}\nprint(*sys.modules)"
     run = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=600
     )
     return set(run.stdout.split())
 
