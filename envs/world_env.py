@@ -85,6 +85,10 @@ class WorldEnv(gym.Env[NDArray[np.uint8], np.int64]):
             )
         if isinstance(action_repeat, bool) or not isinstance(action_repeat, int) or action_repeat < 1:
             raise WorldsimError(f"action_repeat must be a whole number from 1 on, not {action_repeat!r}")
+        if max_ticks is not None and (
+            isinstance(max_ticks, bool) or not isinstance(max_ticks, int) or max_ticks < 0
+        ):
+            raise WorldsimError(f"max_ticks must be a whole number from 0 on, or none, not {max_ticks!r}")
         self.world = world if isinstance(world, World) else load_world(world)
         config = self.world.config
         self.render_mode = render_mode

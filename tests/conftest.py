@@ -45,7 +45,7 @@ def tiny_world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_world() -> Callable[..., World]:
-    """Make worlds with random weights in which every path matters: layers that start at zero are drawn too.
+    """Makes worlds with random weights in which every path matters: layers starting at zero are drawn too.
 
     Arguments are those of `ModelConfig`, and `settings` for `WorldConfig`. Starts have `length` frames of noise.
     Nothing ends and nothing scores unless `end` or `reward` say so.
@@ -58,18 +58,19 @@ def make_world() -> Callable[..., World]:
     from worldsim.world import Start, new_world
 
     keys = {"STAY": (), "LEFT": (("left",), ("a",)), "RIGHT": (("right",), ("d",)), "UP": (("up",),)}
-    small = dict(num_actions=3, height=16, width=24, dim=32, heads=2, encoder_layers=2, decoder_layers=1, window=5)
+    small = {"num_actions": 3, "height": 16, "width": 24, "dim": 32, "heads": 2, "window": 5}
+    small |= {"encoder_layers": 2, "decoder_layers": 1}
 
     def make(
-        *, seed: int = 0, length: int = 3, end: bool = False, reward: int = 0, settings: Any = None, **model: Any
+        *, seed: int = 0, length: int = 3, end: bool = False, reward: int = 0, settings: Any = None, **model: int
     ) -> World:
         config = ModelConfig(**small | model)
-        table = ActionTable(tuple(Action(name, combos) for name, combos in list(keys.items())[: config.num_actions]))
+        table = ActionTable(tuple(Action(*item) for item in list(keys.items())[: config.num_actions]))
         random, size = np.random.default_rng(seed), (length, config.height, config.width, 3)
-        starts = [
-            Start(name, random.integers(0, 256, size, np.uint8), random.integers(0, len(table), length - 1))
-            for name in ("episode 0", "episode 1", "clip 0")
-        ]
+        starts = []
+        for name in ("episode 0", "episode 1", "clip 0"):
+            frames = random.integers(0, 256, size, np.uint8)
+            starts.append(Start(name, frames, random.integers(0, len(table), length - 1)))
         world = new_world("tiny", config, table, seed=seed, starts=starts, **settings or {})
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The contracts that everything else stands on: time alignment, and a cache that computes what training computed."""
+"""The contracts that all else stands on: time alignment, and a cache that computes what training computed."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_the_cache_test_can_fail(world: World) -> None:
 
 @torch.inference_mode()
 def test_a_session_remembers_what_it_showed_as_a_full_forward_would(world: World) -> None:
-    """Through priming, a row reset and 2 windows of ticks; the memory holds the uint8 frames that were shown."""
+    """Through priming, a row reset and 2 windows; the memory holds the uint8 frames that were shown."""
     model, ticks = world.model, 2 * world.config.model.window
     session = Session(world, 2, dtype="float32", seed=3)
     starts = [world.starts[0], world.starts[2]]

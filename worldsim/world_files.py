@@ -108,12 +108,12 @@ def read_starts(folder: Path, config: ModelConfig) -> tuple[Start, ...]:
     try:
         with np.load(path, allow_pickle=False) as file:
             frames, actions, names = file["frames"], file["actions"], file["names"]
-        if names.dtype.kind != "U" or not len(names) == len(frames) == len(actions) > 0:
-            raise WorldError(f"{path} does not hold as many names as frames and actions: {_MEND}")
+        if names.dtype.kind != "U" or not len(set(names)) == len(frames) == len(actions) > 0:
+            raise WorldError(f"{path} does not hold a name of its own for each of its starts: {_MEND}")
         starts = (Start(str(name), frames[i], actions[i]) for i, name in enumerate(names))
         return tuple(start.check(config) for start in starts)
     except StartError as error:
-        raise WorldError(f"{path}: {error}") from error
+        raise WorldError(f"{path}: {error}; {_MEND}") from error
     # A damaged archive shows itself in any of these.
     except (
         OSError,

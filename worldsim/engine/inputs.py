@@ -53,11 +53,10 @@ def check_seeds(seed: int | Sequence[int], count: int) -> list[int]:
     Raises:
         WorldsimError: not whole numbers, or not as many as rows.
     """
-    array = np.asarray(seed, dtype=object)
-    given = [seed + k for k in range(count)] if isinstance(seed, int | np.integer) else array.ravel().tolist()
-    if len(given) != count or any(
-        isinstance(one, bool) or not isinstance(one, int | np.integer) for one in given
-    ):
+    one = isinstance(seed, int | np.integer)
+    given = [seed] * count if one else list(np.asarray(seed, dtype=object).ravel())
+    whole = all(isinstance(value, int | np.integer) and not isinstance(value, bool) for value in given)
+    if not whole or len(given) != count:
         raise WorldsimError(f"seed must be one whole number, or one for each of {count} rows, not {seed!r}")
     # PyTorch takes 64 bits; a seed here may be any whole number.
-    return [int(one) % 2**63 for one in given]
+    return [(int(value) + (k if one else 0)) % 2**63 for k, value in enumerate(given)]

@@ -45,4 +45,5 @@ class RowNoise:
     def set_states(self, rows: Sequence[int], states: Tensor) -> None:
         """Continue ``rows`` from :meth:`states`."""
         for row, state in zip(rows, states, strict=True):
-            self._generators[row].set_state(state)
+            # A copy: PyTorch reads from the start of a view's storage and crashes on the second row.
+            self._generators[row].set_state(state.clone())

@@ -1,0 +1,336 @@
+"""A session: rows, seeds, snapshots, outcomes, and what it refuses."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from worldsim.engine.session import Session
+from worldsim.errors import ActionError, BackendError, StartError, WorldsimError
+from worldsim.world import Start, World
+
+MakeWorld = Callable[..., World]
+
+
+def play(session: Session, ticks: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Frames [ticks, B, H, W, 3] under seeded random actions."""
+    random = np.random.default_rng(seed)
+    actions = random.integers(0, len(session.world.actions), (ticks, session.batch))
+    return np.stack([session.step(action)[0] for action in actions])
+
+
+def started(world: World, batch: int = 1, **settings: Any) -> Session:
+    session = Session(world, batch, **settings)
+    session.reset()
+    return session
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_same_seed_and_actions_give_the_same_bytes(tiny_world: World, dtype: str) -> None:
+    one, two = (play(started(tiny_world, 2, seed=7, dtype=dtype), 12) for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+    assert one.std() > 10, "an empty picture would agree with itself too"
+
+
+def test_another_seed_gives_other_frames(tiny_world: World) -> None:
+    one, two = (play(started(tiny_world, seed=seed), 12) for seed in (7, 8))
+    assert (one != two).any()
+
+
+def test_the_global_generator_is_neither_read_nor_written(tiny_world: World) -> None:
+    frames = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        frames.append(play(started(tiny_world, seed=7), 3))
+        assert torch.equal(torch.get_rng_state(), before)
+    np.testing.assert_array_equal(*frames)
+
+
+def test_row_i_of_a_batch_plays_as_a_single_session_of_its_seed(tiny_world: World) -> None:
+    batch = Session(tiny_world, 3, seed=40, dtype="float32")
+    batch.reset()
+    singles = [started(tiny_world, seed=40 + i, dtype="float32") for i in range(3)]
+    random = np.random.default_rng(0)
+    for _ in range(15):
+        actions = random.integers(0, 3, 3)
+        frames, outcome = batch.step(actions)
+        for row, single in enumerate(singles):
+            frame, alone = single.step(actions[row : row + 1])
+            # Matrix products of another batch size may differ in the last bit, so a grey level may round the
+            # other way.
+            assert np.abs(frame[0].astype(int) - frames[row]).max() <= 1
+            assert alone.reward[0] == outcome.reward[row] and alone.terminated[0] == outcome.terminated[row]
+
+
+def test_a_row_reset_in_mid_play_is_as_new_and_the_others_do_not_notice(tiny_world: World) -> None:
+    reset, alone, fresh = (Session(tiny_world, n, seed=3, dtype="float32") for n in (2, 2, 2))
+    for session in (reset, alone):
+        session.reset()
+        play(session, 7)
+    shown = reset.reset([1], start="clip 0", seed=9)
+    assert shown.shape == (1, 16, 24, 3) and reset.tick.tolist() == [7, 0]
+    np.testing.assert_array_equal(shown[0], tiny_world.starts[2].frames[-1])
+    fresh.reset(start="clip 0", seed=[0, 9])
+    one, two, three = (play(session, 9, seed=1) for session in (reset, alone, fresh))
+    np.testing.assert_array_equal(one[:, 0], two[:, 0])
+    assert np.abs(one[:, 1].astype(int) - three[:, 1]).max() <= 1
+    assert (one[:, 1] != two[:, 1]).any()
+
+
+def test_starts_of_different_lengths_share_a_batch(tiny_world: World) -> None:
+    long = Start("long", np.zeros((9, 16, 24, 3), np.uint8), np.ones(8, np.int64))
+    batch = Session(tiny_world, 2, seed=3, dtype="float32")
+    batch.reset(start=[long, 2])
+    single = Session(tiny_world, seed=3, dtype="float32")
+    single.reset(start=long)
+    one, two = play(batch, 8)[:, 0], None
+    random = np.random.default_rng(0)
+    actions = random.integers(0, 3, (8, 2))
+    two = np.stack([single.step(action[:1])[0][0] for action in actions])
+    assert np.abs(one.astype(int) - two).max() <= 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("pending", [False, True])
+def test_a_pickled_snapshot_continues_bit_for_bit(tiny_world: World, dtype: str, pending: bool) -> None:
+    session = started(tiny_world, 2, seed=5, dtype=dtype)
+    play(session, 6)
+    session.reset([1])
+    play(session, 3)
+    if pending:
+        session.render([1, 2])
+    state = pickle.loads(pickle.dumps(session.snapshot()))
+    other = Session(tiny_world, 2, seed=99, dtype=dtype)
+    endings = []
+    for one in (session, session, other):  # at once, after playing on, and elsewhere
+        one.restore(state)
+        np.testing.assert_array_equal(one.frames, state.frames)
+        outcomes = [one.commit()] if pending else []
+        frames = play(one, 8)
+        outcomes.append(one.step([0, 1])[1])
+        endings.append((frames.tobytes(), repr(outcomes), one.score.tobytes(), one.tick.tobytes()))
+    assert endings[0] == endings[1] == endings[2]
+
+
+def test_some_rows_are_restored_and_the_others_go_on(tiny_world: World) -> None:
+    session, other = (started(tiny_world, 3, seed=5) for _ in range(2))
+    early = session.snapshot([0])
+    for one in (session, other):
+        play(one, 4)
+    session.restore(early, [2])
+    one, two = play(session, 6), play(other, 6)
+    np.testing.assert_array_equal(one[:, :2], two[:, :2])
+    assert (one[:, 2] != two[:, 2]).any() and session.tick.tolist() == [10, 10, 6]
+
+
+def test_a_snapshot_does_not_change_when_the_session_goes_on(tiny_world: World) -> None:
+    session = started(tiny_world)
+    state = session.snapshot()
+    kept = pickle.dumps(state)
+    play(session, 7)
+    assert pickle.dumps(state) == kept
+
+
+def test_a_state_that_does_not_belong_is_refused_and_the_session_plays_on(make_world: MakeWorld) -> None:
+    world, stranger = make_world(), make_world(seed=1)
+    session, other = started(world, dtype="float32"), started(world, dtype="float32")
+    state = session.snapshot()
+    nan = replace(state, generators=np.zeros_like(state.generators))
+    refused = {
+        "another world": started(stranger, dtype="float32").snapshot(),
+        "use the same dtype": started(world, dtype="bfloat16").snapshot(),
+        "holds 2 rows": started(world, 2, dtype="float32").snapshot(),
+        "version 0": replace(state, version=0),
+        "keys is damaged": replace(state, keys=state.keys[:, :1]),
+        "tick is damaged": replace(state, tick=state.tick.astype(np.float64)),
+        "frames is damaged": replace(state, frames=None),  # type: ignore[arg-type]
+        "action is damaged": replace(state, actions=state.actions + 3),
+        "generator is damaged": nan,
+        "not a state": "state",
+    }
+    for reason, bad in refused.items():
+        with pytest.raises(WorldsimError, match=reason):
+            session.restore(bad)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(play(session, 5), play(other, 5))
+
+
+def test_points_are_tallied_and_end_the_episode_at_the_score_limit(make_world: MakeWorld) -> None:
+    for reward, side in ((1, 0), (-1, 1)):
+        session = started(make_world(reward=reward, settings={"score_limit": 3}), 2)
+        ends = []
+        for tick in range(4):
+            if tick == 1:
+                session.reset([1])
+            _, outcome = session.step([0, 0])
+            assert outcome.reward.tolist() == [reward] * 2 and outcome.reward.dtype == np.float32
+            ends.append(outcome.terminated.tolist())
+        assert session.score[:, side].tolist() == [4, 3] and session.score[:, 1 - side].tolist() == [0, 0]
+        assert ends == [[False, False], [False, False], [True, False], [True, True]]
+
+
+def test_the_end_head_ends_an_episode(make_world: MakeWorld) -> None:
+    assert started(make_world(end=True)).step([0])[1].terminated.tolist() == [True]
+    assert started(make_world(end=False)).step([0])[1].terminated.tolist() == [False]
+
+
+def test_the_default_start_is_an_episodes_beginning_drawn_by_the_rows_own_generator(
+    tiny_world: World,
+) -> None:
+    session = Session(tiny_world, 8, seed=1)
+    beginnings = [start.frames[-1].tobytes() for start in tiny_world.starts[:2]]
+    shown = [frame.tobytes() for frame in session.reset()]
+    assert set(shown) == set(beginnings)
+    assert [Session(tiny_world, seed=1 + i).reset()[0].tobytes() for i in range(8)] == shown
+    np.testing.assert_array_equal(session.reset(start=2)[0], tiny_world.starts[2].frames[-1])
+
+
+def test_more_denoising_steps_may_be_asked_for_at_any_time(tiny_world: World) -> None:
+    session = started(tiny_world, steps=1)
+    few = session.snapshot()
+    frame = session.step([1])[0]
+    session.restore(few)
+    session.steps = 8
+    assert session.steps == 8 and (session.step([1])[0] != frame).any()
+
+
+def test_every_stage_of_a_tick_is_timed(tiny_world: World) -> None:
+    session = started(tiny_world)
+    play(session, 4)
+    assert list(session.stopwatch.last) == ["decode", "to_uint8", "encode", "outcome"]
+    assert all(len(session.stopwatch.samples(stage)) == 4 for stage in session.stopwatch.last)
+
+
+def test_returned_frames_are_the_callers_own(tiny_world: World) -> None:
+    session, other = started(tiny_world), started(tiny_world)
+    for one in (session, other):
+        frame = one.reset(start=0, seed=1)
+        if one is session:
+            frame[:] = 0
+            one.frames[:] = 0
+        shown = one.render([1])
+        if one is session:
+            shown[:] = 0
+        one.commit()
+    np.testing.assert_array_equal(play(session, 3), play(other, 3))
+
+
+BAD_ACTIONS = [
+    ([3, 0], "action 3 is out of range: the actions are 0 to 2"),
+    ([-1, 0], "action -1 is out of range"),
+    ([0], r"shape \[2\], one for each row, not \[1\]"),
+    (1, r"not \[\]"),
+    ([[0, 1]], r"not \[1, 2\]"),
+    ([], "whole numbers"),
+    ([0.0, 1.0], "not float64"),
+    (np.array([True, False]), "not bool"),
+    (["up", "down"], "whole numbers"),
+    ([0, None], "whole numbers"),
+    ([[0], [0, 1]], "shape"),
+    (np.array([2**63, 0], np.uint64), "out of range"),
+]
+
+
+@pytest.mark.parametrize(("actions", "message"), BAD_ACTIONS)
+def test_bad_actions_are_refused_in_one_line_and_nothing_happens(
+    tiny_world: World, actions: Any, message: str
+) -> None:
+    session, other = started(tiny_world, 2), started(tiny_world, 2)
+    with pytest.raises(ActionError, match=message) as error:
+        session.render(actions)
+    assert isinstance(error.value, ValueError) and "\n" not in str(error.value)
+    np.testing.assert_array_equal(play(session, 2), play(other, 2))
+
+
+GREY = np.zeros((2, 16, 24, 3), np.uint8)
+BAD_STARTS = [
+    ("episod 0", "did you mean 'episode 0'"),
+    (3, "has 0 to 2"),
+    (-1, "has 0 to 2"),
+    (True, "unknown start"),
+    ((GREY[:, :8], [0]), "8x24, this world has 16x24"),
+    ((GREY.astype(np.float32), [0]), "must be uint8"),
+    ((GREY[0], [0]), "must be uint8"),
+    ((GREY[:0], []), "N >= 1"),
+    ((GREY, [0, 1]), r"must be \[1 for 2 frames"),
+    ((GREY, [3]), "action 3 is not one of 0 to 2"),
+    ((GREY, [0.5]), "whole numbers, not float64"),
+    ((GREY,), "tuple of 1"),
+    ([0, 0, 0], "3 starts were given for 2 rows"),
+]
+
+
+@pytest.mark.parametrize(("start", "message"), BAD_STARTS)
+def test_bad_starts_are_refused_in_one_line_and_nothing_happens(
+    tiny_world: World, start: Any, message: str
+) -> None:
+    session, other = started(tiny_world, 2), started(tiny_world, 2)
+    with pytest.raises(StartError, match=message) as error:
+        session.reset(start=start, seed=5)
+    assert isinstance(error.value, ValueError) and "\n" not in str(error.value)
+    np.testing.assert_array_equal(play(session, 2), play(other, 2))
+
+
+def test_calls_out_of_order_say_what_to_call_first(tiny_world: World) -> None:
+    session = Session(tiny_world, 2)
+    session.reset([1])
+    for call in (lambda: session.render([0, 0]), session.commit, session.snapshot, lambda: session.frames):
+        with pytest.raises(WorldsimError, match=r"reset\(\) row 0 first"):
+            call()
+    session.reset([0])
+    with pytest.raises(WorldsimError, match="without a rendered frame"):
+        session.commit()
+    session.render([0, 0])
+    for call in (lambda: session.render([0, 0]), lambda: session.reset([0])):
+        with pytest.raises(WorldsimError, match=r"commit\(\)"):
+            call()
+    session.reset()
+    session.step([0, 0])
+    session.close()
+    session.close()
+    for call in (lambda: session.render([0, 0]), session.commit, session.reset, session.snapshot):
+        with pytest.raises(WorldsimError, match="closed"):
+            call()
+
+
+@pytest.mark.parametrize("rows", [[], [2], [-1], [0, 0], [True, False], [0.0], 0])
+def test_rows_that_are_not_there_are_refused(tiny_world: World, rows: Any) -> None:
+    with pytest.raises(WorldsimError, match="from 0 to 1"):
+        Session(tiny_world, 2).reset(rows)
+
+
+@pytest.mark.parametrize("seed", [1.5, "a", [1], [1, 2, 3], True, [1, None]])
+def test_seeds_are_whole_numbers_one_or_one_for_each_row(tiny_world: World, seed: Any) -> None:
+    with pytest.raises(WorldsimError, match="seed must be"):
+        Session(tiny_world, 2).reset(seed=seed)
+
+
+def test_a_session_that_cannot_be_is_refused_with_the_reason(tiny_world: World) -> None:
+    for settings, message in (
+        ({"batch": 0}, "at least 1 row"),
+        ({"steps": 0}, "from 1 to 64"),
+        ({"seed": 0.5}, "seed must be"),
+    ):
+        with pytest.raises(WorldsimError, match=message):
+            Session(tiny_world, **settings)  # type: ignore[arg-type]
+    for settings, message in (
+        ({"dtype": "float16"}, "float32, bfloat16"),
+        ({"device": "toaster"}, "try device=cpu"),
+        ({"device": "meta:x"}, "try device=cpu"),
+    ):
+        with pytest.raises(BackendError, match=message):
+            Session(tiny_world, **settings)  # type: ignore[arg-type]
+
+
+def test_sessions_share_weights(tiny_world: World) -> None:
+    for dtype in ("float32", "bfloat16"):
+        one, two = (Session(tiny_world, dtype=dtype) for _ in range(2))
+        assert one.model is two.model
+    assert Session(tiny_world, dtype="float32").model is tiny_world.model
