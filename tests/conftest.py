@@ -47,8 +47,8 @@ def tiny_world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_world() -> Callable[..., World]:
     """Makes worlds with random weights in which every path matters: layers starting at zero are drawn too.
 
-    Arguments are those of `ModelConfig`, and `settings` for `WorldConfig`. Starts have `length` frames of noise.
-    Nothing ends and nothing scores unless `end` or `reward` say so.
+    Arguments are those of `ModelConfig`, and `settings` for `WorldConfig`. Starts have `length` frames of
+    noise. Nothing ends and nothing scores unless `end` or `reward` say so.
     """
     import numpy as np
     import torch
@@ -62,9 +62,9 @@ def make_world() -> Callable[..., World]:
     small |= {"encoder_layers": 2, "decoder_layers": 1}
 
     def make(
-        *, seed: int = 0, length: int = 3, end: bool = False, reward: int = 0, settings: Any = None, **model: int
+        seed: int = 0, length: int = 3, end: bool = False, reward: int = 0, settings: Any = None, **size: Any
     ) -> World:
-        config = ModelConfig(**small | model)
+        config = ModelConfig(**small | size)
         table = ActionTable(tuple(Action(*item) for item in list(keys.items())[: config.num_actions]))
         random, size = np.random.default_rng(seed), (length, config.height, config.width, 3)
         starts = []
