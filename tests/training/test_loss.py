@@ -12,7 +12,9 @@ from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.training.batches import make_batch, stream
 from worldsim.training.loss import Batch, LossConfig, change_weights, own_frames, pretrain_loss, shift_levels
 
-TINY = ModelConfig(num_actions=6, patch=16, dim=32, heads=2, encoder_layers=2, decoder_layers=1, window=4, context_levels=4)
+TINY = ModelConfig(
+    num_actions=6, patch=16, dim=32, heads=2, encoder_layers=2, decoder_layers=1, window=4, context_levels=4
+)
 LOSS = LossConfig()
 
 
@@ -144,8 +146,12 @@ def test_own_frames_are_shown_in_their_clips_only_and_as_a_roll_out_would_show_t
     assert torch.equal(patches[::2], others[::2])
 
 
-def test_own_frames_carry_no_gradient_to_the_model_that_made_them(model: WorldModel, store: ClipStore) -> None:
+def test_own_frames_carry_no_gradient_to_the_model_that_made_them(
+    model: WorldModel, store: ClipStore
+) -> None:
     batch = batch_of(store)
     clean = model.patchify(batch.frames.float() / 127.5 - 1)
-    made = own_frames(model, clean, torch.zeros(2, 8, dtype=torch.long), batch.actions, batch.context_noise[:, 1:], 2)
+    made = own_frames(
+        model, clean, torch.zeros(2, 8, dtype=torch.long), batch.actions, batch.context_noise[:, 1:], 2
+    )
     assert made.shape == clean.shape and not made.requires_grad

@@ -48,7 +48,7 @@ class ClipStore:
         long_enough = [info for info in episodes if info.steps + 1 >= length]
         if not long_enough:
             raise DataError(
-                f"{dataset.folder} has no episode of {length} frames: collect more steps, or train with a smaller window"
+                f"{dataset.folder} has no episode of {length} frames: collect more steps, or lower model.window"
             )
         self.length = length
         starts, offset = [], 0

@@ -53,7 +53,9 @@ class SpatialAttention(nn.Module):
         qkv = self.qkv(self.conv(x)).view(n, length, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # 3 x [N, h, L, hd]
         query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
-        mixed = attend(query, key, value) if self.training else F.scaled_dot_product_attention(query, key, value)
+        mixed = (
+            attend(query, key, value) if self.training else F.scaled_dot_product_attention(query, key, value)
+        )
         return self.out(mixed.transpose(1, 2).reshape(n, length, dim))
 
 

@@ -37,11 +37,22 @@ class ModelConfig:
     max_context_noise: float = 0.3
 
     def __post_init__(self) -> None:
-        for name in ("num_actions", "height", "width", "patch", "dim", "heads", "encoder_layers", "decoder_layers"):
+        for name in (
+            "num_actions",
+            "height",
+            "width",
+            "patch",
+            "dim",
+            "heads",
+            "encoder_layers",
+            "decoder_layers",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must be at least 1, not {getattr(self, name)}")
         if self.height % self.patch or self.width % self.patch:
-            raise ValueError(f"frames of {self.height}x{self.width} do not divide into patches of {self.patch}")
+            raise ValueError(
+                f"frames of {self.height}x{self.width} do not divide into patches of {self.patch}"
+            )
         if self.dim % self.heads:
             raise ValueError(f"model.dim {self.dim} is not a multiple of model.heads {self.heads}")
         if self.window < 2:

@@ -20,10 +20,14 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 class NoiseLevelEmbedding(nn.Module):
     """Noise level t in [0, 1] as sines and cosines of log-spaced frequencies, then a small MLP."""
 
+    frequencies: Tensor
+
     def __init__(self, dim: int, frequencies: int = 64) -> None:
         super().__init__()
         self.register_buffer(
-            "frequencies", 1000.0 * torch.exp(-math.log(10_000.0) * torch.arange(frequencies) / frequencies), persistent=False
+            "frequencies",
+            1000.0 * torch.exp(-math.log(10_000.0) * torch.arange(frequencies) / frequencies),
+            persistent=False,
         )
         self.up = nn.Linear(2 * frequencies, dim)
         self.down = nn.Linear(dim, dim)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -70,7 +72,13 @@ class CausalEncoder(nn.Module):
         return self.norm(x)
 
     def step(
-        self, patches: Tensor, previous_action: Tensor, level: Tensor, keys: Tensor, values: Tensor, bias: Tensor
+        self,
+        patches: Tensor,
+        previous_action: Tensor,
+        level: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        bias: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Context of one frame given the cache; pure.
 
@@ -86,7 +94,7 @@ class CausalEncoder(nn.Module):
         """
         x = self.embed(patches, previous_action, level)
         new_keys, new_values = [], []
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self._blocks()):
             x, key, value = block.step(x, keys[i], values[i], bias[i])
             new_keys.append(key)
             new_values.append(value)
@@ -94,6 +102,11 @@ class CausalEncoder(nn.Module):
 
     def ring_bias(self, age: Tensor) -> Tensor:
         """Bias [layers, B, h, 1, W-1] of ring slots by their age: int64 [B, W-1], 1 ... W-1, or 0 for an empty slot."""
-        tables = torch.stack([block.time.age_bias for block in self.blocks])  # [layers, h, W]
+        tables = torch.stack([block.time.age_bias for block in self._blocks()])  # [layers, h, W]
         bias = tables[:, :, age].permute(0, 2, 1, 3)  # [layers, B, h, W-1]
         return bias.masked_fill((age == 0)[None, :, None], float("-inf")).unsqueeze(-2)
+
+    def _blocks(self) -> Iterator[EncoderBlock]:
+        for block in self.blocks:  # ModuleList forgets what it holds
+            assert isinstance(block, EncoderBlock)
+            yield block

@@ -23,7 +23,9 @@ class OutcomeHead(nn.Module):
 
     def forward(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Context [..., L, D] of obs[t+1] to the logits of reward[t] [..., 3] and terminated[t] [..., 2]."""
-        weights = self.weights(context).softmax(-2, dtype=torch.float32).to(context.dtype)  # [..., L, poolings]
+        weights = (
+            self.weights(context).softmax(-2, dtype=torch.float32).to(context.dtype)
+        )  # [..., L, poolings]
         pooled = weights.transpose(-1, -2) @ F.silu(self.tokens(context))  # [..., poolings, D]
         pooled = F.silu(self.pooled(pooled.flatten(-2)))
         return self.reward(pooled), self.end(pooled)

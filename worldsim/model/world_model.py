@@ -47,7 +47,13 @@ class WorldModel(nn.Module):
         return self.encoder(patches, previous_actions, levels)
 
     def encode_step(
-        self, patches: Tensor, previous_action: Tensor, level: Tensor, keys: Tensor, values: Tensor, bias: Tensor
+        self,
+        patches: Tensor,
+        previous_action: Tensor,
+        level: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        bias: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Context [B, L, D] of one frame given the cache; see :meth:`CausalEncoder.step`."""
         return self.encoder.step(patches, previous_action, level, keys, values, bias)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -23,7 +23,7 @@ def make_batch(
 
 def stream(
     store: ClipStore, model: ModelConfig, loss: LossConfig, seed: int, steps: range, places: range
-) -> Iterator[tuple[int, Batch]]:
+) -> Generator[tuple[int, Batch], None, None]:
     """Batches of consecutive steps; the next one is made while the last one trains."""
     with ThreadPoolExecutor(1) as maker:
         ahead = maker.submit(make_batch, store, model, loss, seed, steps.start, places)

@@ -31,7 +31,9 @@ def write_atomically(path: Path, payload: bytes) -> None:
         os.replace(part, path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise RunError(f"cannot save {path}: {error.strerror}; free some space, what was saved before is intact") from error
+        raise RunError(
+            f"cannot save {path}: {error.strerror}; free some space, what was saved before is intact"
+        ) from error
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
@@ -55,12 +57,18 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             facts = json.loads((file.metadata() or {})["worldsim"])
             return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise RunError(f"{path} is not a whole worldsim checkpoint: delete it to start this run anew") from error
+        raise RunError(
+            f"{path} is not a whole worldsim checkpoint: delete it to start this run anew"
+        ) from error
 
 
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names start with ``prefix.``, without it."""
-    return {name.removeprefix(prefix + "."): value for name, value in tensors.items() if name.startswith(prefix + ".")}
+    return {
+        name.removeprefix(prefix + "."): value
+        for name, value in tensors.items()
+        if name.startswith(prefix + ".")
+    }
 
 
 def named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from worldsim.data.episodes import Dataset
+from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel
 from worldsim.settings import command, from_dict, home
 from worldsim.training.checkpoint import load_checkpoint, part
 from worldsim.training.run import Run
-from worldsim.model.config import ModelConfig
 from worldsim.world import Start, World, WorldConfig, save_world
 
 CARD = """# {name}
@@ -35,7 +35,14 @@ A worldsim world: a neural copy of `{source}`, {parameters:.1f} M parameters, bf
 
 
 def build_world(
-    name: str, model: WorldModel, dataset: Dataset, *, steps: int = 2, episode_starts: int = 8, clips: int = 8, card: str = ""
+    name: str,
+    model: WorldModel,
+    dataset: Dataset,
+    *,
+    steps: int = 2,
+    episode_starts: int = 8,
+    clips: int = 8,
+    card: str = "",
 ) -> World:
     """A world of a model and the data set it was trained on.
 
@@ -57,7 +64,9 @@ def build_world(
         max_episode_steps=int(source["max_episode_steps"]),
         score_limit=source.get("score_limit"),
         steps=steps,
-        source={key: source[key] for key in ("id", "kwargs", "frame_skip", "max_over", "crop") if key in source},
+        source={
+            key: source[key] for key in ("id", "kwargs", "frame_skip", "max_over", "crop") if key in source
+        },
     )
     starts = _starts(dataset, window, episode_starts, clips)
     return World(config, dataset.actions, copy.deepcopy(model).float(), starts, card)
@@ -68,7 +77,9 @@ def _starts(dataset: Dataset, length: int, episodes: int, clips: int) -> list[St
     starts = []
     for i, info in enumerate(chosen[:episodes]):
         episode = dataset.load(info)
-        starts.append(Start(f"episode {i}", episode.frames[:length], episode.actions[: length - 1].astype(np.int64)))
+        starts.append(
+            Start(f"episode {i}", episode.frames[:length], episode.actions[: length - 1].astype(np.int64))
+        )
     for i in range(clips):
         episode = dataset.load(chosen[i % len(chosen)])
         # Spread over the episode; golden-ratio steps keep clips of one episode apart.
@@ -118,6 +129,8 @@ def export(run: Run, folder: Path | None = None) -> World:
 def main(settings: dict[str, Any]) -> None:
     """The verb."""
     run = Run(Path(settings["run"]).expanduser() if settings["run"] else home() / "runs" / settings["world"])
-    folder = Path(settings["folder"]).expanduser() if settings["folder"] else home() / "worlds" / settings["world"]
+    folder = (
+        Path(settings["folder"]).expanduser() if settings["folder"] else home() / "worlds" / settings["world"]
+    )
     export(run, folder)
     print(f"{folder}: play it with `python play.py world={folder}`")

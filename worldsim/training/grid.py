@@ -13,7 +13,14 @@ from worldsim.world import Start, World
 
 
 def roll_out_grid(
-    world: World, store: ClipStore, prime: int, ticks: Sequence[int], rows: int, *, seed: int = 0, scale: int = 2
+    world: World,
+    store: ClipStore,
+    prime: int,
+    ticks: Sequence[int],
+    rows: int,
+    *,
+    seed: int = 0,
+    scale: int = 2,
 ) -> NDArray[np.uint8]:
     """Dream held-out clips on from their first ``prime`` frames and set both side by side.
 
@@ -30,7 +37,9 @@ def roll_out_grid(
         RGB picture, uint8 [h, w, 3].
     """
     clips = [store.draw(seed, 1, place)[0] for place in range(rows)]
-    starts = [Start(f"clip {i}", clip.frames[:prime], clip.actions[: prime - 1]) for i, clip in enumerate(clips)]
+    starts = [
+        Start(f"clip {i}", clip.frames[:prime], clip.actions[: prime - 1]) for i, clip in enumerate(clips)
+    ]
     session = Session(world, rows, seed=seed)
     session.reset(start=list(starts))
     dreamed = {}

@@ -19,7 +19,7 @@ class LossConfig:
 
     Attributes:
         draws: Noise levels drawn per encoder pass; the decoder is cheap, so several amortise it (SCD).
-        noise_shift: Noise levels are t = s u / (1 + (s - 1) u) with u uniform: towards pure noise, where few steps work.
+        noise_shift: Noise levels are t = s u / (1 + (s - 1) u), u uniform: towards pure noise, where few steps work.
         changed_weight: Weight of pixels that change (or are next to one that does) over that of those that stay.
         context_noise_share: Share of clips whose context is noised (GameNGen, arXiv 2408.14837).
         outcome_weight: Weight of the reward and termination cross-entropies.
@@ -164,9 +164,15 @@ def pretrain_loss(
         return x[:, None].expand(b, draws, *x.shape[1:]).flatten(0, 2)
 
     x0 = model.decode(
-        noisy.flatten(0, 2), batch.t.flatten(), per_draw(context[:, :-1]), per_draw(seen[:, :-1]), per_draw(batch.actions)
+        noisy.flatten(0, 2),
+        batch.t.flatten(),
+        per_draw(context[:, :-1]),
+        per_draw(seen[:, :-1]),
+        per_draw(batch.actions),
     )
-    weights = model.patchify(change_weights(batch.frames, config.changed_weight).expand(b, steps, c.height, c.width, 3))
+    weights = model.patchify(
+        change_weights(batch.frames, config.changed_weight).expand(b, steps, c.height, c.width, 3)
+    )
     error = (x0.view_as(target).float() - target.float()).square() * weights[:, None]
     denoise = error.mean()
 

@@ -30,11 +30,16 @@ class OptimizerConfig:
     ema: float = 0.999
 
 
-def split_parameters(model: nn.Module) -> tuple[list[tuple[str, nn.Parameter]], list[tuple[str, nn.Parameter]]]:
+def split_parameters(
+    model: nn.Module,
+) -> tuple[list[tuple[str, nn.Parameter]], list[tuple[str, nn.Parameter]]]:
     """Named parameters for Muon (matrices inside ``blocks``, except AdaLN's) and for AdamW (the rest)."""
-    muon, adam = [], []
+    muon: list[tuple[str, nn.Parameter]] = []
+    adam: list[tuple[str, nn.Parameter]] = []
     for name, parameter in model.named_parameters():
-        hidden = parameter.ndim == 2 and ".blocks." in name and "modulation" not in name and "age_bias" not in name
+        hidden = (
+            parameter.ndim == 2 and ".blocks." in name and "modulation" not in name and "age_bias" not in name
+        )
         (muon if hidden else adam).append((name, parameter))
     return muon, adam
 
@@ -48,9 +53,14 @@ class Optimizer:
         self._names = [[name for name, _ in muon], [name for name, _ in adam]]
         self._optimizers: list[torch.optim.Optimizer] = [
             torch.optim.Muon(
-                [p for _, p in muon], lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="original"
+                [p for _, p in muon],
+                lr=config.muon_lr,
+                weight_decay=config.weight_decay,
+                adjust_lr_fn="original",
             ),
-            torch.optim.AdamW([p for _, p in adam], lr=config.adam_lr, weight_decay=0.0, betas=(0.9, 0.99), fused=True),
+            torch.optim.AdamW(
+                [p for _, p in adam], lr=config.adam_lr, weight_decay=0.0, betas=(0.9, 0.99), fused=True
+            ),
         ]
 
     def step(self, scale: float) -> None:

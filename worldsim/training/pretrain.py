@@ -110,7 +110,12 @@ class Trainer:
         source = self.dataset.config["source"]
         self.shape = from_dict(
             ModelConfig,
-            {"num_actions": len(self.dataset.actions), "height": source["height"], "width": source["width"], **config.model},
+            {
+                "num_actions": len(self.dataset.actions),
+                "height": source["height"],
+                "width": source["width"],
+                **config.model,
+            },
         )
         self.run = Run(config.run or home() / "runs" / config.world)
         clip = 2 * self.shape.window
@@ -133,10 +138,22 @@ class Trainer:
             "run": str(self.run.folder),
             "commands": {
                 "collect": _collect_command(self.dataset),
-                "train": shlex.join(["worldsim", "train", *sys.argv[2:]]) if sys.argv[1:2] == ["train"] else "worldsim train",
+                "train": shlex.join(["worldsim", "train", *sys.argv[2:]])
+                if sys.argv[1:2] == ["train"]
+                else "worldsim train",
             },
         }
-        free = ("run", "commands", "steps", "device", "dtype", "compile", "threads", "report", "sampling_steps")
+        free = (
+            "run",
+            "commands",
+            "steps",
+            "device",
+            "dtype",
+            "compile",
+            "threads",
+            "report",
+            "sampling_steps",
+        )
         self.run.begin(told, told["commands"]["train"], may_differ=free)
 
     def load(self) -> None:
@@ -162,8 +179,14 @@ class Trainer:
         """
         weights = self.model.state_dict()
         if not all_finite(weights):
-            raise RunError(f"the weights hold NaN or infinity at step {self.step}: lower optimizer.muon_lr and resume")
-        tensors = named("model", weights) | named("ema", self.ema.state_dict()) | named("optimizer", self.optimizer.state())
+            raise RunError(
+                f"the weights hold NaN or infinity at step {self.step}: lower optimizer.muon_lr and resume"
+            )
+        tensors = (
+            named("model", weights)
+            | named("ema", self.ema.state_dict())
+            | named("optimizer", self.optimizer.state())
+        )
         save_checkpoint(self.run.checkpoint, tensors, {"step": self.step, "world": self.config.world})
 
     def train(self) -> None:
@@ -180,9 +203,21 @@ class Trainer:
         held_out = self._held_out() if place.leads else None
         saved = time.monotonic()
         batches = stream(
-            self.clips, self.shape, config.loss, config.seed, range(self.step, config.steps), place.places(config.batch)
+            self.clips,
+            self.shape,
+            config.loss,
+            config.seed,
+            range(self.step, config.steps),
+            place.places(config.batch),
         )
-        bar = tqdm(total=config.steps, initial=self.step, unit="step", disable=not place.leads, mininterval=5, smoothing=0.05)
+        bar = tqdm(
+            total=config.steps,
+            initial=self.step,
+            unit="step",
+            disable=not place.leads,
+            mininterval=5,
+            smoothing=0.05,
+        )
         parameters = list(self.model.parameters())
         for step, batch in batches:
             own = bool(config.loss.own_every) and step >= config.loss.own_after * config.steps
@@ -217,14 +252,19 @@ class Trainer:
         try:
             return ClipStore(self.dataset, self.dataset.held_out, length)
         except DataError:
-            return None  # a small data set may hold none out, or none long enough: train without pictures of it
+            return (
+                None  # a small data set may hold none out, or none long enough: train without pictures of it
+            )
 
     def _report(self, scalars: Scalars, held_out: ClipStore) -> None:
         report, last = self.config.report, self.step == self.config.steps
         if self.step % report.held_out_every == 0 or last:
             error = held_out_error(self.ema, held_out, report.held_out_clips)
             scalars.write(self.step, {f"held_out/{name}": value for name, value in error.items()})
-            print(f"\nstep {self.step}: held-out error " + ", ".join(f"{k} {v:.2f}" for k, v in error.items()), flush=True)
+            print(
+                f"\nstep {self.step}: held-out error " + ", ".join(f"{k} {v:.2f}" for k, v in error.items()),
+                flush=True,
+            )
         if self.step % report.grid_every == 0 or last:
             world = build_world(self.config.world, self.ema, self.dataset, steps=self.config.sampling_steps)
             ticks = report.grid_ticks
@@ -234,8 +274,8 @@ class Trainer:
 
 
 def _collect_command(dataset: Dataset) -> str:
-    config = dataset.config
-    return f"worldsim collect source={config['source']['name']} steps={sum(info.steps for info in dataset.episodes)} seed={config['seed']}"
+    name, seed = dataset.config["source"]["name"], dataset.config["seed"]
+    return f"worldsim collect source={name} steps={sum(info.steps for info in dataset.episodes)} seed={seed}"
 
 
 @command("train")
