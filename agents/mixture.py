@@ -48,18 +48,12 @@ class MixtureConfig:
     def __post_init__(self) -> None:
         lulls = self.idle + self.held + self.random
         if min(self.idle, self.held, self.random) < 0 or lulls > 0.55:
-            raise SourceError(
-                f"behaviour: idle, held and random are 0 or more and 0.55 in sum, not {lulls:g}"
-            )
+            raise SourceError(f"behaviour: idle, held and random are 0 or more and 0.55 in sum, not {lulls:g}")
         for name, highest in {"sharp": 0.5, "steady": 1.0}.items():
             if not 0 <= getattr(self, name) <= highest:
-                raise SourceError(
-                    f"behaviour: {name} is a share from 0 to {highest}, not {getattr(self, name)}"
-                )
+                raise SourceError(f"behaviour: {name} is a share from 0 to {highest}, not {getattr(self, name)}")
         if self.epsilon[1] > 1 or self.longest_random < 1 or self.opening < 0:
-            raise SourceError(
-                "behaviour: epsilon is at most 1, longest_random at least 1, opening at least 0"
-            )
+            raise SourceError("behaviour: epsilon is at most 1, longest_random at least 1, opening at least 0")
         for name in ("idle_seconds", "held_seconds", "random_seconds", "scripted_seconds", "epsilon"):
             low, high = getattr(self, name)
             if not 0 < low <= high:

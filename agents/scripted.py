@@ -24,6 +24,12 @@ class Player(Protocol):
         ...
 
 
+def _mirrored(position: float, low: float, high: float) -> float:
+    """Where something is that flew to ``position``, had it not been thrown back by walls at low and high."""
+    phase = (position - low) % (2 * (high - low))
+    return low + min(phase, 2 * (high - low) - phase)
+
+
 class PongPlayer:
     """Follows the ball with the right-hand paddle, in one of many manners.
 
@@ -43,8 +49,8 @@ class PongPlayer:
         self._seen: deque[State] = deque(maxlen=1 + int(rng.choice([0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 4, 8])))
         self._foresight = rng.random() < 0.8
         self._dodging = rng.random() < 0.05
-        # Where the ball meets the paddle, in half paddles from its middle. Edges win points: with FIRE held, the
-        # player scored 11 times in 6000 ticks at 0.6-0.9, 20 times at 1.0-1.2, 25 times at 1.1-1.3.
+        # Where the ball meets the paddle, in half paddles from its middle. Edges win points: with FIRE held,
+        # the player scored 11 times in 6000 ticks at 0.6-0.9, 20 times at 1.0-1.2, 25 times at 1.1-1.3.
         self._reach = ((0.0, 0.4), (0.0, 1.0), (0.8, 1.2), (1.0, 1.3))[int(rng.integers(4))]
         self._aim = self._new_aim()
         self._ball = (math.nan, math.nan)
@@ -73,9 +79,7 @@ class PongPlayer:
             self._aim = self._new_aim()
         self._coming = coming
         if self._foresight and coming:
-            span = self.BOTTOM - self.TOP
-            phase = (y + down * (self.EDGE - x) / right - self.TOP) % (2 * span)
-            y = self.TOP + min(phase, 2 * span - phase)  # off the walls as a mirror
+            y = _mirrored(y + down * (self.EDGE - x) / right, self.TOP, self.BOTTOM)
         return y + self._aim
 
     def _new_aim(self) -> float:
@@ -85,4 +89,68 @@ class PongPlayer:
         return (self._fire if self._rng.random() < self._firing else self._plain)[direction]
 
 
-SCRIPTED: dict[str, Callable[[ActionTable, np.random.Generator], Player]] = {"pong": PongPlayer}
+class BreakoutPlayer:
+    """Goes where the ball will come down, serves when there is none, and aims with all parts of the paddle."""
+
+    HALF = 3.2  # half a paddle, in frame pixels
+    ROW = 60.0  # where the paddle meets the ball
+    LEFT, RIGHT = 3.5, 59.5  # where a ball's centre turns
+
+    def __init__(self, actions: ActionTable, rng: np.random.Generator) -> None:
+        self._rng = rng
+        self._keys = tuple(actions.index(name) for name in ("NOOP", "LEFT", "RIGHT", "FIRE"))
+        self._seen: deque[State] = deque(maxlen=1 + int(rng.choice([0, 0, 0, 0, 0, 0, 1, 2, 4])))
+        self._reach = float(rng.choice([0.2, 0.6, 0.9, 1.1])) * self.HALF
+        self._serves = rng.random() < 0.9
+        self._aim = 0.0
+        self._ball = (math.nan, math.nan)
+        self._falling = False
+        self._paddle = math.nan
+
+    def act(self, state: State) -> int:
+        """The action for this tick."""
+        self._seen.append(state)
+        x, y = self._seen[0]["ball_x"], self._seen[0]["ball_y"]
+        right, down = x - self._ball[0], y - self._ball[1]
+        self._ball = (x, y)
+        paddle, speed = state["player_x"], state["player_x"] - self._paddle
+        self._paddle = paddle
+        if math.isnan(state["ball_x"]):
+            return self._keys[3 if self._serves and self._rng.random() < 0.2 else 0]
+        falling = down > 0
+        if falling and not self._falling:
+            self._aim = float(self._rng.uniform(-self._reach, self._reach))
+        self._falling = falling
+        if falling:
+            x = _mirrored(x + right * max(self.ROW - y, 0.0) / down, self.LEFT, self.RIGHT)
+        gap = x + self._aim - paddle - (0.0 if math.isnan(speed) else speed)
+        if math.isnan(gap) or abs(gap) < 1.0:
+            return self._keys[0]
+        return self._keys[1 if gap < 0 else 2]
+
+
+class CarRacingDriver:
+    """Steers towards the track ahead, at a speed of its own that may be more than the bends allow."""
+
+    def __init__(self, actions: ActionTable, rng: np.random.Generator) -> None:
+        self._noop, self._right, self._left, self._gas, self._brake = (
+            actions.index(name) for name in ("NOOP", "RIGHT", "LEFT", "GAS", "BRAKE")
+        )
+        self._speed = float(rng.choice([20.0, 30.0, 40.0, 60.0]))  # metres a second
+        self._slack = float(rng.choice([0.05, 0.1, 0.2]))  # radians off before it steers
+
+    def act(self, state: State) -> int:
+        """The action for this tick."""
+        bend, speed = state["bend"], state["speed"]
+        if abs(bend) > 0.6 and speed > self._speed / 2:
+            return self._brake
+        if abs(bend) > self._slack:
+            return self._left if bend > 0 else self._right
+        return self._gas if speed < self._speed else self._noop
+
+
+SCRIPTED: dict[str, Callable[[ActionTable, np.random.Generator], Player]] = {
+    "pong": PongPlayer,
+    "breakout": BreakoutPlayer,
+    "carracing": CarRacingDriver,
+}

@@ -58,4 +58,44 @@ def pong(env: Any, geometry: Geometry) -> State:
     }
 
 
-READERS: dict[str, Callable[[Any, Geometry], State]] = {"pong": pong}
+def breakout(env: Any, geometry: Geometry) -> State:
+    """Atari Breakout from its RAM. The ball is absent until it is served."""
+    ram = env.unwrapped.ale.getRAM()
+    ball_x, ball_y, player = (int(ram[cell]) for cell in (99, 101, 72))
+    x, y = NAN, NAN
+    if ball_x and ball_y:
+        x, y = geometry.x(ball_x - 49, ball_x - 47), geometry.y(ball_y + 9, ball_y + 13)
+        if math.isnan(x) or math.isnan(y):
+            x = y = NAN
+    # The paddle disappears behind the right wall, which begins at column 152.
+    paddle = geometry.x(max(player - 47, 8), min(player - 31, 152))
+    return {"ball_x": x, "ball_y": y, "player_x": paddle, "lives": float(env.unwrapped.ale.lives())}
+
+
+def carracing(env: Any, geometry: Geometry) -> State:
+    """CarRacing from its physics, in the game's units (metres, radians), not in pixels: the view turns with the car.
+
+    ``bend`` is the angle from the car's nose to the track ahead, to the left above 0; ``off`` the distance from
+    the middle of the track.
+    """
+    game = env.unwrapped
+    car, angle = game.car.hull.position, game.car.hull.angle
+    track = [(point[2], point[3]) for point in game.track]
+    nearest = min(range(len(track)), key=lambda i: (track[i][0] - car[0]) ** 2 + (track[i][1] - car[1]) ** 2)
+    ahead = track[(nearest + 4) % len(track)]
+    bend = math.atan2(ahead[1] - car[1], ahead[0] - car[0]) - (angle + math.pi / 2)
+    return {
+        "car_x": float(car[0]),
+        "car_y": float(car[1]),
+        "speed": float(game.car.hull.linearVelocity.length),
+        "bend": math.remainder(bend, 2 * math.pi),
+        "off": math.dist(track[nearest], (car[0], car[1])),
+        "tiles": float(game.tile_visited_count),
+    }
+
+
+READERS: dict[str, Callable[[Any, Geometry], State]] = {
+    "pong": pong,
+    "breakout": breakout,
+    "carracing": carracing,
+}

@@ -46,7 +46,7 @@ def make_source(config: SourceConfig) -> Source:
     return Source(config)
 
 
-class Source(gym.Env[Frame, int]):
+class Source(gym.Env[Frame, Any]):
     """A real game as frames ``uint8 [H, W, 3]`` and numbered actions.
 
     ``info["state"]`` holds the game's own state (``dict[str, float]``, empty without a reader): positions in
@@ -88,9 +88,7 @@ class Source(gym.Env[Frame, int]):
         """Names of the state columns; known after the first reset."""
         return tuple(self._state())
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Frame, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Frame, dict[str, Any]]:
         """Start an episode: the first frame and its info. The same seed gives the same game."""
         super().reset(seed=seed)
         self._seed = int(self.np_random.integers(2**31)) if seed is None else seed
@@ -139,9 +137,7 @@ class Source(gym.Env[Frame, int]):
         """
         game: Any = self._env.unwrapped
         native = game.clone_state(include_rng=True) if self._native else None
-        return SourceState(
-            native, self._seed, tuple(self._history), self._ticks, self._score, self._frame.copy()
-        )
+        return SourceState(native, self._seed, tuple(self._history), self._ticks, self._score, self._frame.copy())
 
     def restore_state(self, state: SourceState) -> Frame:
         """Go back to a moment; returns its frame."""
@@ -166,10 +162,9 @@ class Source(gym.Env[Frame, int]):
         return int(number)
 
     def _picture(self, observation: Any) -> Frame:
+        picture = observation[self._key] if self._key else observation
         if self._key is None:
             picture = self._env.render()
-        else:
-            picture = observation[self._key] if self._key else observation
         if not (isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.shape[2] == 3):
             raise SourceError(f"{self.config.id} gives no RGB frames: make it with render_mode=rgb_array")
         if self._geometry is None:
@@ -219,8 +214,9 @@ def _image_key(space: gym.Space[Any]) -> str | None:
     """Where the image is in an observation: "" for all of it, a key, or None when render() must give it."""
     if isinstance(space, gym.spaces.Dict):
         return next((key for key, entry in space.spaces.items() if _image_key(entry) == ""), None)
-    is_image = isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3
-    return "" if is_image and space.shape[2] == 3 else None
+    shape = space.shape or ()
+    is_image = isinstance(space, gym.spaces.Box) and space.dtype == np.uint8
+    return "" if is_image and len(shape) == 3 and shape[2] == 3 else None
 
 
 def _resolve(config: SourceConfig, env: gym.Env[Any, Any], count: int) -> SourceConfig:

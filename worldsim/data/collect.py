@@ -169,9 +169,7 @@ class _Recorder:
                 path.unlink(missing_ok=True)
 
 
-def _record(
-    recorder: _Recorder, config: CollectConfig, source: SourceConfig, folder: Path, progress: bool
-) -> None:
+def _record(recorder: _Recorder, config: CollectConfig, source: SourceConfig, folder: Path, progress: bool) -> None:
     job = Job(folder, source, config.behaviour, config.seed, config.held_out, config.episode_steps)
     bar = _bar(source.name, recorder.steps(), config.steps) if progress else None
     with bar or contextlib.nullcontext(), playing(job, config.processes) as submit:

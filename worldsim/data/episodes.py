@@ -71,7 +71,7 @@ class Episode:
         rewards: float32 [T].
         terminated: bool [T]; true at most at the end: the game itself was over.
         truncated: bool [T]; true at most at the end: the recording stopped, not the game.
-        behaviour: uint8 [T], which kind of play chose the action: an index into the data set's ``behaviours``.
+        behaviour: uint8 [T], the kind of play that chose the action: an index into ``Dataset.behaviours``.
         state: the source's own state by name, float32 [T+1] each; for evaluation only.
     """
 
@@ -111,8 +111,8 @@ class Dataset:
 
         Args:
             folder: holds ``index.json``.
-            skip_bad: read every file once and leave out, with a warning, episodes whose file is missing or not
-                what was recorded; without it, those are found when they are loaded.
+            skip_bad: read every file once and leave out, with a warning, episodes whose file is missing or
+                not what was recorded; without it, those are found when they are loaded.
 
         Raises:
             DataError: no index, or one that is truncated, foreign or of another version.

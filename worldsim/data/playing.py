@@ -49,7 +49,10 @@ def play_episode(source: Source, behaviour: MixtureConfig, seed: int, limit: int
     player = Mixture(behaviour, source.actions, source.config.fps, source.config.behaviour, rng)
     frame, info = source.reset(seed=seed)
     frames, states = [frame], [info["state"]]
-    actions, kinds, rewards, ends = [], [], [], []
+    actions: list[int] = []
+    kinds: list[int] = []
+    rewards: list[float] = []
+    ends: list[tuple[bool, bool]] = []
     terminated = truncated = False
     while not (terminated or truncated):
         action, kind = player.act(info["state"])
