@@ -22,6 +22,7 @@ from worldsim.envs.sources import load_source, make_source
 from worldsim.errors import DataError
 
 CARTPOLE = CollectConfig(source="CartPole-v1", steps=120, processes=1, seed=4, held_out=0.25)
+ROOT = Path(__file__).parents[2]
 PONG = CollectConfig(source="pong", steps=500, processes=1, episode_steps=250)
 
 
@@ -130,16 +131,18 @@ def test_a_kill_between_episode_and_index_loses_nothing(cartpole: Path, tmp_path
     assert _files(folder) == _files(cartpole)
 
 
-def test_a_real_kill_is_survived(cartpole: Path, tmp_path: Path) -> None:
+def test_a_real_kill_is_survived_and_leaves_no_process(cartpole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "kill9"
-    big = replace(CARTPOLE, steps=3000, folder=str(folder))
-    code = f"from worldsim.data.collect import *; from worldsim.agents.mixture import *; collect({big!r})"
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    settings = ["source=CartPole-v1", "steps=3000", "processes=2", "seed=4", "held_out=0.25", f"folder={folder}"]
+    command = [sys.executable, "-m", "worldsim", "collect", *settings]
+    # The pipe stays open as long as any process of the recording lives.
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.PIPE, cwd=ROOT)
     try:
         deadline = time.monotonic() + 120
         while len(list(folder.glob("episode_*.npz"))) < 4 and time.monotonic() < deadline:
             time.sleep(0.01)
         os.kill(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait()
@@ -202,7 +205,7 @@ def _run(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=300,
         env={**os.environ, "WORLDSIM_HOME": str(home)},
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
     )
 
 

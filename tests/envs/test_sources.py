@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import gymnasium as gym
@@ -275,8 +276,11 @@ def test_breakouts_state_is_where_the_pixels_are() -> None:
 
 
 @pytest.mark.parametrize(("name", "package"), [("carracing", "Box2D"), ("doom", "vizdoom")])
-def test_the_other_games_run_where_they_are_installed(name: str, package: str) -> None:
+def test_the_other_games_run_where_they_are_installed(
+    name: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)  # ViZDoom leaves a settings file where it runs
     source = make_source(load_source(name))
     frame, info = source.reset(seed=0)
     assert frame.shape == (64, 64, 3) and frame.std() > 1

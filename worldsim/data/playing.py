@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -133,8 +135,17 @@ _worker: _Worker | None = None  # one to a process
 def _start(job: Job) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_follow_parent, daemon=True).start()
     cv2.setNumThreads(0)  # the processes are the parallelism
     _worker = _Worker(job)
+
+
+def _follow_parent() -> None:
+    """End with the parent, however it ends: a worker waiting for work would wait for ever after a ``kill -9``."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _play(index: int) -> EpisodeInfo:
