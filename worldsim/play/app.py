@@ -81,11 +81,11 @@ def play(config: PlayConfig) -> dict[str, Any]:
         from worldsim.play.recorder import check_film_path
 
         check_film_path(Path(config.record))
-    world, session, seed = _open_session(config)
+    world, session, seed = open_session(config)
     from worldsim.play.report import as_table, make_report, write_report
 
     with ExitStack() as stack:
-        game = _open_game(config, world, session, seed, stack)
+        game = open_game(config, world, session, seed, stack)
         game.run()
         report = make_report(
             {
@@ -109,7 +109,7 @@ def play(config: PlayConfig) -> dict[str, Any]:
     return report
 
 
-def _open_session(config: PlayConfig) -> tuple[World, Session, int]:
+def open_session(config: PlayConfig) -> tuple[World, Session, int]:
     """A warm session at the start of an episode, and its seed."""
     import torch
 
@@ -133,7 +133,8 @@ def find_start(text: str | None) -> str | int | None:
     return int(text) if text is not None and text.isdecimal() else text
 
 
-def _open_game(config: PlayConfig, world: World, session: Session, seed: int, stack: ExitStack) -> Game:
+def open_game(config: PlayConfig, world: World, session: Session, seed: int, stack: ExitStack) -> Game:
+    """The game of a session in a window; the stack closes the window and finishes films."""
     from worldsim.play.game import Game
     from worldsim.play.keyboard import key_table
     from worldsim.play.overlay import Overlay

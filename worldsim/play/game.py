@@ -37,6 +37,9 @@ class Game:
 
     Attributes:
         timings: every stage of every tick.
+        frame: the latest, ``uint8 [H, W, 3]``.
+        readout: what the panel tells.
+        paused: no tick until `P` or `.`.
     """
 
     def __init__(
@@ -55,7 +58,7 @@ class Game:
         keys: KeyRecorder | None = None,
     ) -> None:
         self.timings = Timings()
-        self._session, self._window = session, window
+        self.session, self.window = session, window
         self._panel, self._overlay, self._recorder = panel, overlay, recorder
         self._pacer = Pacer(fps)
         self._keyboard = Keyboard(session.world.actions)
@@ -63,7 +66,7 @@ class Game:
         self._keys = keys
         config = session.world.config
         source = config.source.get("id")
-        self._readout = Readout(
+        self.readout = Readout(
             world=config.name,
             about=f"a dream of {source}" if source else "a dream",
             actions=session.world.actions.names,
@@ -73,9 +76,10 @@ class Game:
             steps=session.steps,
             recording=recorder.recording,
         )
-        self._frame = session.frames[0]
+        self._title = f"worldsim · {config.name}"
+        self.frame = session.frames[0]
         self._turn = 0
-        self._done = self._paused = self._help = False
+        self._done = self.paused = self._help = False
         self._hud = hud
         self._over_turns = 0  # turns for which the end of an episode still shows
         self._over_text = ""
@@ -88,8 +92,8 @@ class Game:
     def run(self) -> None:
         """Play until `Esc`, the window's close button, or the last of ``frames``."""
         self._place_panel()
-        self._readout.steps = self._session.steps
-        self._panel.refresh(self._window.screen.get_height(), self._readout, self.timings)
+        self.readout.steps = self.session.steps
+        self._panel.refresh(self.window.screen.get_height(), self.readout, self.timings)
         self._present()
         # A collection in mid-tick is a late tick: what exists now is set aside, the little that follows waits
         # for slack.
@@ -99,7 +103,7 @@ class Game:
         gc.disable()
         try:
             self._pacer.restart()
-            while not self._done and self._turn != self._frames:
+            while not self._done and (self._frames is None or self._turn < self._frames):
                 self.turn()
             self._complete_sample(time.perf_counter(), 0.0)
         finally:
@@ -114,8 +118,8 @@ class Game:
         began = time.perf_counter()
         self._complete_sample(began, began - waiting)
         for key, down in self._script.get(self._turn, ()):
-            self._window.post(key, down)
-        events = self._window.poll()
+            self.window.post(key, down)
+        events = self.window.poll()
         if self._keys is not None:
             self._keys.write(self._turn, events)
         tick = False
@@ -130,17 +134,17 @@ class Game:
             if not self._over_turns:
                 self._reset()
             self._present()
-        elif self._paused and not tick:
+        elif self.paused and not tick:
             self._present()
         else:
             presses = sum(event.kind in ("down", "up") for event in events)
-            self._tick(due, began, polled, presses, timed=not self._paused)
+            self._tick(due, began, polled, presses, timed=not self.paused)
         self._upkeep()
 
     def _tick(self, due: float, began: float, polled: float, presses: int, timed: bool) -> None:
-        session, readout = self._session, self._readout
+        session, readout = self.session, self.readout
         readout.action = self._keyboard.take_action()
-        self._frame = session.render([readout.action])[0]
+        self.frame = session.render([readout.action])[0]
         rendered = time.perf_counter()
         self._present()
         shown = time.perf_counter()
@@ -186,26 +190,26 @@ class Game:
 
     def _present(self) -> None:
         """Draw the latest frame and whatever lies over it, and show it."""
-        window, overlay = self._window, self._overlay
+        window, overlay = self.window, self._overlay
         if window.changed:
             self._place_panel()
             if window.panel_width:
-                self._panel.refresh(window.screen.get_height(), self._readout, self.timings)
-        window.draw(self._frame)
+                self._panel.refresh(window.screen.get_height(), self.readout, self.timings)
+        window.draw(self.frame)
         area = window.picture_area()
         if window.panel_width:
             left = window.screen.get_width() - window.panel_width
-            self._panel.draw(window.screen, left, self._readout, whole=window.changed)
+            self._panel.draw(window.screen, left, self.readout, whole=window.changed)
         now = time.perf_counter()
         if self._help:
             overlay.draw_help(window.screen, area)
         elif self._over_turns and self._hud:
             overlay.draw_note(window.screen, area, self._over_text, INK, 0.45, large=True)
-        elif self._paused:
+        elif self.paused:
             overlay.draw_note(window.screen, area, "paused", INK, 0.45, large=True)
         elif self._hud and now < self._flash[2]:
             overlay.draw_note(window.screen, area, self._flash[0], self._flash[1], 0.04)
-        if now < self._note[2]:
+        if self._note[0] and now < self._note[2]:
             overlay.draw_note(window.screen, area, self._note[0], self._note[1], 0.96)
         window.flip()
 
@@ -213,12 +217,12 @@ class Game:
         """What can wait until the picture is shown: the film, the panel's figures, garbage."""
         now = time.perf_counter()
         if self._recorder.recording:
-            self._recorder.add(self._window.pixels())
-        if self._window.panel_width and now - self._refreshed > REFRESH_S:
+            self._recorder.add(self.window.pixels())
+        if self.window.panel_width and now - self._refreshed > REFRESH_S:
             self._refreshed = now
-            self._readout.steps = self._session.steps
-            self._readout.recording = self._recorder.recording
-            self._panel.refresh(self._window.screen.get_height(), self._readout, self.timings)
+            self.readout.steps = self.session.steps
+            self.readout.recording = self._recorder.recording
+            self._panel.refresh(self.window.screen.get_height(), self.readout, self.timings)
         elif now - self._collected > COLLECT_S:
             self._collected = now
             gc.collect()
@@ -230,18 +234,18 @@ class Game:
         elif command == "reset":
             self._reset()
         elif command == "pause":
-            self._paused = not self._paused
+            self.paused = not self.paused
             self._keyboard.forget_taps()
             self._pacer.restart()
         elif command == "tick":
-            return self._paused
+            return self.paused
         elif command in ("more", "fewer"):
-            steps = self._session.steps + (1 if command == "more" else -1)
-            self._session.steps = min(64, max(1, steps))
-            self._say(f"{self._session.steps} denoising step{'s' if self._session.steps > 1 else ''} a frame")
+            steps = self.session.steps + (1 if command == "more" else -1)
+            self.session.steps = min(64, max(1, steps))
+            self._say(f"{self.session.steps} denoising step{'s' if self.session.steps > 1 else ''} a frame")
         elif command == "hud":
             self._hud = not self._hud
-            self._window.changed = True
+            self.window.changed = True
         elif command == "help":
             self._help = not self._help
         elif command in ("record", "screenshot"):
@@ -251,24 +255,25 @@ class Game:
     def _save(self, what: str) -> None:
         recorder = self._recorder
         try:
-            text = recorder.toggle() if what == "record" else recorder.screenshot(self._window.pixels())
+            text = recorder.toggle() if what == "record" else recorder.screenshot(self.window.pixels())
             self._say(text, ACCENT)
+            self.window.set_title(self._title + " · recording" * recorder.recording)
         except WorldsimError as error:  # a full disk does not end a game
             self._say(str(error), WARN)
         self._pacer.restart()  # finishing a film takes longer than a tick
 
     def _reset(self) -> None:
-        self._frame = self._session.reset(start=self._start)[0]
+        self.frame = self.session.reset(start=self._start)[0]
         self._over_turns = 0
         self._flash = ("", INK, 0.0)
-        readout = self._readout
+        readout = self.readout
         readout.score, readout.reward, readout.frame, readout.seconds = (0, 0), 0.0, 0, 0.0
-        readout.action = self._session.world.actions.noop
+        readout.action = self.session.world.actions.noop
         self._pacer.restart()  # priming takes longer than a tick and is none
 
     def _end_episode(self, terminated: bool) -> None:
-        won, lost = self._readout.score
-        score = f"{won} : {lost}" if self._readout.score_limit else f"return {won - lost:+d}"
+        won, lost = self.readout.score
+        score = f"{won} : {lost}" if self.readout.score_limit else f"return {won - lost:+d}"
         self._over_text = f"{'episode over' if terminated else 'time is up'}   {score}"
         if self._pacer.period:
             self._over_turns = max(1, round(OVER_S / self._pacer.period))
@@ -280,5 +285,5 @@ class Game:
 
     def _place_panel(self) -> None:
         """The panel stands beside the picture, unless it would take more than half of the window."""
-        fits = self._window.screen.get_width() >= 2 * self._panel.width
-        self._window.panel_width = self._panel.width if self._hud and fits else 0
+        fits = self.window.screen.get_width() >= 2 * self._panel.width
+        self.window.panel_width = self._panel.width if self._hud and fits else 0

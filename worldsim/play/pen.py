@@ -63,10 +63,15 @@ class Pen:
         key = (width, height, colour, radius, opacity)
         found = self._plates.get(key)
         if found is None:
-            over, size = self._OVER, (width * self._OVER, height * self._OVER)
-            large = self.pygame.Surface(size, self.pygame.SRCALPHA)
-            large.fill((*colour, 0))  # corners fade to the colour's own transparency, not to black
-            radius_over = self.px(radius) * over
-            self.pygame.draw.rect(large, (*colour, opacity), (0, 0, *size), border_radius=radius_over)
-            found = self._plates[key] = self.pygame.transform.smoothscale(large, (width, height))
+            radius = min(self.px(radius), width // 2, height // 2)
+            dot = self.pygame.Surface((2 * radius * self._OVER,) * 2, self.pygame.SRCALPHA)
+            dot.fill((*colour, 0))  # edges fade into the colour's own transparency, not into black
+            self.pygame.draw.circle(dot, (*colour, opacity), dot.get_rect().center, radius * self._OVER)
+            dot = self.pygame.transform.smoothscale(dot, (2 * radius, 2 * radius))
+            found = self._plates[key] = self.pygame.Surface((width, height), self.pygame.SRCALPHA)
+            found.fill((*colour, opacity))
+            for x, dot_x in ((0, 0), (width - radius, radius)):
+                for y, dot_y in ((0, 0), (height - radius, radius)):
+                    found.fill((*colour, 0), (x, y, radius, radius))
+                    found.blit(dot, (x, y), (dot_x, dot_y, radius, radius))
         return found

@@ -8,6 +8,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -59,7 +60,8 @@ class Film:
         self._queue.put(None)
         self._thread.join()
         if self._failure is not None:
-            self._part.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._part.unlink()
             raise WorldsimError(f"cannot write {self.path}: {self._failure}")
         if self.frames:
             os.replace(self._part, self.path)
@@ -148,16 +150,15 @@ class Recorder:
         """Start a film, or finish the one that runs.
 
         Returns:
-            What happened, for the player.
+            Where the finished film is, for the player; nothing for a new one, whose first frames would show it.
 
         Raises:
             WorldsimError: the film cannot be started, or could not be written.
         """
         if self._film is not None:
             return f"saved {_short(self._finish())}"
-        path = _dated(self._folder / "recordings", self._name, ".mp4")
-        self._film = Film(path, self._fps)
-        return f"recording to {_short(path)}"
+        self._film = Film(_dated(self._folder / "recordings", self._name, ".mp4"), self._fps)
+        return ""
 
     def screenshot(self, frame: Frame) -> str:
         """Write a frame as PNG, in a thread.

@@ -34,7 +34,7 @@ def _random(combos: list[Combo], fps: float, rng: random.Random) -> Iterator[Pre
 def _sweep(combos: list[Combo], fps: float, rng: random.Random) -> Iterator[Press]:
     """Each action's keys in turn, half a second each, with a rest between."""
     while True:
-        for combo in combos:
+        for combo in combos or [()]:
             yield combo, max(1, round(fps / 2))
             yield (), max(1, round(fps / 6))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 
 HOW_WITHOUT = "to play without a window: python play.py headless=true frames=300"
 BACKGROUND = (13, 15, 18)
+_UNIX = sys.platform.startswith(("linux", "freebsd", "openbsd", "netbsd"))
+_DISPLAYS = {"x11": "DISPLAY", "wayland": "WAYLAND_DISPLAY"}  # SDL's driver -> what says that there is one
 
 
 def require_display() -> None:
@@ -24,8 +28,7 @@ def require_display() -> None:
     Raises:
         DisplayError: Linux or BSD without an X or Wayland display, and no SDL driver chosen by the user.
     """
-    unix = sys.platform.startswith(("linux", "freebsd", "openbsd", "netbsd"))
-    if unix and not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")):
+    if _UNIX and not any(os.environ.get(name) for name in (*_DISPLAYS.values(), "SDL_VIDEODRIVER")):
         raise DisplayError(f"no display: DISPLAY and WAYLAND_DISPLAY are not set; {HOW_WITHOUT}")
 
 
@@ -49,13 +52,9 @@ class Window:
         self._aspect = size[0] / size[1]
         self._small: Any = None
         self.panel_width = panel
-        driver = os.environ.get("SDL_VIDEODRIVER")
-        if headless:
-            os.environ["SDL_VIDEODRIVER"] = "dummy"
-        else:
-            require_display()
         try:
-            pygame.display.init()  # not pygame.init(): opening a sound card may take seconds
+            with _driver("dummy" if headless else _drivers()):
+                pygame.display.init()  # not pygame.init(): opening a sound card may take seconds
             pygame.font.init()
             if pygame.display.get_driver() == "x11":
                 # Not through OpenGL, which may be software: 4.4 ms a flip on Xvfb, against 0.4 ms.
@@ -64,12 +63,7 @@ class Window:
             self.screen: Any = pygame.display.set_mode((size[0] + panel, size[1]), flags)
         except pygame.error as error:
             raise DisplayError(f"no window can be opened ({error}); {HOW_WITHOUT}") from error
-        finally:
-            if headless:
-                del os.environ["SDL_VIDEODRIVER"]
-                if driver is not None:
-                    os.environ["SDL_VIDEODRIVER"] = driver
-        pygame.display.set_caption(title)
+        self.set_title(title)
         # Only what is read is queued: mouse moves cost time in the poll.
         pygame.event.set_blocked(None)
         pygame.event.set_allowed([pygame.KEYDOWN, pygame.KEYUP, pygame.QUIT, pygame.WINDOWFOCUSLOST])
@@ -77,6 +71,10 @@ class Window:
         self.changed = True  # the whole window has to be drawn again
         self.screen.fill(BACKGROUND)
         pygame.display.flip()
+
+    def set_title(self, title: str) -> None:
+        """Change the text on the window's frame."""
+        self._pygame.display.set_caption(title)
 
     def poll(self) -> list[KeyEvent]:
         """Everything that happened since the last poll, in order."""
@@ -148,3 +146,28 @@ class Window:
 
     def __exit__(self, *error: object) -> None:
         self._pygame.display.quit()
+
+
+def _drivers() -> str:
+    """SDL's video drivers to try, by what the environment offers; "" leaves the choice to SDL.
+
+    SDL itself would fall back on drawing into nothing where a display is named but does not answer.
+    """
+    if os.environ.get("SDL_VIDEODRIVER") or not _UNIX:
+        return ""
+    return ",".join(name for name, variable in _DISPLAYS.items() if os.environ.get(variable))
+
+
+@contextmanager
+def _driver(name: str) -> Iterator[None]:
+    """SDL reads its video driver from the environment."""
+    before = os.environ.get("SDL_VIDEODRIVER")
+    if name:
+        os.environ["SDL_VIDEODRIVER"] = name
+    try:
+        yield
+    finally:
+        if name:
+            del os.environ["SDL_VIDEODRIVER"]
+        if before is not None:
+            os.environ["SDL_VIDEODRIVER"] = before
