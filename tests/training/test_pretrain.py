@@ -61,7 +61,10 @@ def test_a_run_folder_explains_itself(straight: Path) -> None:
     } <= names
     assert json.loads((straight / "settings.json").read_text())["batch"] == 2
     assert list((straight / "samples").glob("*.png"))
-    assert "12 steps" in (straight / "world" / "CARD.md").read_text()
+    card = (straight / "world" / "CARD.md").read_text()
+    assert "12 steps" in card
+    assert "worldsim train world=pong steps=12 batch=2 model.patch=16 model.dim=32" in card
+    assert "optimizer.warmup=2" in card and "device" not in card
 
 
 def test_the_exported_world_is_the_averaged_weights_and_can_be_loaded(straight: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import shlex
 import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -136,12 +135,7 @@ class Trainer:
             "model": asdict(self.shape),
             "data": str(self.dataset.folder.resolve()),
             "run": str(self.run.folder),
-            "commands": {
-                "collect": _collect_command(self.dataset),
-                "train": shlex.join(["worldsim", "train", *sys.argv[2:]])
-                if sys.argv[1:2] == ["train"]
-                else "worldsim train",
-            },
+            "commands": {"collect": _collect_command(self.dataset), "train": _train_command(config)},
         }
         free = (
             "run",
@@ -271,6 +265,23 @@ class Trainer:
             picture = roll_out_grid(world, held_out, self.shape.window, ticks, report.grid_rows)
             self.run.samples.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(self.run.samples / f"step_{self.step:06d}.png"), picture[..., ::-1])
+
+
+def _train_command(config: PretrainConfig) -> str:
+    """The command line of a run: what differs from the defaults; where it ran is left out."""
+    usual = _flat(asdict(PretrainConfig(config.world)) | {"model": asdict(ModelConfig(1))})
+    where = ("data", "run", "device", "threads", "dtype", "compile", "report")
+    told = _flat({key: value for key, value in asdict(config).items() if key not in where})
+    said = ("world", "steps", "batch")  # always worth saying
+    chosen = [f"{key}={value}" for key, value in told.items() if key in said or value != usual.get(key)]
+    return shlex.join(["worldsim", "train", *chosen])
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def _collect_command(dataset: Dataset) -> str:
