@@ -85,9 +85,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], np.int64]):
             )
         if isinstance(action_repeat, bool) or not isinstance(action_repeat, int) or action_repeat < 1:
             raise WorldsimError(f"action_repeat must be a whole number from 1 on, not {action_repeat!r}")
-        if max_ticks is not None and (
-            isinstance(max_ticks, bool) or not isinstance(max_ticks, int) or max_ticks < 0
-        ):
+        if max_ticks is not None and (isinstance(max_ticks, bool) or not isinstance(max_ticks, int) or max_ticks < 0):
             raise WorldsimError(f"max_ticks must be a whole number from 0 on, or none, not {max_ticks!r}")
         self.world = world if isinstance(world, World) else load_world(world)
         config = self.world.config
@@ -138,9 +136,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], np.int64]):
         """
         self._require_open("step")
         if self._over is not False:
-            raise ResetNeeded(
-                "call env.reset() before env.step()" + (": the episode is over" if self._over else "")
-            )
+            raise ResetNeeded("call env.reset() before env.step()" + (": the episode is over" if self._over else ""))
         if np.ndim(action) != 0:
             raise ActionError(f"an action must be one whole number, not of shape {list(np.shape(action))}")
         reward, stages = 0.0, dict.fromkeys(("decode", "to_uint8", "encode", "outcome"), 0.0)

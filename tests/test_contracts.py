@@ -58,9 +58,7 @@ def test_cached_and_full_forward_agree_at_every_tick_through_wrap_and_row_reset(
         cache.write(key, value)
         torch.testing.assert_close(context[0], whole[0, t], **TOLERANCE, msg=lambda m, t=t: f"tick {t}: {m}")
         expected = whole[1, t] if t < born else late[0, t - born]
-        torch.testing.assert_close(
-            context[1], expected, **TOLERANCE, msg=lambda m, t=t: f"row 1, tick {t}: {m}"
-        )
+        torch.testing.assert_close(context[1], expected, **TOLERANCE, msg=lambda m, t=t: f"row 1, tick {t}: {m}")
 
 
 @torch.inference_mode()
@@ -111,13 +109,31 @@ def test_a_session_remembers_what_it_showed_as_a_full_forward_would(world: World
 
 
 @torch.inference_mode()
+def test_what_is_prepared_before_the_action_is_known_changes_no_frame(world: World) -> None:
+    model, c = world.model, world.config.model
+    patches, _, _ = clip(model, 3, 2)
+    context = torch.randn(3, c.tokens, c.dim, generator=torch.Generator().manual_seed(0))
+    t, action = torch.tensor([1.0, 0.75, 0.1]), torch.tensor([0, 2, 1])
+    whole = model.decode(patches[:, 0], t, context, patches[:, 1], action)
+    parts = model.denoise(patches[:, 0], model.scene(context, patches[:, 1]), model.modulations(t, action))
+    torch.testing.assert_close(parts, whole, **TOLERANCE)
+    assert whole.std() > 0.1
+
+
+def test_the_norm_of_the_engine_is_that_of_training(world: World) -> None:
+    norm = world.model.encoder.norm
+    x = torch.randn(3, 5, world.config.model.dim, generator=torch.Generator().manual_seed(0)) * 3
+    trained = norm(x)
+    with torch.inference_mode():
+        torch.testing.assert_close(norm(x), trained.detach(), rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
 def test_an_action_changes_the_next_context_and_nothing_earlier(world: World) -> None:
     model, t = world.model, world.config.model.window + 2
     patches, previous, level = clip(model, 1, t + 5)
     other = previous.clone()
-    other[:, t + 1] = (
-        other[:, t + 1] + 1
-    ) % world.config.model.num_actions  # action[t] enters with frame t+1
+    other[:, t + 1] = (other[:, t + 1] + 1) % world.config.model.num_actions  # action[t] enters with frame t+1
     one, two = model.encode(patches, previous, level), model.encode(patches, other, level)
     torch.testing.assert_close(one[:, : t + 1], two[:, : t + 1], rtol=0, atol=0)
     assert (one[:, t + 1] - two[:, t + 1]).abs().max() > 0.01
@@ -139,9 +155,7 @@ def test_action_t_changes_frame_t_plus_1_and_nothing_earlier(world: World) -> No
     for session in sessions:
         session.reset(start=0)
     for tick in range(6):
-        one, two = (
-            session.step([1 if tick == 4 and which else 0])[0] for which, session in enumerate(sessions)
-        )
+        one, two = (session.step([1 if tick == 4 and which else 0])[0] for which, session in enumerate(sessions))
         if tick < 4:
             np.testing.assert_array_equal(one, two)
         else:  # action[4] made the frame of this tick, obs[5], and lives on in all later ones

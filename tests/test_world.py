@@ -39,9 +39,7 @@ def sign(folder: Path) -> None:
     """Write the checksums anew, so that what is under test is found by what it holds."""
     import hashlib
 
-    edit_config(
-        folder, files={name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES[1:]}
-    )
+    edit_config(folder, files={name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES[1:]})
 
 
 def refused(folder: Path, file: str, *words: str) -> None:
@@ -50,9 +48,9 @@ def refused(folder: Path, file: str, *words: str) -> None:
         load_world(folder)
     message = str(error.value)
     assert "\n" not in message and str(folder / file) in message, message
-    assert any(
-        fix in message for fix in ("save the world again", "save it again", "a world's config.json says")
-    ), message
+    assert any(fix in message for fix in ("save the world again", "save it again", "a world's config.json says")), (
+        message
+    )
     for word in words:
         assert word in message, message
 
@@ -149,9 +147,7 @@ def test_a_truncated_file_is_named(tiny_folder: Path, name: str, keep: int) -> N
 
 @pytest.mark.parametrize("keep", [0, 1, 100, -1])
 @pytest.mark.parametrize("name", FILES[1:])
-def test_a_truncated_file_with_the_right_checksum_is_named_too(
-    tiny_folder: Path, name: str, keep: int
-) -> None:
+def test_a_truncated_file_with_the_right_checksum_is_named_too(tiny_folder: Path, name: str, keep: int) -> None:
     data = (tiny_folder / name).read_bytes()
     (tiny_folder / name).write_bytes(data[:keep])
     sign(tiny_folder)
@@ -217,24 +213,18 @@ def test_a_config_with_a_bad_value_is_named_with_the_key(
     ("values", "word"),
     [({"dim": 33}, "dim"), ({"dim": "wide"}, "dim"), ({"depth": 3}, "depth"), ({"window": 0}, "window")],
 )
-def test_a_model_that_cannot_be_is_named_with_the_key(
-    tiny_folder: Path, values: dict[str, object], word: str
-) -> None:
+def test_a_model_that_cannot_be_is_named_with_the_key(tiny_folder: Path, values: dict[str, object], word: str) -> None:
     edit_model(tiny_folder, **values)
     refused(tiny_folder, "config.json", word)
 
 
-@pytest.mark.parametrize(
-    "values", [{"dim": 16}, {"encoder_layers": 1}, {"window": 6}, {"heads": 4}, {"mlp_ratio": 2}]
-)
+@pytest.mark.parametrize("values", [{"dim": 16}, {"encoder_layers": 1}, {"window": 6}, {"heads": 4}, {"mlp_ratio": 2}])
 def test_weights_that_do_not_fit_the_config_are_named(tiny_folder: Path, values: dict[str, object]) -> None:
     edit_model(tiny_folder, **values)
     refused(tiny_folder, "model.safetensors", "does not fit config.json")
 
 
-@pytest.mark.parametrize(
-    "values", [{"dim": 2**20}, {"window": 2**40}, {"height": 2**30}, {"encoder_layers": 2**30}]
-)
+@pytest.mark.parametrize("values", [{"dim": 2**20}, {"window": 2**40}, {"height": 2**30}, {"encoder_layers": 2**30}])
 def test_a_config_cannot_make_the_memory_burst(tiny_folder: Path, values: dict[str, object]) -> None:
     edit_model(tiny_folder, **values)
     refused(tiny_folder, "model.safetensors", "smaller than the model")
@@ -297,9 +287,7 @@ BAD_STARTS = [
 
 
 @pytest.mark.parametrize(("changes", "word"), BAD_STARTS)
-def test_starts_that_do_not_fit_are_named(
-    tiny_folder: Path, changes: dict[str, Callable | None], word: str
-) -> None:
+def test_starts_that_do_not_fit_are_named(tiny_folder: Path, changes: dict[str, Callable | None], word: str) -> None:
     with np.load(tiny_folder / "starts.npz") as file:
         arrays = dict(file)
     for name, change in changes.items():
@@ -347,19 +335,13 @@ def test_a_disk_that_is_full_while_saving_leaves_the_old_world(
         assert str(target) in str(error.value) and "\n" not in str(error.value)
     assert contents(tiny_folder) == old and not fresh.exists()
     assert load_world(save_world(new, tiny_folder)).starts[0].frames.shape[0] == 100
-    assert (
-        (tiny_folder / "model.safetensors").stat().st_size
-        < 250_000
-        < (tiny_folder / "starts.npz").stat().st_size
-    )
+    assert (tiny_folder / "model.safetensors").stat().st_size < 250_000 < (tiny_folder / "starts.npz").stat().st_size
 
 
 def test_a_really_full_disk_leaves_the_old_world(make_world: Callable[..., World], tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)], capture_output=True
-    )
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(disk)], capture_output=True)
     if mounted.returncode:
         pytest.skip("mounting a small disk needs root")
     try:
@@ -379,9 +361,7 @@ def test_what_else_lies_in_the_folder_stays(tiny_world: World, tiny_folder: Path
     assert contents(tiny_folder)["dream.gif"] == b"GIF89a" and contents(tiny_folder)["CARD.md"] == b"by hand"
 
 
-def test_a_world_that_could_not_be_loaded_is_not_saved(
-    make_world: Callable[..., World], tmp_path: Path
-) -> None:
+def test_a_world_that_could_not_be_loaded_is_not_saved(make_world: Callable[..., World], tmp_path: Path) -> None:
     world = make_world()
     with torch.no_grad():
         world.model.decoder.out.bias[0] = float("nan")
@@ -390,9 +370,7 @@ def test_a_world_that_could_not_be_loaded_is_not_saved(
     world = make_world()
     longer = Start("longer", np.zeros((4, 16, 24, 3), np.uint8), np.zeros(3, np.int64))
     with pytest.raises(WorldError, match="same number of frames"):
-        save_world(
-            World(world.config, world.actions, world.model, (*world.starts, longer)), tmp_path / "starts"
-        )
+        save_world(World(world.config, world.actions, world.model, (*world.starts, longer)), tmp_path / "starts")
     (tmp_path / "file").write_text("")
     with pytest.raises(WorldError, match="cannot save to"):
         save_world(world, tmp_path / "file")

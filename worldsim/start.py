@@ -32,9 +32,7 @@ class Start:
         frames, actions = np.asarray(self.frames), np.asarray(self.actions)
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
             given = f"{frames.dtype} {list(frames.shape)}"
-            raise StartError(
-                f"start {self.name!r}: frames must be uint8 [N, height, width, 3], N >= 1, not {given}"
-            )
+            raise StartError(f"start {self.name!r}: frames must be uint8 [N, height, width, 3], N >= 1, not {given}")
         if actions.dtype.kind not in "iu" and actions.size:
             raise StartError(f"start {self.name!r}: actions must be whole numbers, not {actions.dtype}")
         if actions.shape != (len(frames) - 1,):
@@ -57,7 +55,5 @@ class Start:
             )
         outside = self.actions[(self.actions < 0) | (self.actions >= model.num_actions)]
         if len(outside):
-            raise StartError(
-                f"start {self.name!r}: action {outside[0]} is not one of 0 to {model.num_actions - 1}"
-            )
+            raise StartError(f"start {self.name!r}: action {outside[0]} is not one of 0 to {model.num_actions - 1}")
         return self

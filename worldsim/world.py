@@ -83,7 +83,7 @@ class World:
     Args:
         config: See :class:`WorldConfig`.
         actions: As many as ``config.model.num_actions``.
-        model: Not copied: its weights are shared by all sessions and must not change while one runs.
+        model: Not copied, and set to eval: its weights are shared by all sessions and must not change while one runs.
         starts: At least one; all of one length if it is to be saved.
         card: Text of ``CARD.md``.
 
@@ -105,7 +105,7 @@ class World:
         if not starts or len({start.name for start in starts}) != len(starts):
             raise WorldError(f"world {config.name!r} needs starts, each with a name of its own")
         self.config, self.actions, self.card = config, actions, card
-        self.model = model
+        self.model = model.eval()
         self.starts = tuple(start.check(config.model) for start in starts)
         self._placed: dict[tuple[torch.device, torch.dtype], WorldModel] = {}
 
@@ -137,16 +137,12 @@ class World:
             return start.check(self.config.model)
         if isinstance(start, int | np.integer) and not isinstance(start, bool):
             if not 0 <= start < len(self.starts):
-                raise StartError(
-                    f"start {start} is out of range: {self.name!r} has 0 to {len(self.starts) - 1}"
-                )
+                raise StartError(f"start {start} is out of range: {self.name!r} has 0 to {len(self.starts) - 1}")
             return self.starts[start]
         names = tuple(one.name for one in self.starts)
         if start not in names:
             hint = nearest(str(start), names)
-            raise StartError(
-                f"unknown start {start!r}{hint}: {self.name!r} has 'episode', {', '.join(names)}"
-            )
+            raise StartError(f"unknown start {start!r}{hint}: {self.name!r} has 'episode', {', '.join(names)}")
         return self.starts[names.index(start)]
 
     def model_on(self, device: torch.device, dtype: torch.dtype) -> WorldModel:
@@ -182,9 +178,7 @@ def new_world(
 
 def list_worlds() -> tuple[str, ...]:
     """Names of the worlds in the box and in ``worlds/`` of the home folder, sorted."""
-    return tuple(
-        sorted({path.parent.name for shelf in _shelves() for path in shelf.glob(f"*/{world_files.CONFIG}")})
-    )
+    return tuple(sorted({path.parent.name for shelf in _shelves() for path in shelf.glob(f"*/{world_files.CONFIG}")}))
 
 
 def load_world(name_or_path: str | Path) -> World:
@@ -214,9 +208,7 @@ def find_world(name_or_path: str | Path) -> Path:
         return folder
     names = list_worlds()
     known = f"there is {', '.join(names)}" if names else "none is installed"
-    raise WorldError(
-        f"unknown world {text!r}{nearest(text, names)}: {known}; or name a folder, or hf:owner/name"
-    )
+    raise WorldError(f"unknown world {text!r}{nearest(text, names)}: {known}; or name a folder, or hf:owner/name")
 
 
 def save_world(world: World, folder: str | Path) -> Path:
@@ -244,9 +236,7 @@ def _load(folder: Path, stamps: tuple[Any, ...]) -> World:
     except (WorldsimError, ValueError) as error:
         raise WorldError(f"{where}: {error}; restore the file, or save the world again") from error
     model = world_files.read_weights(folder, config.model)
-    return World(
-        config, actions, model, world_files.read_starts(folder, config.model), world_files.read_card(folder)
-    )
+    return World(config, actions, model, world_files.read_starts(folder, config.model), world_files.read_card(folder))
 
 
 def _shelves() -> tuple[Path, ...]:
@@ -266,9 +256,7 @@ def _download(repository: str) -> Path:
     except ImportError as error:
         raise MissingExtra("huggingface_hub", "hub") from error
     try:
-        return Path(
-            snapshot_download(name, revision=revision or None, allow_patterns=list(world_files.FILES))
-        )
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(world_files.FILES)))
     except Exception as error:  # the hub's client raises its own and its transport's errors: no common base
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise WorldError(f"cannot download hf:{repository}: {reason}") from error

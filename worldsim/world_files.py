@@ -62,9 +62,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise WorldError(f"{path} does not name the checksum of {name}: {_MEND}")
     for name in (WEIGHTS, STARTS):
         if digests[name] != _digest(folder / name):
-            raise WorldError(
-                f"{folder / name} is truncated, or not the one this world was saved with: {_MEND}"
-            )
+            raise WorldError(f"{folder / name} is truncated, or not the one this world was saved with: {_MEND}")
     return values
 
 
@@ -177,9 +175,7 @@ def write_folder(
         if not existed:
             shutil.rmtree(folder, ignore_errors=True)
         reason = getattr(error, "strerror", None) or str(error).rpartition("I/O error: ")[2]
-        raise WorldError(
-            f"cannot save to {folder} ({reason}): free some space or choose another folder"
-        ) from error
+        raise WorldError(f"cannot save to {folder} ({reason}): free some space or choose another folder") from error
     finally:
         if draft is not None:
             shutil.rmtree(draft, ignore_errors=True)

@@ -239,9 +239,7 @@ BAD_ACTIONS = [
 
 
 @pytest.mark.parametrize(("actions", "message"), BAD_ACTIONS)
-def test_bad_actions_are_refused_in_one_line_and_nothing_happens(
-    tiny_world: World, actions: Any, message: str
-) -> None:
+def test_bad_actions_are_refused_in_one_line_and_nothing_happens(tiny_world: World, actions: Any, message: str) -> None:
     session, other = started(tiny_world, 2), started(tiny_world, 2)
     with pytest.raises(ActionError, match=message) as error:
         session.render(actions)
@@ -268,9 +266,7 @@ BAD_STARTS = [
 
 
 @pytest.mark.parametrize(("start", "message"), BAD_STARTS)
-def test_bad_starts_are_refused_in_one_line_and_nothing_happens(
-    tiny_world: World, start: Any, message: str
-) -> None:
+def test_bad_starts_are_refused_in_one_line_and_nothing_happens(tiny_world: World, start: Any, message: str) -> None:
     session, other = started(tiny_world, 2), started(tiny_world, 2)
     with pytest.raises(StartError, match=message) as error:
         session.reset(start=start, seed=5)

@@ -66,9 +66,7 @@ def test_a_line_of_code_makes_the_environment_and_torch_waits_until_then(tiny_fo
         f"print(gymnasium.make({GENERIC!r}, world={str(tiny_folder)!r}).reset(seed=1)[0].shape)"
     )
     root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=root, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=root, capture_output=True, text=True)
     assert done.stdout == "(16, 24, 3)\n", done.stderr
 
 
@@ -219,9 +217,7 @@ def test_an_action_is_held_for_its_ticks_or_until_the_end(make_world: Callable[.
 
 
 @pytest.mark.parametrize("repeat", [1, 2])
-def test_an_episode_is_cut_off_after_the_worlds_longest(
-    make_world: Callable[..., World], repeat: int
-) -> None:
+def test_an_episode_is_cut_off_after_the_worlds_longest(make_world: Callable[..., World], repeat: int) -> None:
     world = make_world(settings={"max_episode_steps": 6})
     env = WorldEnv(world, action_repeat=repeat)
     env.reset(seed=1)

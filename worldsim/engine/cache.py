@@ -48,9 +48,7 @@ class RingCache:
         self.values = torch.zeros_like(self.keys)
         self.written = np.zeros(batch, np.int64)
         self._model = model
-        self._together = (
-            True  # all rows have seen the same number of frames: one slot to write, one bias for all
-        )
+        self._together = True  # all rows have seen the same number of frames: one slot to write, one bias for all
         states = [slot_ages(n, self.slots) for n in range(2 * self.slots)]
         with torch.inference_mode():
             ages = torch.tensor(states, device=weight.device)

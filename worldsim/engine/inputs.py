@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +55,7 @@ def check_seeds(seed: int | Sequence[int], count: int) -> list[int]:
         WorldsimError: not whole numbers, or not as many as rows.
     """
     one = isinstance(seed, int | np.integer)
-    given = [seed] * count if one else list(np.asarray(seed, dtype=object).ravel())
+    given: list[Any] = [seed] * count if one else list(np.asarray(seed, dtype=object).ravel())
     whole = all(isinstance(value, int | np.integer) and not isinstance(value, bool) for value in given)
     if not whole or len(given) != count:
         raise WorldsimError(f"seed must be one whole number, or one for each of {count} rows, not {seed!r}")

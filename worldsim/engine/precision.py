@@ -37,9 +37,7 @@ def pick_dtype(name: str | torch.dtype | None, device: torch.device) -> torch.dt
         return torch.bfloat16 if has_native_bfloat16(device) else torch.float32
     dtype = DTYPES.get(name.removeprefix("torch.")) if isinstance(name, str) else name
     if dtype is None or dtype not in DTYPES.values():
-        raise BackendError(
-            f"dtype {name!r} is not supported: use one of {', '.join(DTYPES)}, or none to choose"
-        )
+        raise BackendError(f"dtype {name!r} is not supported: use one of {', '.join(DTYPES)}, or none to choose")
     return dtype
 
 

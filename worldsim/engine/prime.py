@@ -50,8 +50,6 @@ def prime(model: WorldModel, cache: RingCache, patches: Tensor, actions: Tensor,
     for t in range(patches.shape[1]):
         if t:
             previous = actions[:, t - 1]
-        context, key, value = model.encode_step(
-            patches[:, t], previous, level, cache.keys, cache.values, cache.bias()
-        )
+        context, key, value = model.encode_step(patches[:, t], previous, level, cache.keys, cache.values, cache.bias())
         cache.write(key, value)
     return context

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from worldsim.engine.cache import RingCache
 from worldsim.engine.inputs import check_actions, check_rows, check_seeds
+from worldsim.engine.modulation import ModulationTable
 from worldsim.engine.noise import RowNoise
 from worldsim.engine.precision import pick_device, pick_dtype
 from worldsim.engine.prime import StartLike, choose_start, prime
@@ -23,15 +24,10 @@ from worldsim.world import Start, World
 
 
 class Outcome(NamedTuple):
-    """What followed from an action, read from the frame it led to.
+    """What followed from an action, read from the frame it led to."""
 
-    Attributes:
-        reward: float32 [B], -1, 0 or +1.
-        terminated: bool [B].
-    """
-
-    reward: NDArray[np.float32]
-    terminated: NDArray[np.bool_]
+    reward: NDArray[np.float32]  #: [B], -1, 0 or +1
+    terminated: NDArray[np.bool_]  #: [B]
 
 
 class Session:
@@ -49,14 +45,13 @@ class Session:
         dtype: ``"float32"``, ``"bfloat16"``, or ``None`` for the fastest the device has natively.
 
     Attributes:
-        stopwatch: Stages ``decode`` and ``to_uint8`` (between an action and its frame), ``encode`` and
-            ``outcome`` (after).
+        stopwatch: Stages ``decode`` and ``to_uint8``, from an action to its frame; ``encode`` and ``outcome`` after it.
         score: int64 [B, 2], points rewarded with +1 and with -1 since the row's reset.
         tick: int64 [B], committed ticks since the row's reset.
 
     Raises:
-        WorldsimError: ``batch``, ``steps`` or ``seed`` is out of range; a :class:`BackendError` for a device
-            or dtype that cannot be used here.
+        WorldsimError: ``batch``, ``steps`` or ``seed`` is out of range.
+        BackendError: the device or dtype cannot be used here.
     """
 
     def __init__(
@@ -72,10 +67,11 @@ class Session:
         if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
             raise WorldsimError(f"a session has at least 1 row, not {batch!r}")
         self.world, self.batch = world, batch
-        self.steps = world.config.steps if steps is None else steps
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
         self.model = world.model_on(self.device, self.dtype)
+        self._modulation = ModulationTable(self.model)
+        self.steps = world.config.steps if steps is None else steps
         self.stopwatch = Stopwatch(sync=torch.cuda.synchronize if self.device.type == "cuda" else None)
         c = self.model.config
         self.score = np.zeros((batch, 2), np.int64)
@@ -85,7 +81,6 @@ class Session:
         self._level = torch.full((batch,), world.config.context_level, device=self.device)
         self._action = torch.zeros(batch, dtype=torch.int64)
         self._frames = torch.zeros(batch, c.height, c.width, 3, dtype=torch.uint8)
-        self._last = torch.zeros(batch, c.tokens, c.patch_dim, dtype=self.dtype, device=self.device)
         self._context = torch.zeros(batch, c.tokens, c.dim, dtype=self.dtype, device=self.device)
         self._started = np.zeros(batch, bool)
         self._pending = False  # a frame was rendered and not yet committed
@@ -99,6 +94,7 @@ class Session:
     @steps.setter
     def steps(self, steps: int) -> None:
         self._levels = levels(steps)
+        self._modulation.prepare(self._levels[:-1])
 
     @property
     def frames(self) -> NDArray[np.uint8]:
@@ -129,7 +125,8 @@ class Session:
             StartError: an unknown start, or frames and actions that do not fit this world.
             WorldsimError: no such row, some rows reset between render and commit, or a closed session.
         """
-        chosen = self._chosen(rows)
+        self._require_open("reset")
+        chosen = check_rows(rows, self.batch)
         if self._pending and len(chosen) < self.batch:
             raise WorldsimError("some rows were reset between render() and commit(): commit() first")
         wanted = start if isinstance(start, list) else [start] * len(chosen)
@@ -146,9 +143,8 @@ class Session:
         for length in sorted({len(one.frames) for one in starts}):
             at = [k for k, one in enumerate(starts) if len(one.frames) == length]
             self._prime([chosen[k] for k in at], [starts[k] for k in at])
-        self.score[chosen] = 0
-        self.tick[chosen] = 0
-        self._started[chosen] = True
+        self._scene = self.model.scene(self._context, self._to_patches(self._frames))
+        self.score[chosen], self.tick[chosen], self._started[chosen] = 0, 0, True
         return self._frames[chosen].numpy()
 
     @torch.inference_mode()
@@ -174,8 +170,8 @@ class Session:
             action, noise = self._action.to(self.device), self._noise.draw().to(self.device)
 
             def denoise(x: Tensor, t: float) -> Tensor:  # the arithmetic between two calls stays in float32
-                level = x.new_full((self.batch,), t)
-                return self.model.decode(x.to(self.dtype), level, self._context, self._last, action).float()
+                modulations = self._modulation.look_up(t, action)
+                return self.model.denoise(x.to(self.dtype), self._scene, modulations).float()
 
             patches = sample(denoise, noise, self._levels)
         with self.stopwatch("to_uint8"):
@@ -187,9 +183,7 @@ class Session:
 
     @torch.inference_mode()
     def commit(self) -> Outcome:
-        """Remember the rendered frames and their actions, and read what followed.
-
-        The memory takes the uint8 frames that were shown, not the network's own numbers.
+        """Remember the uint8 frames that were shown, and their actions, and read what followed.
 
         Returns:
             See :class:`Outcome`; ``terminated`` also when a side reached the world's ``score_limit``.
@@ -201,13 +195,14 @@ class Session:
         if not self._pending:
             raise WorldsimError("commit() was called without a rendered frame: render() first")
         with self.stopwatch("encode"):
-            self._last = self._to_patches(self._frames)
+            patches = self._to_patches(self._frames)
             action = self._action.to(self.device)
             cache = self._cache
             self._context, key, value = self.model.encode_step(
-                self._last, action, self._level, cache.keys, cache.values, cache.bias()
+                patches, action, self._level, cache.keys, cache.values, cache.bias()
             )
             cache.write(key, value)
+            self._scene = self.model.scene(self._context, patches)
         with self.stopwatch("outcome"):
             reward_logits, end_logits = self.model.outcome(self._context)
             sign = reward_logits.argmax(-1).cpu().numpy() - 1
@@ -222,14 +217,13 @@ class Session:
 
     def step(self, actions: Sequence[int] | NDArray[np.integer]) -> tuple[NDArray[np.uint8], Outcome]:
         """:meth:`render` and :meth:`commit`."""
-        frames = self.render(actions)
-        return frames, self.commit()
+        return self.render(actions), self.commit()
 
     @torch.inference_mode()
     def snapshot(self, rows: Sequence[int] | NDArray[np.integer] | None = None) -> SessionState:
         """All that rows need to continue bit for bit, an uncommitted frame included; settings stay out."""
         self._require_started("take a snapshot")
-        chosen = self._chosen(rows)
+        chosen = check_rows(rows, self.batch)
         return gather_state(
             world=self.world.fingerprint,
             dtype=self.dtype,
@@ -250,11 +244,11 @@ class Session:
         """Continue rows from a snapshot, of this session or another of the same world and dtype.
 
         Raises:
-            WorldsimError: a state of another world, version, dtype or number of rows, or a damaged one; a
-                state taken between render and commit for some rows of a session that is not, or the reverse.
-                The session is as before.
+            WorldsimError: a damaged state, or one of another world, version, dtype or number of rows, or for some rows
+                of a session that has an uncommitted frame where the state has none, or the reverse.
         """
-        chosen = self._chosen(rows)
+        self._require_open("restore")
+        chosen = check_rows(rows, self.batch)
         held = checked_state(state, self.world, self.dtype, len(chosen))
         if state.pending != self._pending and len(chosen) < self.batch:
             raise WorldsimError(
@@ -263,7 +257,7 @@ class Session:
         self._cache.restore(chosen, held.keys.transpose(0, 1), held.values.transpose(0, 1), state.written)
         self._context[chosen] = held.context.to(self.device)
         self._frames[chosen] = held.frames
-        self._last = self._to_patches(self._frames)
+        self._scene = self.model.scene(self._context, self._to_patches(self._frames))
         self._action[chosen] = held.actions
         self._noise.set_states(chosen, held.generators)
         self.score[chosen] = state.score
@@ -274,7 +268,7 @@ class Session:
     def close(self) -> None:
         """Let go of the buffers; anything but closing again is an error from now on."""
         self._closed = True
-        self._cache = self._context = self._last = self._noise = None  # type: ignore[assignment]
+        self._cache = self._context = self._scene = self._noise = None  # type: ignore[assignment]
 
     def _to_patches(self, frames: Tensor) -> Tensor:
         """uint8 [..., H, W, 3] to patches in [-1, 1], [..., L, P], in the session's dtype on its device."""
@@ -292,17 +286,14 @@ class Session:
         if not whole:
             self._cache.adopt(rows, cache)
         self._context[rows] = context
-        self._last[rows] = patches[:, -1]
         self._frames[rows] = frames[:, -1]
 
-    def _chosen(self, rows: Sequence[int] | NDArray[np.integer] | None) -> list[int]:
-        if self._closed:
-            raise WorldsimError("the session is closed: make a new one")
-        return check_rows(rows, self.batch)
-
-    def _require_started(self, what: str) -> None:
+    def _require_open(self, what: str) -> None:
         if self._closed:
             raise WorldsimError(f"cannot {what}: the session is closed, make a new one")
+
+    def _require_started(self, what: str) -> None:
+        self._require_open(what)
         if not self._started.all():
             rows = ", ".join(map(str, np.flatnonzero(~self._started)))
             raise WorldsimError(f"cannot {what}: reset() row {rows} first")

@@ -57,9 +57,7 @@ class SessionState:
         return len(self.written)
 
 
-def gather_state(
-    world: str, dtype: torch.dtype, pending: bool, **arrays: Tensor | NDArray[Any]
-) -> SessionState:
+def gather_state(world: str, dtype: torch.dtype, pending: bool, **arrays: Tensor | NDArray[Any]) -> SessionState:
     """A state from a session's tensors and arrays, copied."""
     held = {name: _to_array(value) for name, value in arrays.items()}
     return SessionState(STATE_VERSION, world, str(dtype), pending, **held)
@@ -78,17 +76,11 @@ def checked_state(state: SessionState, world: World, dtype: torch.dtype, rows: i
             f"the state has version {state.version}, this worldsim reads {STATE_VERSION}: take a new one"
         )
     if state.world != world.fingerprint:
-        raise WorldsimError(
-            f"the state belongs to another world than this {world.name!r}: take a new one here"
-        )
+        raise WorldsimError(f"the state belongs to another world than this {world.name!r}: take a new one here")
     if state.dtype != str(dtype):
-        raise WorldsimError(
-            f"the state was taken in {state.dtype}, this session runs in {dtype}: use the same dtype"
-        )
+        raise WorldsimError(f"the state was taken in {state.dtype}, this session runs in {dtype}: use the same dtype")
     if state.rows != rows:
-        raise WorldsimError(
-            f"the state holds {state.rows} rows, {rows} are to be restored: name as many rows"
-        )
+        raise WorldsimError(f"the state holds {state.rows} rows, {rows} are to be restored: name as many rows")
     c = world.config.model
     ring = (rows, c.encoder_layers, c.heads, c.tokens, c.window - 1, c.head_dim)
     stored = np.dtype(np.int16 if dtype == torch.bfloat16 else np.float32)

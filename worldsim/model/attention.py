@@ -18,6 +18,21 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
     return scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
 
 
+class RMSNorm(nn.RMSNorm):
+    """``x / rms(x) * weight`` over the last dimension.
+
+    Without gradients in few kernels, in place: PyTorch has no fused one for a CPU, and its composite took a fifth of a
+    bfloat16 tick of 16 rows.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return super().forward(x)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scaled = x * norm.square_().mul_(1 / x.shape[-1]).add_(self.eps or 0.0).rsqrt_().to(x.dtype)
+        return scaled if self.weight is None else scaled.mul_(self.weight)
+
+
 class GridConv(nn.Module):
     """3x3 depthwise convolution on the token grid, added to its input.
 
@@ -44,8 +59,8 @@ class SpatialAttention(nn.Module):
         self.heads = heads
         self.conv = GridConv(dim, rows, columns)
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.query_norm = nn.RMSNorm(dim // heads, eps=1e-6)
-        self.key_norm = nn.RMSNorm(dim // heads, eps=1e-6)
+        self.query_norm = RMSNorm(dim // heads, eps=1e-6)
+        self.key_norm = RMSNorm(dim // heads, eps=1e-6)
         self.out = nn.Linear(dim, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:  # [N, L, D] -> [N, L, D]
@@ -71,8 +86,8 @@ class TemporalAttention(nn.Module):
         super().__init__()
         self.heads, self.window = heads, window
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.query_norm = nn.RMSNorm(dim // heads, eps=1e-6)
-        self.key_norm = nn.RMSNorm(dim // heads, eps=1e-6)
+        self.query_norm = RMSNorm(dim // heads, eps=1e-6)
+        self.key_norm = RMSNorm(dim // heads, eps=1e-6)
         self.age_bias = nn.Parameter(torch.zeros(heads, window))
         self.out = nn.Linear(dim, dim, bias=False)
         self.scale = (dim // heads) ** -0.5
@@ -107,7 +122,7 @@ class TemporalAttention(nn.Module):
         qkv = self.qkv(x).view(b, length, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # 3 x [B, h, L, hd]
         query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
-        past = (keys @ query.unsqueeze(-1)).squeeze(-1) * self.scale + bias.to(value.dtype)  # [B, h, L, W-1]
+        past = (query.unsqueeze(-2) @ keys.transpose(-1, -2)).squeeze(-2) * self.scale + bias.to(value.dtype)
         now = (query * key).sum(-1, keepdim=True) * self.scale + self.age_bias[:, :1, None].to(value.dtype)
         # The present is joined to the scores, not to the cache: concatenating the cache would copy it every frame.
         weights = torch.cat((past, now), -1).softmax(-1, dtype=torch.float32).to(value.dtype)

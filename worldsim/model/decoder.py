@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldsim.model.attention import MLP, SpatialAttention
+from worldsim.model.attention import MLP, RMSNorm, SpatialAttention
 from worldsim.model.config import ModelConfig
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """``x * (1 + scale) + shift``, with shift and scale [N, D] over tokens [N, L, D]."""
-    return x * (1 + scale.unsqueeze(-2)) + shift.unsqueeze(-2)
+    return torch.addcmul(shift.unsqueeze(-2), x, 1 + scale.unsqueeze(-2))
 
 
 class NoiseLevelEmbedding(nn.Module):
@@ -43,17 +44,17 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(config.dim, eps=1e-6, elementwise_affine=False)
+        self.norm = RMSNorm(config.dim, eps=1e-6, elementwise_affine=False)
         self.space = SpatialAttention(config.dim, config.heads, config.rows, config.columns)
         self.mlp = MLP(config.dim, config.mlp_ratio)
         self.modulation = nn.Linear(config.dim, 6 * config.dim)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:  # [N, L, D], [N, D] -> [N, L, D]
-        shift, scale, gate, shift2, scale2, gate2 = self.modulation(condition).chunk(6, -1)
-        x = x + gate.unsqueeze(-2) * self.space(modulate(self.norm(x), shift, scale))
-        return x + gate2.unsqueeze(-2) * self.mlp(modulate(self.norm(x), shift2, scale2))
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:  # [N, L, D], [N, 6 D] -> [N, L, D]
+        shift, scale, gate, shift2, scale2, gate2 = modulation.chunk(6, -1)
+        x = torch.addcmul(x, gate.unsqueeze(-2), self.space(modulate(self.norm(x), shift, scale)))
+        return torch.addcmul(x, gate2.unsqueeze(-2), self.mlp(modulate(self.norm(x), shift2, scale2)))
 
 
 class FrameDecoder(nn.Module):
@@ -67,7 +68,7 @@ class FrameDecoder(nn.Module):
         self.level = NoiseLevelEmbedding(config.dim)
         self.action = nn.Embedding(config.num_actions, config.dim)
         self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.decoder_layers))
-        self.norm = nn.RMSNorm(config.dim, eps=1e-6, elementwise_affine=False)
+        self.norm = RMSNorm(config.dim, eps=1e-6, elementwise_affine=False)
         self.modulation = nn.Linear(config.dim, 2 * config.dim)
         self.out = nn.Linear(config.dim, config.patch_dim)
         nn.init.zeros_(self.modulation.weight)
@@ -88,9 +89,34 @@ class FrameDecoder(nn.Module):
         Returns:
             x0 as patches [N, L, P].
         """
-        condition = F.silu(self.level(t) + self.action(action))
         x = self.patches(torch.cat((noisy, last), -1)) + self.context(context) + self.position
-        for block in self.blocks:
-            x = block(x, condition)
-        shift, scale = self.modulation(condition).chunk(2, -1)
+        return self._refine(x, self.modulations(t, action))
+
+    def scene(self, context: Tensor, last: Tensor) -> Tensor:
+        """The part of the input that no noise level and no action changes: tokens [N, L, D], once a frame."""
+        half = last.shape[-1]
+        seen = F.linear(last, self.patches.weight[:, half:], self.patches.bias)
+        return seen + self.context(context) + self.position
+
+    def modulations(self, t: Tensor, action: Tensor) -> list[Tensor]:
+        """What noise levels [N] and actions [N] do, each block's [N, 6 D] and the output's [N, 2 D].
+
+        Few of either are ever used, so that a player can look these up instead of computing them.
+        """
+        condition = F.silu(self.level(t) + self.action(action))
+        return [block.modulation(condition) for block in self._blocks()] + [self.modulation(condition)]
+
+    def denoise(self, noisy: Tensor, scene: Tensor, modulations: Sequence[Tensor]) -> Tensor:
+        """As :meth:`forward`, from :meth:`scene` and :meth:`modulations`: the least work between action and frame."""
+        return self._refine(F.linear(noisy, self.patches.weight[:, : noisy.shape[-1]]) + scene, modulations)
+
+    def _refine(self, x: Tensor, modulations: Sequence[Tensor]) -> Tensor:
+        for block, modulation in zip(self._blocks(), modulations, strict=False):
+            x = block(x, modulation)
+        shift, scale = modulations[-1].chunk(2, -1)
         return self.out(modulate(self.norm(x), shift, scale))
+
+    def _blocks(self) -> Iterator[DecoderBlock]:
+        for block in self.blocks:  # ModuleList forgets what it holds
+            assert isinstance(block, DecoderBlock)
+            yield block

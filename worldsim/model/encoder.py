@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from worldsim.model.attention import MLP, SpatialAttention, TemporalAttention
+from worldsim.model.attention import MLP, RMSNorm, SpatialAttention, TemporalAttention
 from worldsim.model.config import ModelConfig
 
 
@@ -16,11 +16,11 @@ class EncoderBlock(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.space_norm = nn.RMSNorm(config.dim, eps=1e-6)
+        self.space_norm = RMSNorm(config.dim, eps=1e-6)
         self.space = SpatialAttention(config.dim, config.heads, config.rows, config.columns)
-        self.time_norm = nn.RMSNorm(config.dim, eps=1e-6)
+        self.time_norm = RMSNorm(config.dim, eps=1e-6)
         self.time = TemporalAttention(config.dim, config.heads, config.window)
-        self.mlp_norm = nn.RMSNorm(config.dim, eps=1e-6)
+        self.mlp_norm = RMSNorm(config.dim, eps=1e-6)
         self.mlp = MLP(config.dim, config.mlp_ratio)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, T, L, D] -> [B, T, L, D]
@@ -48,7 +48,7 @@ class CausalEncoder(nn.Module):
         self.action = nn.Embedding(config.num_actions + 1, config.dim)  # the last row: no action came before
         self.level = nn.Embedding(config.context_levels, config.dim)
         self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.encoder_layers))
-        self.norm = nn.RMSNorm(config.dim, eps=1e-6)
+        self.norm = RMSNorm(config.dim, eps=1e-6)
 
     def embed(self, patches: Tensor, previous_actions: Tensor, levels: Tensor) -> Tensor:
         """Tokens [..., L, D] from patches [..., L, P], actions [...] and context-noise buckets [...]."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -65,6 +67,18 @@ class WorldModel(nn.Module):
     def decode(self, noisy: Tensor, t: Tensor, context: Tensor, last: Tensor, action: Tensor) -> Tensor:
         """Clean frame as patches [B, L, P]; see :meth:`FrameDecoder.forward`."""
         return self.decoder(noisy, t, context, last, action)
+
+    def scene(self, context: Tensor, last: Tensor) -> Tensor:
+        """What :meth:`denoise` needs of the past, tokens [B, L, D]; see :meth:`FrameDecoder.scene`."""
+        return self.decoder.scene(context, last)
+
+    def modulations(self, t: Tensor, action: Tensor) -> list[Tensor]:
+        """What :meth:`denoise` needs of noise levels and actions; see :meth:`FrameDecoder.modulations`."""
+        return self.decoder.modulations(t, action)
+
+    def denoise(self, noisy: Tensor, scene: Tensor, modulations: Sequence[Tensor]) -> Tensor:
+        """:meth:`decode` with all that can be prepared before the action is known; see :meth:`FrameDecoder.denoise`."""
+        return self.decoder.denoise(noisy, scene, modulations)
 
     def outcome(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of reward sign [..., 3] and termination [..., 2]; see :class:`OutcomeHead`."""
