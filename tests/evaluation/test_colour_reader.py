@@ -1,0 +1,136 @@
+"""Objects by colour: held against the game's own state, and against pictures with known faults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from worldsim.data.episodes import Dataset
+from worldsim.errors import SourceError
+from worldsim.evaluation.colour_reader import ColourReader, tells_apart
+from worldsim.evaluation.objects import validate_reader
+from worldsim.evaluation.reading import distance
+from worldsim.evaluation.subject import Subject
+
+OBJECTS: dict[str, Any] = {
+    "ball": {"colour": [236, 236, 236], "size": [0.8, 1.6]},
+    "player": {"colour": [92, 186, 92], "size": [1.6, 6.4]},
+    "opponent": {"colour": [213, 130, 74], "size": [1.6, 6.4]},
+    "background": {"colour": [144, 72, 17]},
+}
+
+
+def court(*things: tuple[str, float, float, float]) -> NDArray[np.uint8]:
+    """A field with things (object, left, top, scale), drawn with the exact share of every pixel they cover."""
+    frame = np.empty((64, 64, 3))
+    frame[:] = OBJECTS["background"]["colour"]
+    for name, left, top, scale in things:
+        width, height = (side * scale for side in OBJECTS[name]["size"])
+        cover = np.outer(_share(top, height), _share(left, width))[..., None]
+        frame = frame * (1 - cover) + cover * np.array(OBJECTS[name]["colour"])
+    return frame.round().astype(np.uint8)
+
+
+def faint(frame: NDArray[np.uint8], strength: float) -> NDArray[np.uint8]:
+    """A picture of which only a share of the contrast is left."""
+    field = court().astype(np.float64)
+    return (field + strength * (frame - field)).round().astype(np.uint8)
+
+
+def _share(start: float, length: float) -> NDArray[np.float64]:
+    edges = np.arange(65)
+    return np.diff(np.clip(edges, start, start + length) - start)
+
+
+@pytest.fixture
+def reader() -> ColourReader:
+    return ColourReader(OBJECTS, 64, 64)
+
+
+def test_on_real_frames_it_agrees_with_the_games_own_state(subject: Subject) -> None:
+    for found in validate_reader(subject).values():
+        assert found["frames"] > 400
+        assert found["agreement"] >= 0.995
+        assert found["single"] >= 0.99
+        assert found["error_median"] < 0.15
+        assert found["error_max"] < 0.75
+
+
+def test_training_frames_never_show_two_of_a_kind(pong_data: Dataset, reader: ColourReader) -> None:
+    frames = pong_data.load(pong_data.train[0]).frames
+    for reading in reader.read(frames).values():
+        assert (reading.count <= 1).mean() > 0.995
+
+
+def test_whole_objects_are_read_to_a_tenth_of_a_pixel(reader: ColourReader) -> None:
+    readings = reader.read(court(("ball", 30.35, 20.6, 1), ("player", 56.0, 10.2, 1), ("opponent", 6.4, 40.0, 1)))
+    for name, left, top in (("ball", 30.35, 20.6), ("player", 56.0, 10.2), ("opponent", 6.4, 40.0)):
+        width, height = OBJECTS[name]["size"]
+        reading = readings[name]
+        assert reading.single, name
+        assert abs(float(reading.size) - 1) < 0.1
+        assert abs(float(reading.x) - (left + width / 2 - 0.5)) < 0.1
+        assert abs(float(reading.y) - (top + height / 2 - 0.5)) < 0.1
+
+
+def test_an_empty_field_holds_nothing(reader: ColourReader) -> None:
+    for reading in reader.read(court()).values():
+        assert reading.count == 0 and not reading.present and np.isnan(reading.x)
+
+
+def test_a_second_ball_is_noticed(reader: ColourReader) -> None:
+    ball = reader.read(court(("ball", 30, 20, 1), ("ball", 38, 20, 1)))["ball"]
+    assert ball.count == 2 and ball.present and not ball.single
+
+
+def test_a_second_ball_of_a_third_of_the_contrast_is_noticed(reader: ColourReader) -> None:
+    ghost = faint(court(("ball", 38, 20, 1)), 1 / 3).astype(np.int64) - court()
+    both = (court(("ball", 30, 20, 1)) + ghost).astype(np.uint8)
+    assert reader.read(both)["ball"].count == 2
+
+
+def test_a_doubled_and_a_halved_ball_are_not_of_the_real_size(reader: ColourReader) -> None:
+    for scale in (2.0**0.5, 0.5**0.5):
+        ball = reader.read(court(("ball", 30.2, 20.4, scale)))["ball"]
+        assert ball.count == 1 and not ball.single
+        assert abs(float(ball.size) - scale**2) < 0.15
+    assert not reader.read(court(("ball", 30.2, 20.4, 0.5**0.5)))["ball"].present
+
+
+def test_a_ball_that_leaves_the_picture_is_as_big_as_what_can_be_seen_of_it(reader: ColourReader) -> None:
+    ball = reader.read(np.stack([court(("ball", 30, top, 1)) for top in (-1.2, -0.8, 62.8, 63.2)]))["ball"]
+    assert ball.single.all()
+
+
+def test_noise_of_two_grey_levels_is_no_object(reader: ColourReader) -> None:
+    rng = np.random.default_rng(0)
+    noisy = court().astype(np.int64) + rng.integers(-2, 3, (20, 64, 64, 3))
+    assert all((reading.count == 0).all() for reading in reader.read(noisy.astype(np.uint8)).values())
+
+
+def test_a_field_of_another_colour_is_not_one_ball(reader: ColourReader) -> None:
+    assert not reader.read(np.full((64, 64, 3), 236, np.uint8))["ball"].single
+
+
+def test_readings_have_the_shape_of_what_was_read(reader: ColourReader) -> None:
+    frames = np.broadcast_to(court(("ball", 30, 20, 1)), (3, 700, 64, 64, 3))
+    ball = reader.read(frames)["ball"]
+    assert ball.count.shape == ball.x.shape == (3, 700)
+    assert ball.single.all()
+
+
+def test_the_distance_to_a_missing_object_is_infinite_and_of_a_missing_truth_unknown(reader: ColourReader) -> None:
+    here, there, nowhere = (reader.read(court(*t))["ball"] for t in ([("ball", 3, 4, 1)], [("ball", 6, 8, 1)], []))
+    assert abs(float(distance(here, there)) - 5) < 0.1
+    assert np.isinf(distance(nowhere, there))
+    assert np.isnan(distance(here, nowhere))
+
+
+def test_objects_of_one_colour_are_refused() -> None:
+    alike = OBJECTS | {"opponent": {"colour": [235, 235, 236], "size": [1, 1]}}
+    assert tells_apart(OBJECTS) and not tells_apart(alike) and not tells_apart({})
+    with pytest.raises(SourceError, match="alike"):
+        ColourReader(alike, 64, 64)

@@ -1,0 +1,149 @@
+"""Objects, drift and bars: a perfect dream passes, a faulty one does not."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from worldsim.evaluation import drift, objects
+from worldsim.evaluation.bars import Bar, bars
+from worldsim.evaluation.colour_reader import ColourReader
+from worldsim.evaluation.moments import clones
+from worldsim.evaluation.report import as_json, bar_table
+from worldsim.evaluation.roll_outs import RealRows, dream
+from worldsim.evaluation.subject import Subject, spread
+
+
+def test_a_dream_equal_to_the_recording_is_perfect(subject: Subject) -> None:
+    assert subject.reader
+    frames = np.stack([moment.frames for moment in subject.moments(4, 60)], 1)
+    real = subject.reader.read(frames)
+    for name in subject.reader.objects:
+        found = objects.compare(subject, real[name], real[name])
+        assert found["present"] == found["single"] == 1
+        assert found["missing"] == found["several"] == found["wrong_size"] == 0
+        assert found["errors"]["1"]["median"] == 0
+
+
+def test_a_dream_without_its_ball_fails_however_good_the_rest(subject: Subject) -> None:
+    assert isinstance(subject.reader, ColourReader)
+    frames = np.stack([moment.frames for moment in subject.moments(4, 60)], 1)
+    real = subject.reader.read(frames)
+    ball = subject.reader.coverage(frames.reshape(-1, *frames.shape[2:]))[0].reshape(frames.shape[:4]) > 0.03
+    without = np.where(ball[..., None], np.array([144, 72, 17]), frames).astype(np.uint8)
+    found = objects.compare(subject, subject.reader.read(without)["ball"], real["ball"])
+    assert found["single"] < 0.1 and found["missing"] > 0.9
+    assert np.isinf(found["errors"]["1"]["median"])
+
+
+def test_an_untrained_world_shows_no_objects(subject: Subject) -> None:
+    report = objects.measure(subject)
+    assert report["roll_outs"] == 3
+    assert report["by_object"]["player"]["present"] < 0.5
+    assert len(report["by_object"]["ball"]["curve"]) == 30
+
+
+def test_the_same_seed_dreams_the_same(subject: Subject) -> None:
+    moments = subject.moments(3, 5)
+    actions = np.stack([moment.actions for moment in moments], 1)
+    starts = [moment.start for moment in moments]
+    first, again = (dream(subject.world, starts, actions, subject.settings) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+
+
+def test_drift_compares_the_dream_with_the_real_game_under_every_policy(subject: Subject) -> None:
+    report, pictures = drift.measure(subject)
+    assert list(report["policies"]) == ["random", "scripted", "idle", "held UP", "held DOWN"]
+    for found in report["policies"].values():
+        assert len(found["along"]) == 4
+        assert found["last"]["player present"]["real"] == 1
+        assert found["last"]["player present"]["dream"] < 1
+    assert pictures["idle"].shape == (2, 64, 64, 3)
+    assert set(report["points"]) == {"dream", "real"}
+
+
+def test_the_real_game_does_not_drift_from_itself(subject: Subject) -> None:
+    moments = subject.moments(2, 1)
+    with subject.game() as game:
+        states = clones(game, moments)
+    runs = []
+    for _ in range(2):
+        rows = RealRows(subject.source, states, 0)
+        makers = drift.policies(subject)
+        players = [makers["random"](np.random.default_rng(row)) for row in range(2)]
+        runs.append(drift.play(subject, rows, players, 45, lambda _: None))
+        rows.close()
+    found = drift.compare(subject, *runs)
+    assert all(rate["difference"] == 0 for rate in found["whole"].values())
+    assert max(at["frechet"] for at in found["along"]) < 1e-3
+
+
+def test_quantiles_count_missing_objects_as_farthest_and_leave_out_what_is_unknown() -> None:
+    nan, inf = float("nan"), float("inf")
+    assert spread(np.array([1.0, 2.0, nan, 3.0, inf]), (0.0, 0.5, 0.9)) == [1.0, 3.0, inf]
+    assert np.isnan(spread(np.array([nan]))).all()
+
+
+def report(**changes: Any) -> dict[str, Any]:
+    rates = {"ball present": {"dream": 0.9, "real": 0.91, "difference": -0.01, "standard_error": 0.01}}
+    exact = {"precision": 0.95, "recall": 0.92, "said": 20, "true": 20, "matched": 19}
+    ball = {
+        "single": 0.98, "missing": 0.0, "several": 0.01, "wrong_size": 0.01,
+        "errors": {h: {"median": m, "roll_outs": 50} for h, m in (("1", 0.5), ("2", 2.0))},
+    }  # fmt: skip
+    whole: dict[str, Any] = {
+        "control": {
+            "inverse_dynamics": {
+                "ratio": 0.97,
+                "dream": {"overall": 0.9},
+                "real": {"overall": 0.93},
+                "classes": {"A": 0.5},
+            },  # fmt: skip
+            "player": {"error": {"1": {"median": 0.2}}, "roll_outs": 90},
+        },
+        "objects": {"by_object": {"ball": ball}, "steady": {"all_present": 1.0}},
+        "drift": {"policies": {"idle": {"last": rates}}},
+        "outcome": {sign: {"exact": exact, "within_1": exact} for sign in ("+1", "-1")},
+    }
+    return whole | changes
+
+
+def test_all_bars_pass_for_a_good_world() -> None:
+    assert all(bar.passed for bar in bars(report()))
+    assert len(bars(report())) == 11
+
+
+@pytest.mark.parametrize("figure", [float("inf"), 1.2])
+def test_a_ball_that_is_off_or_missing_fails_its_bar(figure: float) -> None:
+    bad = report()
+    bad["objects"]["by_object"]["ball"]["errors"]["1"]["median"] = figure
+    assert [bar.text for bar in bars(bad) if bar.passed is False] == ["ball off after 1 s, median px"]
+
+
+def test_the_worst_rate_of_a_policy_decides_and_several_balls_only_inform() -> None:
+    bad = report()
+    rates = bad["drift"]["policies"]["idle"]["last"]
+    rates["several balls"] = {"dream": 0.5, "real": 0.0, "difference": 0.5, "standard_error": 0.0}
+    assert all(bar.passed for bar in bars(bad))
+    rates["one ball"] = {"dream": 0.8, "real": 0.9, "difference": -0.1, "standard_error": 0.01}
+    [failed] = [bar for bar in bars(bad) if bar.passed is False]
+    assert failed.value == pytest.approx(0.1) and failed.note.startswith("one ball")
+
+
+def test_parts_that_were_left_out_are_not_measured_rather_than_failed() -> None:
+    rows = bars({})
+    assert {bar.passed for bar in rows} == {None}
+    assert all("not measured" in line for line in bar_table(rows)[2:])
+
+
+def test_the_bar_table_says_what_failed() -> None:
+    table = bar_table([Bar("objects", "ball", float("inf"), 1.0, False)])
+    assert table[-1] == "| objects | ball | <= 1 | missing | **FAIL** |  |"
+
+
+def test_json_is_strict() -> None:
+    text = as_json({"a": float("nan"), "b": [float("inf"), np.float32(1.5)], "c": np.int64(3)})
+    assert json.loads(text) == {"a": None, "b": ["missing", 1.5], "c": 3}

@@ -1,0 +1,158 @@
+"""What a world must score, and whether it does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One figure that a world must reach.
+
+    Attributes:
+        part: Of the evaluation.
+        text: What is asked.
+        value: What was measured; infinite if the object was missing in most roll-outs, None if nothing was measured.
+        target: The figure.
+        at_least: Whether more is better.
+        note: What the value is made of.
+    """
+
+    part: str
+    text: str
+    value: float | None
+    target: float
+    at_least: bool
+    note: str = ""
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether the bar is reached; None if it was not measured."""
+        if self.value is None:
+            return None
+        return self.value >= self.target if self.at_least else self.value <= self.target
+
+    def to_json(self) -> dict[str, Any]:
+        """The bar as plain values."""
+        return {**vars(self), "passed": self.passed}
+
+
+def bars(report: Mapping[str, Any]) -> list[Bar]:
+    """Every bar, from the parts of a report; parts that were left out give bars without a value."""
+    ratio = _get(report, "control", "inverse_dynamics", "ratio")
+    paddle = _get(report, "control", "player", "error", "1", "median")
+    ball = _get(report, "objects", "by_object", "ball")
+    moments = _get(report, "control", "player", "roll_outs")
+    rows = [
+        Bar(
+            "control",
+            "inverse-dynamics accuracy on the dream / on real frames",
+            _value(ratio),
+            0.95,
+            True,
+            _accuracies(report),
+        ),
+        Bar(
+            "control",
+            "player's object off after 1 s, median px",
+            _value(paddle),
+            0.5,
+            False,
+            f"{moments or 0} roll-outs",
+        ),
+        Bar(
+            "objects",
+            "exactly one ball of the real size, over 4 s",
+            _value(_get(ball, "single")),
+            0.97,
+            True,
+            _failures(ball),
+        ),
+        Bar(
+            "objects",
+            "all other objects there, over 4 s",
+            _value(_get(report, "objects", "steady", "all_present")),
+            0.99,
+            True,
+        ),
+        Bar(
+            "objects",
+            "ball off after 1 s, median px",
+            _value(_get(ball, "errors", "1", "median")),
+            1.0,
+            False,
+            _count(ball, "1"),
+        ),
+        Bar(
+            "objects",
+            "ball off after 2 s, median px",
+            _value(_get(ball, "errors", "2", "median")),
+            3.0,
+            False,
+            _count(ball, "2"),
+        ),
+    ]
+    names = list(_get(report, "drift", "policies") or ()) or ["every policy"]
+    for policy in names:
+        value, note = _worst(_get(report, "drift", "policies", policy, "last"))
+        rows.append(
+            Bar("drift", f"{policy}: rates off from the real game's at the end, at most", value, 0.02, False, note)
+        )
+    for sign in ("+1", "-1"):
+        for figure in ("precision", "recall"):
+            exact = _get(report, "outcome", sign, "exact") or {}
+            near = _value(_get(report, "outcome", sign, "within_1", figure))
+            note = f"{exact.get('true', 0)} points, {exact.get('said', 0)} said; within a tick {_short(near)}"
+            rows.append(Bar("outcome", f"{figure} of {sign}, exact tick", _value(exact.get(figure)), 0.9, True, note))
+    return rows
+
+
+def _get(tree: Any, *path: str) -> Any:
+    for key in path:
+        if not isinstance(tree, Mapping) or key not in tree:
+            return None
+        tree = tree[key]
+    return tree
+
+
+def _value(number: Any) -> float | None:
+    return None if number is None or math.isnan(number) else float(number)
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _accuracies(report: Mapping[str, Any]) -> str:
+    found = _get(report, "control", "inverse_dynamics")
+    if not found:
+        return ""
+    most = max(found["classes"].values())
+    return f"{found['dream']['overall']:.3f} / {found['real']['overall']:.3f}, commonest action {most:.3f}"
+
+
+def _failures(ball: Any) -> str:
+    return (
+        f"none {ball['missing']:.3f}, several {ball['several']:.3f}, wrong size {ball['wrong_size']:.3f}"
+        if ball
+        else ""
+    )
+
+
+def _count(ball: Any, horizon: str) -> str:
+    count = _get(ball, "errors", horizon, "roll_outs")
+    return f"{count} roll-outs with a real ball" if count else ""
+
+
+def _worst(rates: Any) -> tuple[float | None, str]:
+    """The largest difference of presence and one-ball rates, and which it is."""
+    if not rates:
+        return None, ""
+    judged = {name: rate for name, rate in rates.items() if name != "several balls"}
+    name = max(judged, key=lambda key: abs(judged[key]["difference"]))
+    rate = judged[name]
+    note = f"{name}: {rate['dream']:.3f}, real {rate['real']:.3f}, standard error {rate['standard_error']:.3f}"
+    return abs(rate["difference"]), note

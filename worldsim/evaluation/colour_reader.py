@@ -1,0 +1,127 @@
+"""Objects found by their colours: sub-pixel centres and sizes without anything learned.
+
+A resized pixel is a mixture of the background and of what covers it. With at most three kinds of objects, the three
+colour channels tell how much of each is in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.errors import SourceError
+from worldsim.evaluation.reading import COUNTED, Reading, Readings
+
+BACKGROUND = "background"
+#: An error of so many grey levels in every channel must not look like an object; real frames are off by half a level.
+TOLERANCE = 3.0
+CHUNK = 512  # frames at once: 25 MiB of floats
+
+
+class ColourReader:
+    """Reads objects of known colours and sizes.
+
+    Args:
+        objects: By name ``{colour: [r, g, b], size: [width, height]}`` in frame pixels, one to three of them, and a
+            ``background`` with a colour.
+        height, width: Of a frame.
+
+    Raises:
+        SourceError: they cannot be told apart; see :func:`tells_apart`.
+    """
+
+    name = "colours"
+    counts = True
+
+    def __init__(self, objects: Mapping[str, Any], height: int, width: int) -> None:
+        if not tells_apart(objects):
+            raise SourceError(
+                "objects to read by colour are one to three with a colour and a size, no two of them alike, "
+                "and a background with a colour"
+            )
+        self.objects = tuple(name for name in objects if name != BACKGROUND)
+        self._background = np.array(objects[BACKGROUND]["colour"], np.float32)
+        colours = np.array([objects[name]["colour"] for name in self.objects], np.float64) - self._background
+        unmix = np.linalg.pinv(colours)  # [3, K]
+        self._unmix = unmix.astype(np.float32)
+        self._floor = TOLERANCE * np.abs(unmix).sum(0)  # [K], coverage that an error within tolerance can fake
+        self._sizes = [tuple(float(side) for side in objects[name]["size"]) for name in self.objects]
+        self._height, self._width = height, width
+
+    def coverage(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """How much of each pixel each kind of object covers, float32 [K, N, H, W] of frames [N, H, W, 3]."""
+        mixed = frames.astype(np.float32) - self._background
+        return np.moveaxis(mixed @ self._unmix, -1, 0)
+
+    def read(self, frames: NDArray[np.uint8]) -> Readings:
+        """See :class:`~worldsim.evaluation.reading.Reader`."""
+        lead = frames.shape[:-3]
+        flat = frames.reshape(-1, *frames.shape[-3:])
+        found: list[list[Reading]] = [[] for _ in self.objects]
+        for first in range(0, len(flat), CHUNK):
+            cover = self.coverage(flat[first : first + CHUNK])
+            for kind, cells in enumerate(cover):
+                found[kind].append(self._blobs(cells, float(self._floor[kind]), self._sizes[kind]))
+        readings = {}
+        for name, parts in zip(self.objects, found, strict=True):
+            fields = ("count", "size", "x", "y")
+            whole = Reading(*(np.concatenate([getattr(part, field) for part in parts]) for field in fields))
+            readings[name] = whole.reshape(*lead)
+        return readings
+
+    def _blobs(self, cover: NDArray[np.float32], floor: float, size: tuple[float, float]) -> Reading:
+        """Blobs of one kind in [N, H, W], all frames labelled at once as one tall picture with gaps."""
+        n, height, width = cover.shape
+        tall = np.zeros((n, height + 1, width), np.uint8)
+        tall[:, :height] = cover > floor
+        _, labels = cv2.connectedComponents(tall.reshape(-1, width), connectivity=8, ltype=cv2.CV_32S)
+        # A rim of one pixel belongs to a blob: what lies there is too thin to find a blob by, but part of its centre.
+        labels = cv2.dilate(labels.astype(np.float32), np.ones((3, 3), np.uint8)).astype(np.int64)
+        labels = labels.reshape(n, height + 1, width)[:, :height]
+        frame, row, column = np.nonzero(labels)
+        blob, weight = labels[frame, row, column], cover[frame, row, column].astype(np.float64)
+        count = int(blob.max(initial=0)) + 1
+        mass = np.bincount(blob, weight, count)
+        mass[0] = 0
+        safe = np.maximum(mass, 1e-3)
+        x, y = np.bincount(blob, weight * column, count) / safe, np.bincount(blob, weight * row, count) / safe
+        home = np.zeros(count, np.int64)
+        home[blob] = frame
+        share = mass / (_visible(x, size[0], width, safe / size[1]) * _visible(y, size[1], height, safe / size[0]))
+        share[0] = 0
+        counts = np.bincount(home[share >= COUNTED], minlength=n)
+        order = np.argsort(mass, kind="stable")  # later ones overwrite: the biggest blob of each frame stays
+        order = order[mass[order] > 0]
+        biggest = np.zeros(n, np.int64)
+        biggest[home[order]] = order
+        seen = biggest > 0
+        return Reading(
+            counts.astype(np.int64),
+            np.where(seen, share[biggest], 0).astype(np.float32),
+            np.where(seen, x[biggest], np.nan).astype(np.float32),
+            np.where(seen, y[biggest], np.nan).astype(np.float32),
+        )
+
+
+def tells_apart(objects: Mapping[str, Any]) -> bool:
+    """Whether objects can be read by colour: a background and one to three others, none a mixture of the others."""
+    kinds = [name for name in objects if name != BACKGROUND]
+    if BACKGROUND not in objects or not 1 <= len(kinds) <= 3 or not all("size" in objects[name] for name in kinds):
+        return False
+    colours = np.array([objects[name]["colour"] for name in kinds], np.float64) - objects[BACKGROUND]["colour"]
+    return bool(np.linalg.svd(colours, compute_uv=False).min() > 10)
+
+
+def _visible(centre: NDArray[np.float64], side: float, pixels: int, own: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How much of an object's side can be in the picture if the middle of what is visible is at ``centre``.
+
+    Of a sliver in the outermost row the middle says nothing: it is taken for as much as it shows, ``own``.
+    """
+    inside = 2 * np.minimum(centre + 0.5, pixels - 0.5 - centre)
+    sliver = inside < 1.1
+    inside = np.where(sliver, np.minimum(inside, own), inside)
+    return np.clip(inside, 0.05 * side, side)

@@ -1,0 +1,219 @@
+"""`worldsim evaluate`: a world measured against the game it was learned from, as numbers and pictures."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.data.episodes import Dataset
+from worldsim.envs.sources import load_source
+from worldsim.errors import WorldsimError
+from worldsim.evaluation import control, drift, fidelity, objects, outcome
+from worldsim.evaluation.bars import Bar, bars
+from worldsim.evaluation.learning import Lesson
+from worldsim.evaluation.pictures import draw, require_plots
+from worldsim.evaluation.report import as_json, as_markdown, commit, machine, write
+from worldsim.evaluation.roll_outs import DreamSettings
+from worldsim.evaluation.subject import Extent, Subject, source_of
+from worldsim.schema import nearest
+from worldsim.settings import command, from_dict, group_names, home
+from worldsim.world import load_world
+
+PARTS = ("control", "objects", "fidelity", "outcome", "drift")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Everything `worldsim evaluate` is told; see configs/evaluate.yaml."""
+
+    world: str = "pong"
+    source: str | None = None
+    data: Path | None = None
+    out: Path | None = None
+    parts: tuple[str, ...] = PARTS
+    quick: bool = False
+    steps: int | None = None
+    seed: int = 0
+    roll_outs: int = 64
+    drift_minutes: float = 2.0
+    drift_rows: int = 4
+    batch: int = 32
+    device: str = "cpu"
+    dtype: str | None = None
+    threads: int | None = None
+    lesson: Lesson = field(default_factory=Lesson)
+
+    def __post_init__(self) -> None:
+        for part in self.parts:
+            if part not in PARTS:
+                raise WorldsimError(f"unknown part '{part}'{nearest(part, PARTS)}: there is {', '.join(PARTS)}")
+        if not self.parts:
+            raise WorldsimError(f"parts is empty: name some of {', '.join(PARTS)}")
+        for key in ("roll_outs", "drift_rows", "batch"):
+            if getattr(self, key) < 1:
+                raise WorldsimError(f"{key} must be at least 1, not {getattr(self, key)}")
+        if self.drift_minutes <= 0 or (self.threads is not None and self.threads < 1) or self.seed < 0:
+            raise WorldsimError("drift_minutes must be above 0, threads 1 or more or null, seed 0 or more")
+
+    def extent(self) -> Extent:
+        """How much is measured; ``quick`` cuts it to about a minute, too little to judge by."""
+        full = Extent(
+            roll_outs=self.roll_outs,
+            drift_minutes=self.drift_minutes,
+            drift_rows=self.drift_rows,
+            lesson=self.lesson,
+        )
+        if not self.quick:
+            return full
+        return replace(
+            full,
+            roll_outs=min(16, self.roll_outs),
+            control_moments=6,
+            outcome_ticks=2000,
+            drift_minutes=min(1 / 6, self.drift_minutes),
+            drift_rows=min(2, self.drift_rows),
+            drift_window=2.5,
+            drift_last=5.0,
+            lesson=replace(
+                self.lesson,
+                samples=min(3000, self.lesson.samples),
+                episodes=min(10, self.lesson.episodes),
+                steps=min(300, self.lesson.steps),
+            ),
+        )
+
+
+def evaluate(config: EvaluateConfig, out: Path, *, quiet: bool = False) -> tuple[dict[str, Any], list[Bar]]:
+    """Measure a world and write the report and its pictures.
+
+    Args:
+        config: What to measure.
+        out: Folder for ``report.json``, ``report.md`` and pictures.
+        quiet: Show no progress.
+
+    Returns:
+        The report and the bars.
+
+    Raises:
+        WorldsimError: the world, the recording or the real game cannot be used; nothing is written then.
+        MissingExtra: matplotlib or the game's package is not installed.
+    """
+    require_plots()
+    subject = prepare(config, quiet)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WorldsimError(f"cannot make {out} ({error.strerror}): name another folder with out=") from error
+    model = subject.world.config.model
+    report: dict[str, Any] = {
+        "about": {
+            "world": subject.world.name,
+            "fingerprint": subject.world.fingerprint,
+            "parameters": subject.world.model.parameter_count(),
+            "frame": [model.height, model.width],
+            "source": subject.source.id,
+            "data": str(subject.dataset.folder),
+            "held_out": [info.file for info in subject.dataset.held_out],
+            "steps": config.steps or subject.world.config.steps,
+            "dtype": config.dtype or "the machine's fastest",
+            "seed": config.seed,
+            "quick": config.quick,
+            "command": shlex.join(["worldsim", *sys.argv[1:]])
+            if sys.argv[1:2] == ["evaluate"]
+            else "worldsim evaluate",
+            "commit": commit(),
+            "machine": machine(),
+        },
+        "seconds": {},
+    }
+    drifted: dict[str, NDArray[np.uint8]] | None = None
+    seconds: dict[str, float] = report["seconds"]
+
+    def timed(part: str, work: Callable[[], Any]) -> Any:
+        begun = time.perf_counter()
+        found = work()
+        seconds[part] = time.perf_counter() - begun
+        if not quiet:
+            print(f"{part}: {seconds[part]:.0f} s", file=sys.stderr, flush=True)
+        return found
+
+    if subject.reader:
+        report["reader"] = timed("reader", lambda: objects.validate_reader(subject))
+    if set(config.parts) & {"control", "objects", "fidelity"}:
+        timed("roll-outs", lambda: subject.roll_outs)
+    if "control" in config.parts:
+        report["control"] = timed("control", lambda: control.measure(subject))
+    if "objects" in config.parts and subject.reader:
+        report["objects"] = timed("objects", lambda: objects.measure(subject))
+    if "fidelity" in config.parts:
+        report["fidelity"] = timed("fidelity", lambda: fidelity.measure(subject))
+    if "outcome" in config.parts:
+        report["outcome"] = timed("outcome", lambda: outcome.measure(subject))
+    if "drift" in config.parts and subject.reader:
+        report["drift"], drifted = timed("drift", lambda: drift.measure(subject))
+        if "fidelity" in report:
+            report["fidelity"]["frechet_drift"] = report["drift"]["frechet"]
+        if "outcome" in report and "points" in report["drift"]:
+            report["outcome"]["points"] = report["drift"]["points"]
+    rows = bars(report)
+    report["bars"] = [bar.to_json() for bar in rows]
+    # Numbers first: a picture that fails must not cost them.
+    write(out / "report.json", as_json(report))
+    write(out / "report.md", as_markdown(report, rows))
+    report["pictures"] = timed("pictures", lambda: draw(subject, report, drifted, out))
+    write(out / "report.json", as_json(report))
+    write(out / "report.md", as_markdown(report, rows))
+    return report, rows
+
+
+def prepare(config: EvaluateConfig, quiet: bool = False) -> Subject:
+    """The world, the recording and the real game of a config, checked against each other."""
+    world = load_world(config.world)
+    folder = config.data
+    if folder is None:
+        name = config.source or _source_of_world(world.name, world.config.source.get("id"))
+        folder = home() / "data" / name
+    dataset = Dataset.open(folder)
+    recorded = config.source or str(dataset.config["source"].get("name"))
+    known = load_source(recorded).objects if recorded in group_names("source") else None
+    settings = DreamSettings(config.steps, config.seed, config.device, config.dtype, config.batch)
+    return Subject(world, dataset, source_of(dataset, known), config.extent(), settings, quiet)
+
+
+def _source_of_world(name: str, game: Any) -> str:
+    """Name of the source a world was learned from: its own name if that is one, else one with the same Gymnasium id."""
+    names = group_names("source")
+    if name in names:
+        return name
+    found = [source for source in names if load_source(source).id == game]
+    if not found:
+        raise WorldsimError(
+            f"which game is world {name!r} a copy of? name it with source=, one of {', '.join(names)}, or data="
+        )
+    return found[0]
+
+
+@command("evaluate")
+def main(settings: dict[str, Any]) -> None:
+    """Measures a world against held-out play and the real game: report.json, report.md and pictures."""
+    config = from_dict(EvaluateConfig, settings)
+    if config.threads:
+        import torch
+
+        torch.set_num_threads(config.threads)
+    out = config.out or home() / "evaluations" / Path(config.world).name
+    _, rows = evaluate(config, out)
+    words = {True: "pass", False: "FAIL", None: "-"}
+    for bar in rows:
+        value = "-" if bar.value is None else f"{bar.value:.3f}"
+        sign = ">=" if bar.at_least else "<="
+        print(f"{words[bar.passed]:<5}{bar.part:<9}{bar.text:<62}{value:>8}  ({sign} {bar.target:g}; {bar.note})")
+    print(f"{out / 'report.md'}: the whole report; pictures beside it")

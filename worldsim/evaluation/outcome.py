@@ -1,0 +1,119 @@
+"""Outcome: are rewards and the end of an episode predicted when they happen, and only then?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from worldsim.data.episodes import Episode
+from worldsim.engine.cache import RingCache
+from worldsim.engine.precision import pick_device, pick_dtype
+from worldsim.evaluation.events import points, score
+from worldsim.evaluation.reading import Readings
+from worldsim.evaluation.subject import Subject
+
+STRETCH = 400  # ticks of an episode that run as one row of a batch
+SIGNS = {"+1": 1, "-1": -1}
+LATE = 3  # ticks between a point in the picture and its reward: the ball can be out of sight before it counts
+
+
+def measure(subject: Subject) -> dict[str, Any]:
+    """Rewards and ends on held-out real play, every real frame fed to the encoder as a roll-out would feed it."""
+    episodes = []
+    budget = subject.extent.outcome_ticks or None
+    for info in subject.dataset.held_out:
+        if budget is None or sum(map(len, episodes)) < budget:
+            episodes.append(subject.dataset.load(info))
+    rewards, ends = predict(subject, episodes)
+    report: dict[str, Any] = {"ticks": sum(map(len, episodes)), "episodes": len(episodes)}
+    true = [np.sign(episode.rewards).astype(np.int64) for episode in episodes]
+    for name, sign in SIGNS.items():
+        said = _column([row == sign for row in rewards])
+        real = _column([row == sign for row in true])
+        report[name] = {"exact": score(said, real), "within_1": score(said, real, 1)}
+    report["end"] = _ends(subject, episodes, rewards, ends)
+    return report
+
+
+def predict(subject: Subject, episodes: Sequence[Episode]) -> tuple[list[NDArray[np.int64]], list[NDArray[np.bool_]]]:
+    """Predicted sign of the reward and end of every tick of real episodes, int64 [T] and bool [T] each.
+
+    Episodes are cut in stretches that run side by side, each after ``window`` real frames like a dream's start.
+    """
+    window, device = subject.window, pick_device(subject.settings.device)
+    model = subject.world.model_on(device, pick_dtype(subject.settings.dtype, device))
+    jobs = [(e, first) for e, episode in enumerate(episodes) for first in range(0, len(episode), STRETCH)]
+    rewards = [np.zeros(len(episode), np.int64) for episode in episodes]
+    ends = [np.zeros(len(episode), np.bool_) for episode in episodes]
+    rows = subject.settings.batch
+    total = sum(min(len(episodes[e]), first + STRETCH) - max(0, first - window) + 1 for e, first in jobs)
+    with subject.progress("outcome", total) as advance, torch.inference_mode():
+        for i in range(0, len(jobs), rows):
+            batch = jobs[i : i + rows]
+            begins = [max(0, first - window) for _, first in batch]
+            lasts = [min(len(episodes[e]), first + STRETCH) for e, first in batch]
+            cache = RingCache(model, len(batch))
+            level = torch.full((len(batch),), subject.world.config.context_level, device=device)
+            for step in range(max(last - begin for last, begin in zip(lasts, begins, strict=True)) + 1):
+                # A row that is done repeats its last frame; what it says then is not used.
+                at = [min(begin + step, last) for begin, last in zip(begins, lasts, strict=True)]
+                frames = np.stack([episodes[e].frames[t] for (e, _), t in zip(batch, at, strict=True)])
+                if step:
+                    past = [int(episodes[e].actions[t - 1]) for (e, _), t in zip(batch, at, strict=True)]
+                else:
+                    past = [model.no_action] * len(batch)
+                patches = model.patchify(torch.from_numpy(frames).to(device)).float().div_(127.5).sub_(1)
+                context, key, value = model.encode_step(
+                    patches.to(cache.keys.dtype),
+                    torch.tensor(past, device=device),
+                    level,
+                    cache.keys,
+                    cache.values,
+                    cache.bias(),
+                )
+                cache.write(key, value)
+                reward, end = (logits.argmax(-1).cpu().numpy() for logits in model.outcome(context))
+                for row, ((e, first), t) in enumerate(zip(batch, at, strict=True)):
+                    if begins[row] + step <= lasts[row]:
+                        advance(1)
+                        if t > first:  # the frame that reward t - 1 is read from
+                            rewards[e][t - 1], ends[e][t - 1] = reward[row] - 1, end[row] == 1
+    return rewards, ends
+
+
+def _ends(
+    subject: Subject, episodes: Sequence[Episode], rewards: list[NDArray[np.int64]], ends: list[NDArray[np.bool_]]
+) -> dict[str, Any]:
+    """The end by the head alone, and as a session says it: also at the score limit by predicted rewards."""
+    true = _column([episode.terminated for episode in episodes])
+    limit, told = subject.world.config.score_limit, []
+    for row, head in zip(rewards, ends, strict=True):
+        over = head.copy()
+        if limit is not None:
+            over |= np.maximum(np.cumsum(row > 0), np.cumsum(row < 0)) >= limit
+        first = np.zeros_like(over)
+        if over.any():
+            first[int(np.argmax(over))] = True  # an episode ends once
+        told.append(first)
+    return {"head": score(_column(ends), true), "session": score(_column(told), true, 1)}
+
+
+def in_pictures(readings: Readings, rewards: NDArray[np.floating[Any]]) -> dict[str, Any]:
+    """Points seen in pictures against the rewards that came with them; both [T, N].
+
+    Precision: rewards that follow a point in the picture; recall: points in the picture that are rewarded.
+    """
+    seen = points(readings)
+    return {name: score(rewards == sign, seen == sign, LATE) | {"tolerance": LATE} for name, sign in SIGNS.items()}
+
+
+def _column(rows: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    """Rows of different lengths side by side, bool [T, N], padded with nothing."""
+    table = np.zeros((max(map(len, rows), default=0), len(rows)), np.bool_)
+    for n, row in enumerate(rows):
+        table[: len(row), n] = row
+    return table

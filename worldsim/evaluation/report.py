@@ -1,0 +1,253 @@
+"""An evaluation as files: all numbers as JSON, the tables as Markdown."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from worldsim.errors import WorldsimError
+from worldsim.evaluation.bars import Bar
+
+
+def machine() -> dict[str, Any]:
+    """The machine and the versions that the figures belong to."""
+    import torch
+
+    name = platform.processor()
+    try:
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+        name = found[1] if found else name
+    except OSError:
+        pass
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "cpu": name or platform.machine(),
+        "cpus": usable,
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch_threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this code is in, with ``+`` if files differ from it; None outside a checkout."""
+    folder = Path(__file__).parent
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+        )
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file in one piece.
+
+    Raises:
+        WorldsimError: it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise WorldsimError(f"cannot write {path}: {error.strerror or error}; name another folder with out=") from error
+
+
+def as_json(report: Mapping[str, Any]) -> str:
+    """The report as strict JSON: NaN (nothing to measure) becomes null, infinity (a missing object) ``"missing"``."""
+    return json.dumps(_plain(report), indent=1, allow_nan=False) + "\n"
+
+
+def as_markdown(report: Mapping[str, Any], rows: Sequence[Bar]) -> str:
+    """The report as tables for people."""
+    about = report["about"]
+    lines = [
+        f"# {about['world']} against {about['source']}",
+        "",
+        f"`{about['command']}`",
+        "",
+        _made(about),
+        "",
+        "Took " + ", ".join(f"{part} {seconds:.0f} s" for part, seconds in report["seconds"].items()) + ".",
+        "",
+        *bar_table(rows),
+    ]
+    for part, section in SECTIONS.items():
+        if report.get(part):
+            lines += ["", f"## {part.title()}", "", *section(report[part])]
+    return "\n".join(lines) + "\n"
+
+
+def _made(about: Mapping[str, Any]) -> str:
+    box = about["machine"]
+    quick = "**A quick look: too little to judge by.** " if about["quick"] else ""
+    return (
+        f"{quick}Weights {about['fingerprint'][:12]}, {about['steps']} denoising steps, {about['dtype']}, "
+        f"seed {about['seed']}, commit {(about['commit'] or 'unknown')[:12]}; "
+        f"{box['cpu']}, {box['torch_threads']} threads, torch {box['torch']}."
+    )
+
+
+def bar_table(rows: Sequence[Bar]) -> list[str]:
+    """The bars as a Markdown table."""
+    words = {True: "pass", False: "**FAIL**", None: "not measured"}
+    table = []
+    for bar in rows:
+        asked = f"{'>=' if bar.at_least else '<='} {bar.target:g}"
+        table.append([bar.part, bar.text, asked, _figure(bar.value), words[bar.passed], bar.note])
+    return _table(["part", "bar", "asked", "measured", "", "of"], table)
+
+
+def _reader(part: Mapping[str, Any]) -> list[str]:
+    rows = [
+        [name, f["agreement"], f["single"], f["error_median"], f["error_p90"], f["error_max"], f["frames"]]
+        for name, f in part.items()
+    ]
+    head = ["object", "presence agrees", "single where there", "px off, median", "p90", "max", "frames"]
+    return ["What the reader sees on real held-out frames, against the game's own state.", "", *_table(head, rows)]
+
+
+def _control(part: Mapping[str, Any]) -> list[str]:
+    lines = []
+    inverse = part["inverse_dynamics"]
+    rows = [
+        [name, share, inverse["real"]["by_class"][name], inverse["dream"]["by_class"][name]]
+        for name, share in inverse["classes"].items()
+    ]
+    rows.append(["all", 1.0, inverse["real"]["overall"], inverse["dream"]["overall"]])
+    lines += _table(["actions that look alike", "share", "told on real frames", "told in the dream"], rows)
+    if "player" in part:
+        horizons = list(part["player"]["error"])
+        rows = [
+            [name, *(f"{_figure(at[h]['median'])} / {_figure(at[h]['p90'])}" for h in horizons)]
+            for name, at in [*part["player"]["by_action"].items(), ("all", part["player"]["error"])]
+        ]
+        head = ["player, px off (median / p90)", *(f"{h} s" for h in horizons)]
+        lines += ["", *_table(head, rows)]
+    return lines
+
+
+def _objects(part: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for name, found in part["by_object"].items():
+        rows = [
+            [f"{h} s", at["median"], at["p90"], at["present"], at["single"], at["roll_outs"]]
+            for h, at in found["errors"].items()
+        ]
+        rows.append(["all ticks", None, None, found["present"], found["single"], part["roll_outs"]])
+        lines += [*_table([name, "px off, median", "p90", "present", "single", "roll-outs"], rows), ""]
+        lines += [
+            f"Where the real {name} is single, the dream shows none in {found['missing']:.3f}, several in "
+            f"{found['several']:.3f}, one of another size in {found['wrong_size']:.3f}; where there is no real one, it "
+            f"shows one in {_figure(found['invented'])}.",
+            "",
+        ]
+    return lines[:-1]
+
+
+def _fidelity(part: Mapping[str, Any]) -> list[str]:
+    rows = [[f"{h} s", at["psnr"], at["ssim"], at["still"]] for h, at in part["at"].items()]
+    lines = _table(["at", "PSNR dB", "SSIM", "PSNR of standing still"], rows)
+    rows = [[name, at["dream_to_real"], at["halves"]] for name, at in part["frechet"].items()]
+    rows += [
+        [f"from {at['from']:.0f} s", at["dream_to_real"], at["real_to_real"]] for at in part.get("frechet_drift", ())
+    ]
+    return [*lines, "", *_table(["Frechet distance", "dream to real", "real to real"], rows)]
+
+
+def _outcome(part: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for name in ("+1", "-1"):
+        for key in ("exact", "within_1"):
+            rows.append([f"{name}, {key.replace('_', ' ')}", *_scores(part[name][key])])
+    rows += [[f"end, {key}", *_scores(part["end"][key])] for key in ("head", "session")]
+    for where, found in part.get("points", {}).items():
+        rows += [[f"{sign} in the pictures, {where}", *_scores(found[sign])] for sign in ("+1", "-1")]
+    return [f"{part['ticks']} held-out ticks.", "", *_table(["", "precision", "recall", "said", "true"], rows)]
+
+
+def _drift(part: Mapping[str, Any]) -> list[str]:
+    head = ["policy", "rate", "dream, whole", "real, whole", "dream, end", "real, end", "difference", "standard error"]
+    rows = []
+    for policy, found in part["policies"].items():
+        for name in found["whole"]:
+            whole, last = found["whole"][name], found["last"][name]
+            rows.append(
+                [
+                    policy,
+                    name,
+                    whole["dream"],
+                    whole["real"],
+                    last["dream"],
+                    last["real"],
+                    last["difference"],
+                    last["standard_error"],
+                ]
+            )
+    return [
+        f"{part['rows']} dreams of {part['minutes']:g} minutes under each policy, never reset, beside the real game "
+        "from the same moments; a real game that is over goes on from another moment. "
+        f"The end is the last {part['last_seconds']:g} s.",
+        "",
+        *_table(head, rows),
+    ]
+
+
+SECTIONS = {
+    "reader": _reader,
+    "control": _control,
+    "objects": _objects,
+    "fidelity": _fidelity,
+    "outcome": _outcome,
+    "drift": _drift,
+}
+
+
+def _scores(found: Mapping[str, Any]) -> list[Any]:
+    return [found["precision"], found["recall"], found["said"], found["true"]]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    cells = [list(head), ["---"] * len(head), *([_figure(cell) for cell in row] for row in rows)]
+    return ["| " + " | ".join(row) + " |" for row in cells]
+
+
+def _figure(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        if math.isinf(value):
+            return "missing"
+        return "-" if math.isnan(value) else f"{value:.3f}"
+    return str(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else "missing"
+    return value

@@ -1,0 +1,143 @@
+"""The same actions from the same moments, in the dream and in the real game."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.engine.session import Session
+from worldsim.envs.sources import Source, SourceConfig, SourceState, make_source
+from worldsim.start import Start
+from worldsim.world import World
+
+Advance = Callable[[int], object]  # told how many frames were made, for a progress bar
+
+
+@dataclass(frozen=True)
+class DreamSettings:
+    """How worlds are run; see :class:`~worldsim.engine.session.Session`.
+
+    Attributes:
+        batch: Rows at once at most.
+    """
+
+    steps: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+    dtype: str | None = None
+    batch: int = 32
+
+    def session(self, world: World, rows: int, seed: int) -> Session:
+        """A session of ``rows`` whose first row draws from ``self.seed + seed``."""
+        return Session(world, rows, steps=self.steps, seed=self.seed + seed, device=self.device, dtype=self.dtype)
+
+
+def dream(
+    world: World,
+    starts: Sequence[Start],
+    actions: NDArray[np.int64],
+    settings: DreamSettings,
+    advance: Advance | None = None,
+) -> NDArray[np.uint8]:
+    """What the world shows when ``actions`` follow ``starts``.
+
+    Args:
+        world: The world.
+        starts: One a row.
+        actions: int64 [T, N].
+        settings: How to run it.
+        advance: Called with the number of new frames.
+
+    Returns:
+        uint8 [T, N, H, W, 3].
+    """
+    ticks, rows = actions.shape
+    shape = starts[0].frames.shape[1:]
+    frames = np.empty((ticks, rows, *shape), np.uint8)
+    for first in range(0, rows, settings.batch):
+        block = slice(first, min(rows, first + settings.batch))
+        session = settings.session(world, block.stop - first, first)
+        session.reset(start=list(starts[block]))
+        for tick in range(ticks):
+            frames[tick, block], _ = session.step(actions[tick, block])
+            if advance:
+                advance(block.stop - first)
+        session.close()
+    return frames
+
+
+def branch(
+    source: Source, states: Sequence[SourceState], actions: NDArray[np.int64], advance: Advance | None = None
+) -> NDArray[np.uint8]:
+    """What the real game shows when ``actions`` [T, N] are taken from ``states``; uint8 [T, N, H, W, 3].
+
+    A game that is over stands still.
+    """
+    ticks, rows = actions.shape
+    columns = []
+    for row in range(rows):
+        frame = source.restore_state(states[row])
+        over, column = False, []
+        for tick in range(ticks):
+            if not over:
+                frame, _, terminated, truncated, _ = source.step(int(actions[tick, row]))
+                over = terminated or truncated
+            column.append(frame)
+        columns.append(np.stack(column))
+        if advance:
+            advance(ticks)
+    return np.stack(columns, 1)
+
+
+class DreamRows:
+    """A dream that is never reset, tick by tick."""
+
+    def __init__(self, world: World, starts: Sequence[Start], settings: DreamSettings) -> None:
+        self._session = settings.session(world, len(starts), 50_000)
+        self.frames = self._session.reset(start=list(starts))
+
+    def step(self, actions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Take an action in every row; rewards float32 [B]. ``frames`` holds the new frames."""
+        self.frames, outcome = self._session.step(actions)
+        return outcome.reward
+
+    def close(self) -> None:
+        """Let go of the session."""
+        self._session.close()
+
+
+class RealRows:
+    """Real games side by side, tick by tick; one that is over goes on from another of the moments.
+
+    A dream has no end of its own here, so the real game must not have one either: no opening, no empty field.
+    """
+
+    def __init__(self, config: SourceConfig, states: Sequence[SourceState], seed: int) -> None:
+        self._states = list(states)
+        self._rng = np.random.default_rng((seed, 7002))
+        self._games = [make_source(config) for _ in states]
+        for game, state in zip(self._games, states, strict=True):
+            game.reset(seed=0)
+            game.restore_state(state)
+        self.frames = np.stack([state.frame for state in states])
+
+    def step(self, actions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Take an action in every row; rewards float32 [B]. ``frames`` holds the new frames."""
+        rewards = np.zeros(len(actions), np.float32)
+        frames = []
+        for row, game in enumerate(self._games):
+            frame, reward, terminated, truncated, _ = game.step(int(actions[row]))
+            rewards[row] = np.sign(reward)
+            frames.append(frame)
+            if terminated or truncated:
+                game.restore_state(self._states[int(self._rng.integers(len(self._states)))])
+        self.frames = np.stack(frames)
+        return rewards
+
+    def close(self) -> None:
+        """Close the games."""
+        for game in self._games:
+            game.close()
