@@ -11,8 +11,13 @@ from numpy.typing import NDArray
 
 from tests.play.conftest import OpenGame
 from worldsim.engine.session import Session
+from worldsim.envs.sources import load_source
+from worldsim.errors import WorldsimError
+from worldsim.model.config import ModelConfig
+from worldsim.play.autopilot import Autopilot
 from worldsim.play.game import Game
 from worldsim.play.pacing import STAGES
+from worldsim.world import new_world
 
 
 def press(game: Game, *keys: str) -> None:
@@ -196,3 +201,21 @@ def test_the_panel_goes_and_comes_back_and_the_picture_keeps_its_shape(open_a_ga
     assert with_panel[2:] == without[2:]
     press(game, "tab")
     assert game.window.picture_area() == with_panel
+
+
+def test_the_autopilot_sees_the_picture_and_presses_keys() -> None:
+    source = load_source("pong")
+    world = new_world("pong", ModelConfig(6, dim=32, heads=2), source.action_table(), source={"id": source.id})
+    pilot = Autopilot(world, seed=1)
+    pressed = []
+    for turn in range(8):  # the ball comes in above the paddle on the right
+        frame = np.full((64, 64, 3), source.objects["background"]["colour"], np.uint8)
+        frame[12:14, 40 + turn] = source.objects["ball"]["colour"]
+        frame[40:47, 56:58] = source.objects["player"]["colour"]
+        pressed += pilot.presses(turn, frame)
+    assert ("up", True) in pressed and ("down", True) not in pressed
+
+
+def test_the_autopilot_says_where_it_cannot_play(open_a_game: OpenGame) -> None:
+    with pytest.raises(WorldsimError, match="nobody has taught keys=auto to play tiny: use random or a file"):
+        open_a_game(keys="auto")

@@ -72,6 +72,6 @@ def test_a_line_that_is_no_key_event_is_named(tmp_path: Path, line: str) -> None
 
 def test_an_unknown_script_lists_the_known() -> None:
     with pytest.raises(
-        WorldsimError, match="no keys called 'rendom': use idle, random, sweep, taps, or a file"
+        WorldsimError, match="no keys called 'rendom': use idle, random, sweep, taps, auto, or a file"
     ):
         load_script("rendom", TABLE, 20, 30.0, seed=0)

@@ -15,6 +15,7 @@ from worldsim.settings import command, from_dict, home
 if TYPE_CHECKING:
     from worldsim.engine.session import Session
     from worldsim.play.game import Game
+    from worldsim.play.script import Hand, Script
     from worldsim.world import World
 
 HEADLESS_FRAMES, HEADLESS_KEYS = 300, "random"
@@ -141,13 +142,13 @@ def open_game(config: PlayConfig, world: World, session: Session, seed: int, sta
     from worldsim.play.panel import Panel
     from worldsim.play.pen import Pen
     from worldsim.play.recorder import Film, Recorder
-    from worldsim.play.script import KeyRecorder, load_script
+    from worldsim.play.script import KeyRecorder
     from worldsim.play.window import Window
 
     fps = config.fps or world.config.fps
     frames = config.frames or (HEADLESS_FRAMES if config.headless else None)
     keys = config.keys or (HEADLESS_KEYS if config.headless else None)
-    script = load_script(keys, world.actions, frames or round(SCRIPT_S * fps), fps, seed) if keys else {}
+    script, hand = _who_plays(keys, world, frames or round(SCRIPT_S * fps), fps, seed)
     model = world.config.model
     scale = config.size / max(model.height, model.width)
     size = round(model.width * scale), round(model.height * scale)
@@ -170,9 +171,25 @@ def open_game(config: PlayConfig, world: World, session: Session, seed: int, sta
         start=find_start(config.start),
         hud=config.hud,
         frames=frames,
-        script=script,
+        script=hand,
         keys=stack.enter_context(KeyRecorder(record_keys)) if record_keys else None,
     )
+
+
+def _who_plays(
+    keys: str | None, world: World, turns: int, fps: float, seed: int
+) -> tuple[Script, Hand | None]:
+    """The script that `keys` names, to be checked, and what presses its keys."""
+    from worldsim.play.script import load_script
+
+    if keys == "auto":
+        from worldsim.play.autopilot import Autopilot
+
+        return {}, Autopilot(world, seed).presses
+    if keys is None:
+        return {}, None
+    script = load_script(keys, world.actions, turns, fps, seed)
+    return script, lambda turn, frame: script.get(turn, ())
 
 
 def _output_folder() -> Path:

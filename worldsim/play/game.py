@@ -13,7 +13,7 @@ from worldsim.play.pacing import Pacer, Timings
 from worldsim.play.panel import Panel, Readout
 from worldsim.play.pen import ACCENT, GOOD, INK, WARN, Colour
 from worldsim.play.recorder import Recorder
-from worldsim.play.script import KeyRecorder, Script
+from worldsim.play.script import Hand, KeyRecorder
 from worldsim.play.window import Window
 
 REFRESH_S = 0.2  # how often the panel's figures change
@@ -32,7 +32,7 @@ class Game:
         start: what `R` and the end of an episode go back to, see ``Session.reset``.
         hud: the panel is shown at first.
         frames: turns of the loop until it ends by itself, or None.
-        script: keys that press themselves.
+        script: given a turn and the latest frame, the keys to press before that turn, or to release.
         keys: where to write the keys pressed.
 
     Attributes:
@@ -54,7 +54,7 @@ class Game:
         start: str | int | None = None,
         hud: bool = True,
         frames: int | None = None,
-        script: Script | None = None,
+        script: Hand | None = None,
         keys: KeyRecorder | None = None,
     ) -> None:
         self.timings = Timings()
@@ -62,7 +62,7 @@ class Game:
         self._panel, self._overlay, self._recorder = panel, overlay, recorder
         self._pacer = Pacer(fps)
         self._keyboard = Keyboard(session.world.actions)
-        self._start, self._frames, self._script = start, frames, script or {}
+        self._start, self._frames, self._script = start, frames, script
         self._keys = keys
         config = session.world.config
         source = config.source.get("id")
@@ -79,6 +79,7 @@ class Game:
         self._title = f"worldsim · {config.name}"
         self.frame = session.frames[0]
         self._turn = 0
+        self._presses = script(0, self.frame) if script else ()
         self._done = self.paused = self._help = False
         self._hud = hud
         self._over_turns = 0  # turns for which the end of an episode still shows
@@ -117,7 +118,7 @@ class Game:
         due = self._pacer.wait()
         began = time.perf_counter()
         self._complete_sample(began, began - waiting)
-        for key, down in self._script.get(self._turn, ()):
+        for key, down in self._presses:
             self.window.post(key, down)
         events = self.window.poll()
         if self._keys is not None:
@@ -140,6 +141,7 @@ class Game:
             presses = sum(event.kind in ("down", "up") for event in events)
             self._tick(due, began, polled, presses, timed=not self.paused)
         self._upkeep()
+        self._presses = self._script(self._turn, self.frame) if self._script else ()
 
     def _tick(self, due: float, began: float, polled: float, presses: int, timed: bool) -> None:
         session, readout = self.session, self.readout

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from worldsim.actions import ActionTable
 from worldsim.errors import WorldsimError
@@ -17,7 +20,9 @@ from worldsim.play.keyboard import KeyEvent
 
 Combo = tuple[str, ...]
 Press = tuple[Combo, int]  # keys held together, and for how many turns
-Script = dict[int, list[tuple[str, bool]]]  # turn -> keys that go down (True) or up (False) before it
+Presses = Sequence[tuple[str, bool]]  # keys that go down (True) or up (False)
+Script = dict[int, list[tuple[str, bool]]]  # turn -> presses before it
+Hand = Callable[[int, NDArray[np.uint8]], Presses]  # turn and latest frame -> presses before it
 
 
 def _idle(combos: list[Combo], fps: float, rng: random.Random) -> Iterator[Press]:
@@ -86,7 +91,7 @@ def load_script(name: str, table: ActionTable, turns: int, fps: float, seed: int
 
 def _read(path: Path) -> Script:
     if not path.is_file():
-        names = ", ".join(NAMED)
+        names = ", ".join((*NAMED, "auto"))
         raise WorldsimError(
             f"no keys called {str(path)!r}: use {names}, or a file that record_keys=... wrote"
         )
