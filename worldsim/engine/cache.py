@@ -31,7 +31,7 @@ class RingCache:
     of a full ring for ever. All of them are computed when the cache is made.
 
     Args:
-        model: Gives sizes, the age bias, device and dtype; its weights must not change afterwards.
+        model: Gives sizes, the age bias and the device; its weights must not change afterwards.
         batch: Rows.
 
     Attributes:
@@ -44,7 +44,9 @@ class RingCache:
         weight = model.encoder.position
         self.batch, self.slots = batch, c.window - 1
         shape = (c.encoder_layers, batch, c.heads, c.tokens, self.slots, c.head_dim)
-        self.keys = torch.zeros(shape, dtype=weight.dtype, device=weight.device)
+        # The products of temporal attention are too small for bfloat16 to pay on a CPU.
+        dtype = torch.float32 if weight.device.type == "cpu" else weight.dtype
+        self.keys = torch.zeros(shape, dtype=dtype, device=weight.device)
         self.values = torch.zeros_like(self.keys)
         self.written = np.zeros(batch, np.int64)
         self._model = model
@@ -52,7 +54,7 @@ class RingCache:
         states = [slot_ages(n, self.slots) for n in range(2 * self.slots)]
         with torch.inference_mode():
             ages = torch.tensor(states, device=weight.device)
-            self._biases = model.ring_bias(ages)  # [layers, 2(W-1), h, 1, W-1]
+            self._biases = model.ring_bias(ages).to(dtype)  # [layers, 2(W-1), h, 1, W-1]
             self._bias_of_state = [self._biases[:, n : n + 1] for n in range(2 * self.slots)]
 
     def like(self, batch: int) -> RingCache:

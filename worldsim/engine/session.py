@@ -205,8 +205,8 @@ class Session:
             self._scene = self.model.scene(self._context, patches)
         with self.stopwatch("outcome"):
             reward_logits, end_logits = self.model.outcome(self._context)
-            sign = reward_logits.argmax(-1).cpu().numpy() - 1
-            terminated = end_logits.argmax(-1).cpu().numpy() == 1
+            sign = reward_logits.float().cpu().numpy().argmax(-1) - 1
+            terminated = end_logits.float().cpu().numpy().argmax(-1) == 1
         self._pending = False
         self.tick += 1
         self.score[:, 0] += sign > 0
@@ -249,7 +249,7 @@ class Session:
         """
         self._require_open("restore")
         chosen = check_rows(rows, self.batch)
-        held = checked_state(state, self.world, self.dtype, len(chosen))
+        held = checked_state(state, self.world, self.dtype, self._cache.keys.dtype, len(chosen))
         if state.pending != self._pending and len(chosen) < self.batch:
             raise WorldsimError(
                 "the state and the session differ in a pending frame: restore all rows, or commit() first"

@@ -63,7 +63,9 @@ def gather_state(world: str, dtype: torch.dtype, pending: bool, **arrays: Tensor
     return SessionState(STATE_VERSION, world, str(dtype), pending, **held)
 
 
-def checked_state(state: SessionState, world: World, dtype: torch.dtype, rows: int) -> SimpleNamespace:
+def checked_state(
+    state: SessionState, world: World, dtype: torch.dtype, ring_dtype: torch.dtype, rows: int
+) -> SimpleNamespace:
     """The tensors of a state, on the CPU, after checking that it fits.
 
     Raises:
@@ -83,14 +85,13 @@ def checked_state(state: SessionState, world: World, dtype: torch.dtype, rows: i
         raise WorldsimError(f"the state holds {state.rows} rows, {rows} are to be restored: name as many rows")
     c = world.config.model
     ring = (rows, c.encoder_layers, c.heads, c.tokens, c.window - 1, c.head_dim)
-    stored = np.dtype(np.int16 if dtype == torch.bfloat16 else np.float32)
     random = torch.Generator().get_state().shape
     whole = np.dtype(np.int64)
     layout: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
-        "keys": (ring, stored),
-        "values": (ring, stored),
+        "keys": (ring, _stored(ring_dtype)),
+        "values": (ring, _stored(ring_dtype)),
         "written": ((rows,), whole),
-        "context": ((rows, c.tokens, c.dim), stored),
+        "context": ((rows, c.tokens, c.dim), _stored(dtype)),
         "frames": ((rows, c.height, c.width, 3), np.dtype(np.uint8)),
         "actions": ((rows,), whole),
         "generators": ((rows, *random), np.dtype(np.uint8)),
@@ -108,7 +109,7 @@ def checked_state(state: SessionState, world: World, dtype: torch.dtype, rows: i
             torch.Generator().set_state(torch.from_numpy(row.copy()))
     except RuntimeError as error:
         raise WorldsimError("the state's random generator is damaged: take a new one") from error
-    return SimpleNamespace(**{name: _to_tensor(getattr(state, name), dtype) for name in layout})
+    return SimpleNamespace(**{name: _to_tensor(getattr(state, name)) for name in layout})
 
 
 def _to_array(value: Tensor | NDArray[Any]) -> NDArray[Any]:
@@ -118,6 +119,10 @@ def _to_array(value: Tensor | NDArray[Any]) -> NDArray[Any]:
     return value.copy()
 
 
-def _to_tensor(array: NDArray[Any], dtype: torch.dtype) -> Tensor:
+def _to_tensor(array: NDArray[Any]) -> Tensor:
     tensor = torch.from_numpy(array.copy())
-    return tensor.view(dtype) if array.dtype == np.int16 else tensor
+    return tensor.view(torch.bfloat16) if array.dtype == np.int16 else tensor
+
+
+def _stored(dtype: torch.dtype) -> np.dtype[Any]:
+    return np.dtype(np.int16 if dtype == torch.bfloat16 else np.float32)

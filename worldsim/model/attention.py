@@ -28,8 +28,8 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             return super().forward(x)
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        scaled = x * norm.square_().mul_(1 / x.shape[-1]).add_(self.eps or 0.0).rsqrt_().to(x.dtype)
+        rms = torch.linalg.vector_norm(x, dim=-1, keepdim=True).mul_(x.shape[-1] ** -0.5)
+        scaled = x / rms.clamp_min_((self.eps or 0.0) ** 0.5)
         return scaled if self.weight is None else scaled.mul_(self.weight)
 
 
@@ -112,22 +112,24 @@ class TemporalAttention(nn.Module):
 
         Args:
             x: This frame's tokens [B, L, D].
-            keys, values: Past frames [B, h, L, W-1, hd], in any order.
+            keys, values: Past frames [B, h, L, W-1, hd], in any order. Attention is computed in their dtype: on a CPU
+                products this small are faster in float32, whatever the tokens are in.
             bias: [B, h, 1, W-1], the age bias of each slot, ``-inf`` for an empty one.
 
         Returns:
-            Attended tokens [B, L, D] and this frame's key and value [B, h, L, hd].
+            Attended tokens [B, L, D] and this frame's key and value [B, h, L, hd], in the dtype of the past ones.
         """
         b, length, dim = x.shape
         qkv = self.qkv(x).view(b, length, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # 3 x [B, h, L, hd]
-        query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
-        past = (query.unsqueeze(-2) @ keys.transpose(-1, -2)).squeeze(-2) * self.scale + bias.to(value.dtype)
-        now = (query * key).sum(-1, keepdim=True) * self.scale + self.age_bias[:, :1, None].to(value.dtype)
+        query = self.query_norm(query).to(keys.dtype) * self.scale
+        key, value = self.key_norm(key).to(keys.dtype), value.to(keys.dtype)
+        past = (query.unsqueeze(-2) @ keys.transpose(-1, -2)).squeeze(-2) + bias.to(keys.dtype)  # [B, h, L, W-1]
+        now = (query * key).sum(-1, keepdim=True) + self.age_bias[:, :1, None].to(keys.dtype)
         # The present is joined to the scores, not to the cache: concatenating the cache would copy it every frame.
         weights = torch.cat((past, now), -1).softmax(-1, dtype=torch.float32).to(value.dtype)
         mixed = (weights[..., None, :-1] @ values).squeeze(-2) + weights[..., -1:] * value  # [B, h, L, hd]
-        return self.out(mixed.transpose(1, 2).reshape(b, length, dim)), key, value
+        return self.out(mixed.transpose(1, 2).reshape(b, length, dim).to(x.dtype)), key, value
 
 
 class MLP(nn.Module):
