@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 HEADLESS_FRAMES, HEADLESS_KEYS = 300, "random"
 SCRIPT_S = 3600.0  # how long a named script lasts where nothing else ends the game
+# A tick is hundreds of small products, and each waits for its last thread. Beside a program that kept both of two
+# cores busy, two threads took nine times as long as one: leave cores to others.
+MOST_THREADS = 4
 WARM_UP = 3  # ticks; PyTorch's first ones prepare kernels and take ten times as long
 
 
@@ -118,7 +121,7 @@ def open_session(config: PlayConfig) -> tuple[World, Session, int]:
     from worldsim.play.report import physical_cores
     from worldsim.world import load_world
 
-    torch.set_num_threads(config.threads or physical_cores())
+    torch.set_num_threads(config.threads or min(MOST_THREADS, physical_cores()))
     world = load_world(config.world)
     seed = secrets.randbelow(2**31) if config.seed is None else config.seed
     session = Session(world, steps=config.steps, seed=seed, device=config.device, dtype=config.dtype)

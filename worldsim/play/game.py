@@ -157,7 +157,7 @@ class Game:
         readout.score = (int(session.score[0, 0]), int(session.score[0, 1]))
         readout.frame = int(session.tick[0])
         readout.seconds = readout.frame / session.world.config.fps
-        if readout.reward:
+        if readout.reward and readout.score_limit is not None:  # elsewhere rewards may come with every tick
             won = readout.reward > 0
             self._flash = ("point" if won else "point lost", GOOD if won else WARN, committed + FLASH_S)
         if outcome.terminated[0] or readout.frame >= session.world.config.max_episode_steps:

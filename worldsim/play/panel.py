@@ -119,7 +119,8 @@ class Panel:
             reward = round(readout.reward)
             colour = GOOD if reward > 0 else WARN if reward < 0 else FAINT
             self._put(f"reward {_signed(reward)}", 17, colour, right, y + self._px(34), right=True)
-            self._put(f"return {_signed(won - lost)}", 17, MUTED, right, y + self._px(50), right=True)
+            if readout.score_limit is not None:
+                self._put(f"return {_signed(won - lost)}", 17, MUTED, right, y + self._px(50), right=True)
         return y + self._px(78)
 
     def _actions(self, y: int, readout: Readout, timings: Timings, draw: bool) -> int:
