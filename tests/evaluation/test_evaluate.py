@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from worldsim.data.episodes import Dataset
+from worldsim.data.episodes import Dataset, write_episode, write_index
 from worldsim.errors import MissingExtra
 from worldsim.evaluation import pictures
 from worldsim.evaluation.evaluate import main
@@ -31,6 +32,42 @@ def test_it_writes_numbers_tables_and_pictures(
     text = (out / "report.md").read_text()
     assert "**FAIL**" in text and "A quick look" in text and "## Drift" in text
     assert "exactly one ball" in capsys.readouterr().out
+
+
+def stripped(dataset: Dataset, folder: Path, *, state: bool) -> Path:
+    """The same recording of a source that does not say what its objects look like, with or without its state."""
+    folder.mkdir()
+    infos = []
+    for info in dataset.episodes:
+        episode = dataset.load(info)
+        bare = episode if state else replace(episode, state={})
+        infos.append(replace(info, sha256=write_episode(folder / info.file, bare)))
+    source = dataset.config["source"] | {"objects": {}, "name": "unheard-of"}
+    write_index(folder, dataset.config | {"source": source}, dataset.actions, dataset.behaviours, infos)
+    return folder
+
+
+def test_a_source_without_colours_is_read_by_a_probe(
+    tiny_world_folder: Path, pong_data: Dataset, tmp_path: Path
+) -> None:
+    data = stripped(pong_data, tmp_path / "data", state=True)
+    where = [f"world={tiny_world_folder}", f"data={data}", f"out={tmp_path / 'out'}"]
+    assert main([*where, *SHORT, "parts=[objects]"]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["about"]["reader"] == "probe"
+    assert set(report["objects"]["by_object"]) == {"ball", "player", "opponent"}
+
+
+def test_a_source_without_a_state_is_judged_by_what_is_left(
+    tiny_world_folder: Path, pong_data: Dataset, tmp_path: Path
+) -> None:
+    data = stripped(pong_data, tmp_path / "data", state=False)
+    where = [f"world={tiny_world_folder}", f"data={data}", f"out={tmp_path / 'out'}"]
+    assert main([*where, *SHORT, "parts=[objects,fidelity,outcome,drift]"]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert "objects" not in report and "drift" not in report
+    assert report["fidelity"]["at"]["1"]["psnr"] > 0
+    assert "Left out are objects and drift" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_an_unknown_part_is_named(capsys: pytest.CaptureFixture[str]) -> None:

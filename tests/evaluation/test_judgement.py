@@ -102,9 +102,16 @@ def report(**changes: Any) -> dict[str, Any]:
                 "real": {"overall": 0.93},
                 "classes": {"A": 0.5},
             },  # fmt: skip
-            "player": {"error": {"1": {"median": 0.2}}, "roll_outs": 90},
+            "player": {
+                "error": {"1": {"median": 0.2}},
+                "by_action": {"NOOP": {"1": {"median": 0.2}}},
+                "roll_outs": 90,
+            },
         },
-        "objects": {"by_object": {"ball": ball}, "steady": {"all_present": 1.0}},
+        "objects": {
+            "by_object": {"ball": ball, "player": {"errors": {"1": {"median": 0.3, "roll_outs": 50}}}},
+            "steady": {"all_present": 1.0, "objects": ["player"]},
+        },
         "drift": {"policies": {"idle": {"last": rates}}},
         "outcome": {sign: {"exact": exact, "within_1": exact} for sign in ("+1", "-1")},
     }
@@ -113,7 +120,7 @@ def report(**changes: Any) -> dict[str, Any]:
 
 def test_all_bars_pass_for_a_good_world() -> None:
     assert all(bar.passed for bar in bars(report()))
-    assert len(bars(report())) == 11
+    assert len(bars(report())) == 12
 
 
 @pytest.mark.parametrize("figure", [float("inf"), 1.2])

@@ -40,8 +40,8 @@ def test_predictions_are_those_of_the_full_forward_pass_tick_by_tick(
     model = changed.world.model
     episodes = [changed.dataset.load(info) for info in changed.dataset.held_out]
     monkeypatch.setattr(outcome, "STRETCH", 10_000)
-    rewards, ends = outcome.predict(changed, episodes)
-    for episode, said, over in zip(episodes, rewards, ends, strict=True):
+    rewards, ends, chances = outcome.predict(changed, episodes)
+    for episode, said, over, chance in zip(episodes, rewards, ends, chances, strict=True):
         patches = model.patchify(torch.from_numpy(episode.frames)[None]).float() / 127.5 - 1
         previous = torch.tensor([[model.no_action, *episode.actions.tolist()]])
         with torch.inference_mode():
@@ -50,6 +50,7 @@ def test_predictions_are_those_of_the_full_forward_pass_tick_by_tick(
         wanted = reward[0, 1:].argmax(-1).numpy() - 1
         assert len(set(wanted.tolist())) > 1
         assert (said == wanted).mean() > 0.99
+        np.testing.assert_allclose(chance, reward[0, 1:].softmax(-1), atol=1e-3)
         assert (over == (end[0, 1:].argmax(-1) == 1).numpy()).mean() > 0.99
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.errors import SourceError
-from worldsim.evaluation.reading import COUNTED, Reading, Readings
+from worldsim.evaluation.reading import COUNTED, Reading, Readings, join
 
 BACKGROUND = "background"
 #: An error of so many grey levels in every channel must not look like an object; real frames are off by half a level.
@@ -49,13 +49,14 @@ class ColourReader:
         unmix = np.linalg.pinv(colours)  # [3, K]
         self._unmix = unmix.astype(np.float32)
         self._floor = TOLERANCE * np.abs(unmix).sum(0)  # [K], coverage that an error within tolerance can fake
-        self._sizes = [tuple(float(side) for side in objects[name]["size"]) for name in self.objects]
+        self._sizes = [(float(width), float(height)) for width, height in (objects[n]["size"] for n in self.objects)]
         self._height, self._width = height, width
 
     def coverage(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """How much of each pixel each kind of object covers, float32 [K, N, H, W] of frames [N, H, W, 3]."""
-        mixed = frames.astype(np.float32) - self._background
-        return np.moveaxis(mixed @ self._unmix, -1, 0)
+        mixed: NDArray[np.float32] = frames.astype(np.float32) - self._background
+        cover: NDArray[np.float32] = mixed @ self._unmix
+        return np.moveaxis(cover, -1, 0)
 
     def read(self, frames: NDArray[np.uint8]) -> Readings:
         """See :class:`~worldsim.evaluation.reading.Reader`."""
@@ -66,12 +67,7 @@ class ColourReader:
             cover = self.coverage(flat[first : first + CHUNK])
             for kind, cells in enumerate(cover):
                 found[kind].append(self._blobs(cells, float(self._floor[kind]), self._sizes[kind]))
-        readings = {}
-        for name, parts in zip(self.objects, found, strict=True):
-            fields = ("count", "size", "x", "y")
-            whole = Reading(*(np.concatenate([getattr(part, field) for part in parts]) for field in fields))
-            readings[name] = whole.reshape(*lead)
-        return readings
+        return {name: join(parts).reshape(*lead) for name, parts in zip(self.objects, found, strict=True)}
 
     def _blobs(self, cover: NDArray[np.float32], floor: float, size: tuple[float, float]) -> Reading:
         """Blobs of one kind in [N, H, W], all frames labelled at once as one tall picture with gaps."""

@@ -146,6 +146,7 @@ def evaluate(config: EvaluateConfig, out: Path, *, quiet: bool = False) -> tuple
         return found
 
     if subject.reader:
+        report["about"]["reader"] = subject.reader.name
         report["reader"] = timed("reader", lambda: objects.validate_reader(subject))
     if set(config.parts) & {"control", "objects", "fidelity"}:
         timed("roll-outs", lambda: subject.roll_outs)
@@ -163,6 +164,10 @@ def evaluate(config: EvaluateConfig, out: Path, *, quiet: bool = False) -> tuple
             report["fidelity"]["frechet_drift"] = report["drift"]["frechet"]
         if "outcome" in report and "points" in report["drift"]:
             report["outcome"]["points"] = report["drift"]["points"]
+    if subject.reader is None and set(config.parts) & {"objects", "drift"}:
+        report["about"]["left_out"] = (
+            "objects and drift: the source has neither colours to tell its objects by nor a state"
+        )
     rows = bars(report)
     report["bars"] = [bar.to_json() for bar in rows]
     # Numbers first: a picture that fails must not cost them.

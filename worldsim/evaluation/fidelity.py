@@ -67,10 +67,10 @@ def ssim(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     """
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     values = []
-    for one, other in zip(a.astype(np.float64), b.astype(np.float64), strict=True):
-        mean_a, mean_b = _blur(one), _blur(other)
-        variance_a, variance_b = _blur(one * one) - mean_a**2, _blur(other * other) - mean_b**2
-        covariance = _blur(one * other) - mean_a * mean_b
+    for x, y in zip(a.astype(np.float64), b.astype(np.float64), strict=True):
+        mean_a, mean_b = _blur(x), _blur(y)
+        variance_a, variance_b = _blur(x * x) - mean_a**2, _blur(y * y) - mean_b**2
+        covariance = _blur(x * y) - mean_a * mean_b
         top = (2 * mean_a * mean_b + c1) * (2 * covariance + c2)
         bottom = (mean_a**2 + mean_b**2 + c1) * (variance_a + variance_b + c2)
         values.append((top / bottom).mean())
@@ -78,8 +78,7 @@ def ssim(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
 
 
 def _blur(picture: NDArray[np.float64]) -> NDArray[np.float64]:
-    blurred: NDArray[np.float64] = cv2.GaussianBlur(picture, (11, 11), 1.5)
-    return blurred[5:-5, 5:-5]
+    return np.asarray(cv2.GaussianBlur(picture, (11, 11), 1.5), np.float64)[5:-5, 5:-5]
 
 
 def frechet(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> float:
@@ -87,12 +86,12 @@ def frechet(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> float
 
     |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)).
     """
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    cov_a, cov_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    values, vectors = np.linalg.eigh(np.atleast_2d(cov_a))
+    one, other = a.astype(np.float64), b.astype(np.float64)
+    cov_a, cov_b = (np.atleast_2d(np.cov(features, rowvar=False)) for features in (one, other))
+    values, vectors = np.linalg.eigh(cov_a)
     root = (vectors * np.sqrt(values.clip(0))) @ vectors.T  # S_a^(1/2)
     # (S_a S_b)^(1/2) has the trace of (S_a^(1/2) S_b S_a^(1/2))^(1/2), whose argument is symmetric.
-    cross = np.linalg.eigvalsh(root @ np.atleast_2d(cov_b) @ root)
-    apart = np.sum((a.mean(0) - b.mean(0)) ** 2)
-    spread = np.trace(np.atleast_2d(cov_a)) + np.trace(np.atleast_2d(cov_b)) - 2 * np.sqrt(cross.clip(0)).sum()
+    cross = np.linalg.eigvalsh(root @ cov_b @ root)
+    apart = np.sum((one.mean(0) - other.mean(0)) ** 2)
+    spread = np.trace(cov_a) + np.trace(cov_b) - 2 * np.sqrt(cross.clip(0)).sum()
     return float(max(0.0, apart + spread))

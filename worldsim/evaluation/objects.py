@@ -23,7 +23,7 @@ def measure(subject: Subject) -> dict[str, Any]:
     rolls = subject.roll_outs
     dreamed, real = subject.reader.read(rolls.dreamed), subject.reader.read(rolls.real)
     table = {name: compare(subject, dreamed[name], real[name]) for name in subject.reader.objects}
-    report: dict[str, Any] = {"roll_outs": len(rolls.moments), "reader": subject.reader.name, "by_object": table}
+    report: dict[str, Any] = {"roll_outs": len(rolls.moments), "counts": subject.reader.counts, "by_object": table}
     steady = [name for name in subject.reader.objects if name != BALL]
     if steady:
         there = np.all([real[name].present for name in steady], 0)

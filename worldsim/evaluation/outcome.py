@@ -23,24 +23,36 @@ LATE = 3  # ticks between a point in the picture and its reward: the ball can be
 
 def measure(subject: Subject) -> dict[str, Any]:
     """Rewards and ends on held-out real play, every real frame fed to the encoder as a roll-out would feed it."""
-    episodes = []
+    episodes: list[Episode] = []
     budget = subject.extent.outcome_ticks or None
     for info in subject.dataset.held_out:
         if budget is None or sum(map(len, episodes)) < budget:
             episodes.append(subject.dataset.load(info))
-    rewards, ends = predict(subject, episodes)
+    rewards, ends, chances = predict(subject, episodes)
     report: dict[str, Any] = {"ticks": sum(map(len, episodes)), "episodes": len(episodes)}
     true = [np.sign(episode.rewards).astype(np.int64) for episode in episodes]
     for name, sign in SIGNS.items():
         said = _column([row == sign for row in rewards])
         real = _column([row == sign for row in true])
-        report[name] = {"exact": score(said, real), "within_1": score(said, real, 1)}
+        chance = np.concatenate([row[:, 1 + sign] for row in chances])
+        at = np.concatenate([row == sign for row in true])
+        report[name] = {
+            "exact": score(said, real),
+            "within_1": score(said, real, 1),
+            # What the head gives the sign, on average, where it was and where it was not: does it know at all?
+            "chance_at": float(chance[at].mean()) if at.any() else float("nan"),
+            "chance_elsewhere": float(chance[~at].mean()) if not at.all() else float("nan"),
+        }
     report["end"] = _ends(subject, episodes, rewards, ends)
     return report
 
 
-def predict(subject: Subject, episodes: Sequence[Episode]) -> tuple[list[NDArray[np.int64]], list[NDArray[np.bool_]]]:
-    """Predicted sign of the reward and end of every tick of real episodes, int64 [T] and bool [T] each.
+def predict(
+    subject: Subject, episodes: Sequence[Episode]
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.bool_]], list[NDArray[np.float32]]]:
+    """Predicted sign of the reward, end, and probabilities of the signs -1, 0, +1, for every tick of real episodes.
+
+    int64 [T], bool [T] and float32 [T, 3] for each episode.
 
     Episodes are cut in stretches that run side by side, each after ``window`` real frames like a dream's start.
     """
@@ -49,6 +61,7 @@ def predict(subject: Subject, episodes: Sequence[Episode]) -> tuple[list[NDArray
     jobs = [(e, first) for e, episode in enumerate(episodes) for first in range(0, len(episode), STRETCH)]
     rewards = [np.zeros(len(episode), np.int64) for episode in episodes]
     ends = [np.zeros(len(episode), np.bool_) for episode in episodes]
+    chances = [np.zeros((len(episode), 3), np.float32) for episode in episodes]
     rows = subject.settings.batch
     total = sum(min(len(episodes[e]), first + STRETCH) - max(0, first - window) + 1 for e, first in jobs)
     with subject.progress("outcome", total) as advance, torch.inference_mode():
@@ -76,13 +89,16 @@ def predict(subject: Subject, episodes: Sequence[Episode]) -> tuple[list[NDArray
                     cache.bias(),
                 )
                 cache.write(key, value)
-                reward, end = (logits.argmax(-1).cpu().numpy() for logits in model.outcome(context))
+                reward_logits, end_logits = (logits.float().cpu() for logits in model.outcome(context))
+                reward, end = reward_logits.argmax(-1).numpy(), end_logits.argmax(-1).numpy()
+                chance = reward_logits.softmax(-1).numpy()
                 for row, ((e, first), t) in enumerate(zip(batch, at, strict=True)):
                     if begins[row] + step <= lasts[row]:
                         advance(1)
                         if t > first:  # the frame that reward t - 1 is read from
                             rewards[e][t - 1], ends[e][t - 1] = reward[row] - 1, end[row] == 1
-    return rewards, ends
+                            chances[e][t - 1] = chance[row]
+    return rewards, ends, chances
 
 
 def _ends(

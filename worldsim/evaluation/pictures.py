@@ -62,7 +62,7 @@ def roll_out_grid(subject: Subject, path: Path, scale: int = 3) -> None:
         strips.append(
             np.concatenate([_panel(f, scale, [t], "real") for f, t in zip([before, *real], titles, strict=True)], 1)
         )
-        words = [[], *(_caption(subject, tick, start) for tick in ticks)]
+        words = [["the dream of it,", "under the same", "actions"], *(_caption(subject, tick, start) for tick in ticks)]
         strips.append(
             np.concatenate([_panel(f, scale, w, "dream") for f, w in zip([before, *dreamed], words, strict=True)], 1)
         )

@@ -47,7 +47,12 @@ class Reading:
 
     def reshape(self, *shape: int) -> Reading:
         """Every array in another shape."""
-        return Reading(*(a.reshape(shape) for a in (self.count, self.size, self.x, self.y)))
+        return Reading(*(array.reshape(shape) for array in self.arrays))
+
+    @property
+    def arrays(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """The fields in order."""
+        return self.count, self.size, self.x, self.y
 
 
 Readings = dict[str, Reading]
@@ -71,17 +76,14 @@ class Reader(Protocol):
         ...
 
 
-def joined(parts: Sequence[Readings], axis: int = 0) -> Readings:
-    """Readings of several stretches of pictures as one."""
-    return {
-        name: Reading(
-            *(
-                np.concatenate([getattr(part[name], field) for part in parts], axis)
-                for field in ("count", "size", "x", "y")
-            )
-        )
-        for name in parts[0]
-    }
+def joined(parts: Sequence[Readings]) -> Readings:
+    """Readings of several stretches of pictures as one, along the first axis."""
+    return {name: join([part[name] for part in parts]) for name in parts[0]}
+
+
+def join(parts: Sequence[Reading]) -> Reading:
+    """Readings of one kind of object as one, along the first axis."""
+    return Reading(*(np.concatenate(arrays) for arrays in zip(*(part.arrays for part in parts), strict=True)))
 
 
 def distance(a: Reading, b: Reading) -> NDArray[np.float64]:

@@ -90,6 +90,7 @@ def as_markdown(report: Mapping[str, Any], rows: Sequence[Bar]) -> str:
         "Took " + ", ".join(f"{part} {seconds:.0f} s" for part, seconds in report["seconds"].items()) + ".",
         "",
         *bar_table(rows),
+        *(["", f"Left out are {about['left_out']}."] if "left_out" in about else []),
     ]
     for part, section in SECTIONS.items():
         if report.get(part):
@@ -147,7 +148,9 @@ def _control(part: Mapping[str, Any]) -> list[str]:
 
 
 def _objects(part: Mapping[str, Any]) -> list[str]:
-    lines = []
+    lines = (
+        [] if part["counts"] else ["Read by a probe that sees no second object of a kind: single means present.", ""]
+    )
     for name, found in part["by_object"].items():
         rows = [
             [f"{h} s", at["median"], at["p90"], at["present"], at["single"], at["roll_outs"]]
@@ -182,7 +185,12 @@ def _outcome(part: Mapping[str, Any]) -> list[str]:
     rows += [[f"end, {key}", *_scores(part["end"][key])] for key in ("head", "session")]
     for where, found in part.get("points", {}).items():
         rows += [[f"{sign} in the pictures, {where}", *_scores(found[sign])] for sign in ("+1", "-1")]
-    return [f"{part['ticks']} held-out ticks.", "", *_table(["", "precision", "recall", "said", "true"], rows)]
+    chances = "; ".join(
+        f"{name}: {_figure(part[name]['chance_at'])} where it was, {_figure(part[name]['chance_elsewhere'])} elsewhere"
+        for name in ("+1", "-1")
+    )
+    about = f"{part['ticks']} held-out ticks. Probability given to a reward, on average: {chances}."
+    return [about, "", *_table(["", "precision", "recall", "said", "true"], rows)]
 
 
 def _drift(part: Mapping[str, Any]) -> list[str]:
