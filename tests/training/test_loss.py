@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from worldsim.data.clips import ClipStore
+from worldsim.data.collect import CollectConfig, collect
 from worldsim.data.episodes import Dataset
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel, init_weights
@@ -155,3 +158,12 @@ def test_own_frames_carry_no_gradient_to_the_model_that_made_them(
         model, clean, torch.zeros(2, 8, dtype=torch.long), batch.actions, batch.context_noise[:, 1:], 2
     )
     assert made.shape == clean.shape and not made.requires_grad
+
+
+def test_eventful_clips_hold_a_reward_and_others_need_not(tmp_path: Path) -> None:
+    config = CollectConfig(source="pong", steps=500, processes=1, held_out=0, folder=str(tmp_path), episode_steps=500)
+    data = collect(config, progress=False)
+    store = ClipStore(data, data.train, 8)
+    chosen = [store.draw(0, step, 0, eventful=True)[0] for step in range(30)]
+    assert all((clip.rewards != 0).any() for clip in chosen)
+    assert not all((store.draw(0, step, 0)[0].rewards != 0).any() for step in range(30))

@@ -18,6 +18,7 @@ from worldsim.data.episodes import Dataset
 from worldsim.errors import RunError
 from worldsim.training.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from worldsim.training.optimizer import OptimizerConfig, schedule, split_parameters
+from worldsim.training.outcomes import OutcomesConfig
 from worldsim.training.parallel import Ranks
 from worldsim.training.pretrain import PretrainConfig, Trainer, main
 from worldsim.world import load_world
@@ -25,7 +26,7 @@ from worldsim.world import load_world
 TINY = [
     "batch=2", "compile=false", "dtype=float32", "threads=1", "model.patch=16", "model.dim=32", "model.heads=2",
     "model.encoder_layers=1", "model.decoder_layers=1", "model.window=4", "report.held_out_clips=1",
-    "report.grid_rows=1", "report.grid_ticks=[1,4]", "optimizer.warmup=2",
+    "report.grid_rows=1", "report.grid_ticks=[1,4]", "optimizer.warmup=2", "outcomes.steps=3", "outcomes.batch=4",
 ]  # fmt: skip
 
 
@@ -94,7 +95,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(pong_data: Dataset, straight: Pa
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     stopped_at = load_checkpoint(run / "checkpoint.safetensors")[1]["step"]
-    assert 1 <= stopped_at <= 12
+    assert 1 <= stopped_at <= 15
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert same(state(run), state(straight))
 
@@ -155,7 +156,7 @@ def config(data: Dataset, run: Path, **more: object) -> PretrainConfig:
         "dtype": "float32",
         "model": shape,
     }
-    fields["optimizer"] = OptimizerConfig(warmup=2)
+    fields |= {"optimizer": OptimizerConfig(warmup=2), "outcomes": OutcomesConfig(3, 4)}
     return PretrainConfig(**(fields | more))  # type: ignore[arg-type]
 
 
@@ -216,6 +217,16 @@ def test_training_lowers_the_loss(straight: Path, pong_data: Dataset, tmp_path: 
         held_out_error(trainer.model, held_out, 4)["all"]
         < 0.8 * held_out_error(fresh.model, held_out, 4)["all"]
     )
+
+
+def test_the_last_steps_train_the_outcome_heads_and_nothing_else(pong_data: Dataset, tmp_path: Path) -> None:
+    trainer = Trainer(config(pong_data, tmp_path / "run", steps=2), Ranks())
+    trainer.train()
+    before = {name: value.clone() for name, value in trainer.ema.state_dict().items()}
+    trainer.finish_outcomes()
+    assert trainer.finished and trainer.step == 5
+    for name, value in trainer.ema.state_dict().items():
+        assert torch.equal(value, before[name]) != name.startswith("heads."), name
 
 
 def test_muon_takes_the_blocks_matrices_only(pong_data: Dataset, tmp_path: Path) -> None:

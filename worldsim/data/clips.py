@@ -70,6 +70,9 @@ class ClipStore:
             self._terminated[acts] = episode.terminated
             offset = rows.stop
         self._starts = np.concatenate(starts)
+        event = (self._rewards != 0) | self._terminated
+        before = np.concatenate(([0], np.cumsum(event)))
+        self._eventful = np.flatnonzero(before[self._starts + length - 1] > before[self._starts])
 
     def __len__(self) -> int:
         """Number of different clips."""
@@ -81,7 +84,16 @@ class ClipStore:
         frames, acts = slice(first, first + self.length), slice(first, first + self.length - 1)
         return Clip(self._frames[frames], self._actions[acts], self._rewards[acts], self._terminated[acts])
 
-    def draw(self, seed: int, step: int, place: int) -> tuple[Clip, np.random.Generator]:
-        """The clip at one place of one batch, and the generator that its further random numbers come from."""
+    def draw(
+        self, seed: int, step: int, place: int, *, eventful: bool = False
+    ) -> tuple[Clip, np.random.Generator]:
+        """The clip at one place of one batch, and the generator that its further random numbers come from.
+
+        Args:
+            seed, step, place: Which clip; equal numbers give the same one.
+            eventful: Draw among clips that hold a reward or an end, if there are any.
+        """
         rng = np.random.default_rng((seed, step, place))
+        if eventful and len(self._eventful):
+            return self[int(rng.choice(self._eventful))], rng
         return self[int(rng.integers(len(self)))], rng

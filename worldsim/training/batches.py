@@ -13,9 +13,7 @@ from worldsim.model.config import ModelConfig
 from worldsim.training.loss import Batch, LossConfig, shift_levels
 
 
-def make_batch(
-    store: ClipStore, model: ModelConfig, loss: LossConfig, seed: int, step: int, places: range
-) -> Batch:
+def make_batch(store: ClipStore, model: ModelConfig, loss: LossConfig, seed: int, step: int, places: range) -> Batch:
     """The clips at ``places`` of batch number ``step``: the same numbers whoever asks, and in however many parts."""
     rows = [_make_row(store, model, loss, seed, step, place) for place in places]
     return Batch(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]})

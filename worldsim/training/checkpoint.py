@@ -57,18 +57,12 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             facts = json.loads((file.metadata() or {})["worldsim"])
             return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise RunError(
-            f"{path} is not a whole worldsim checkpoint: delete it to start this run anew"
-        ) from error
+        raise RunError(f"{path} is not a whole worldsim checkpoint: delete it to start this run anew") from error
 
 
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names start with ``prefix.``, without it."""
-    return {
-        name.removeprefix(prefix + "."): value
-        for name, value in tensors.items()
-        if name.startswith(prefix + ".")
-    }
+    return {name.removeprefix(prefix + "."): value for name, value in tensors.items() if name.startswith(prefix + ".")}
 
 
 def named(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -64,9 +64,7 @@ def build_world(
         max_episode_steps=int(source["max_episode_steps"]),
         score_limit=source.get("score_limit"),
         steps=steps,
-        source={
-            key: source[key] for key in ("id", "kwargs", "frame_skip", "max_over", "crop") if key in source
-        },
+        source={key: source[key] for key in ("id", "kwargs", "frame_skip", "max_over", "crop") if key in source},
     )
     starts = _starts(dataset, window, episode_starts, clips)
     return World(config, dataset.actions, copy.deepcopy(model).float(), starts, card)
@@ -77,9 +75,7 @@ def _starts(dataset: Dataset, length: int, episodes: int, clips: int) -> list[St
     starts = []
     for i, info in enumerate(chosen[:episodes]):
         episode = dataset.load(info)
-        starts.append(
-            Start(f"episode {i}", episode.frames[:length], episode.actions[: length - 1].astype(np.int64))
-        )
+        starts.append(Start(f"episode {i}", episode.frames[:length], episode.actions[: length - 1].astype(np.int64)))
     for i in range(clips):
         episode = dataset.load(chosen[i % len(chosen)])
         # Spread over the episode; golden-ratio steps keep clips of one episode apart.
@@ -114,10 +110,10 @@ def export(run: Run, folder: Path | None = None) -> World:
         episodes=len(dataset.train),
         frames=sum(info.steps + 1 for info in dataset.train),
         held_out=len(dataset.held_out),
-        steps=facts["step"],
+        steps=min(facts["step"], settings["steps"]),
         batch=settings["batch"],
         clip=clip,
-        seen=facts["step"] * settings["batch"] * clip,
+        seen=min(facts["step"], settings["steps"]) * settings["batch"] * clip,
         version=__version__,
     )
     world = build_world(settings["world"], model, dataset, steps=settings["sampling_steps"], card=card)
@@ -129,8 +125,6 @@ def export(run: Run, folder: Path | None = None) -> World:
 def main(settings: dict[str, Any]) -> None:
     """The verb."""
     run = Run(Path(settings["run"]).expanduser() if settings["run"] else home() / "runs" / settings["world"])
-    folder = (
-        Path(settings["folder"]).expanduser() if settings["folder"] else home() / "worlds" / settings["world"]
-    )
+    folder = Path(settings["folder"]).expanduser() if settings["folder"] else home() / "worlds" / settings["world"]
     export(run, folder)
     print(f"{folder}: play it with `python play.py world={folder}`")

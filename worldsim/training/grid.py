@@ -37,9 +37,7 @@ def roll_out_grid(
         RGB picture, uint8 [h, w, 3].
     """
     clips = [store.draw(seed, 1, place)[0] for place in range(rows)]
-    starts = [
-        Start(f"clip {i}", clip.frames[:prime], clip.actions[: prime - 1]) for i, clip in enumerate(clips)
-    ]
+    starts = [Start(f"clip {i}", clip.frames[:prime], clip.actions[: prime - 1]) for i, clip in enumerate(clips)]
     session = Session(world, rows, seed=seed)
     session.reset(start=list(starts))
     dreamed = {}

@@ -170,9 +170,7 @@ def pretrain_loss(
         per_draw(seen[:, :-1]),
         per_draw(batch.actions),
     )
-    weights = model.patchify(
-        change_weights(batch.frames, config.changed_weight).expand(b, steps, c.height, c.width, 3)
-    )
+    weights = model.patchify(change_weights(batch.frames, config.changed_weight).expand(b, steps, c.height, c.width, 3))
     error = (x0.view_as(target).float() - target.float()).square() * weights[:, None]
     denoise = error.mean()
 

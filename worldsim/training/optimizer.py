@@ -37,9 +37,7 @@ def split_parameters(
     muon: list[tuple[str, nn.Parameter]] = []
     adam: list[tuple[str, nn.Parameter]] = []
     for name, parameter in model.named_parameters():
-        hidden = (
-            parameter.ndim == 2 and ".blocks." in name and "modulation" not in name and "age_bias" not in name
-        )
+        hidden = parameter.ndim == 2 and ".blocks." in name and "modulation" not in name and "age_bias" not in name
         (muon if hidden else adam).append((name, parameter))
     return muon, adam
 
@@ -58,9 +56,7 @@ class Optimizer:
                 weight_decay=config.weight_decay,
                 adjust_lr_fn="original",
             ),
-            torch.optim.AdamW(
-                [p for _, p in adam], lr=config.adam_lr, weight_decay=0.0, betas=(0.9, 0.99), fused=True
-            ),
+            torch.optim.AdamW([p for _, p in adam], lr=config.adam_lr, weight_decay=0.0, betas=(0.9, 0.99), fused=True),
         ]
 
     def step(self, scale: float) -> None:

@@ -32,9 +32,7 @@ class Ranks:
             RunError: the batch does not divide among the ranks.
         """
         if batch % self.count:
-            raise RunError(
-                f"a batch of {batch} does not divide among {self.count} processes: choose a multiple"
-            )
+            raise RunError(f"a batch of {batch} does not divide among {self.count} processes: choose a multiple")
         share = batch // self.count
         return range(self.rank * share, (self.rank + 1) * share)
 

@@ -29,6 +29,7 @@ from worldsim.training.export import build_world, export
 from worldsim.training.grid import roll_out_grid
 from worldsim.training.loss import Batch, LossConfig, pretrain_loss
 from worldsim.training.optimizer import Optimizer, OptimizerConfig, schedule, update_ema
+from worldsim.training.outcomes import OutcomesConfig, outcome_loss
 from worldsim.training.parallel import Ranks, ranks
 from worldsim.training.progress import Scalars, held_out_error
 from worldsim.training.run import Run
@@ -64,6 +65,7 @@ class PretrainConfig:
     model: dict[str, Any] = field(default_factory=dict)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    outcomes: OutcomesConfig = field(default_factory=OutcomesConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
 
 
@@ -129,6 +131,11 @@ class Trainer:
         if self.run.checkpoint.exists():
             self.load()
 
+    def stop_on_signals(self) -> None:
+        """Make Ctrl-C and a polite kill save before they end the run."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask_to_stop)
+
     def _begin(self) -> None:
         config = self.config
         told = asdict(config) | {
@@ -173,13 +180,9 @@ class Trainer:
         """
         weights = self.model.state_dict()
         if not all_finite(weights):
-            raise RunError(
-                f"the weights hold NaN or infinity at step {self.step}: lower optimizer.muon_lr and resume"
-            )
+            raise RunError(f"the weights hold NaN or infinity at step {self.step}: lower optimizer.muon_lr and resume")
         tensors = (
-            named("model", weights)
-            | named("ema", self.ema.state_dict())
-            | named("optimizer", self.optimizer.state())
+            named("model", weights) | named("ema", self.ema.state_dict()) | named("optimizer", self.optimizer.state())
         )
         save_checkpoint(self.run.checkpoint, tensors, {"step": self.step, "world": self.config.world})
 
@@ -190,8 +193,6 @@ class Trainer:
             return
         from tqdm import tqdm
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask_to_stop)
         objective = make_objective(self.model, config.loss, self.dtype, config.compile)
         scalars = Scalars(self.run.folder / "tensorboard", self.step) if place.leads else None
         held_out = self._held_out() if place.leads else None
@@ -238,6 +239,41 @@ class Trainer:
         batches.close()
         bar.close()
 
+    def finish_outcomes(self) -> None:
+        """Train the outcome heads on the averaged, finished encoder; goes on where it stopped."""
+        config, place = self.config, self.place
+        last = config.steps + config.outcomes.steps
+        if self._stop or not config.steps <= self.step < last:
+            return
+        from tqdm import tqdm
+
+        if self.step == config.steps:
+            self.model.load_state_dict(self.ema.state_dict())
+        frozen = copy.deepcopy(self.ema).to(self.dtype).train()  # the training form of attention suits whole clips
+        heads = self.model.heads
+        scalars = Scalars(self.run.folder / "tensorboard", self.step) if place.leads else None
+        places, saved = place.places(config.outcomes.batch), time.monotonic()
+        for step in tqdm(range(self.step, last), unit="step", disable=not place.leads, mininterval=5):
+            loss = outcome_loss(heads, frozen, self.clips, config.seed, step, places, config.loss.own_steps)
+            loss.backward()
+            place.average([p.grad for p in heads.parameters() if p.grad is not None])
+            self.optimizer.step((last - step) / config.outcomes.steps)
+            update_ema(self.ema.heads.parameters(), heads.parameters(), step, 0.98)
+            self.step = step + 1
+            if scalars and (self.step % 20 == 0 or self.step == last):
+                scalars.write(self.step, {"loss/outcomes": float(loss.detach())})
+            ending = self._stop or self.step == last
+            if place.leads and (ending or time.monotonic() - saved > config.report.save_seconds):
+                self.save()
+                saved = time.monotonic()
+            if self._stop:
+                break
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.step >= self.config.steps + self.config.outcomes.steps
+
     def _ask_to_stop(self, *_: object) -> None:
         self._stop = True
 
@@ -246,9 +282,7 @@ class Trainer:
         try:
             return ClipStore(self.dataset, self.dataset.held_out, length)
         except DataError:
-            return (
-                None  # a small data set may hold none out, or none long enough: train without pictures of it
-            )
+            return None  # none held out, or none long enough: train without pictures of it
 
     def _report(self, scalars: Scalars, held_out: ClipStore) -> None:
         report, last = self.config.report, self.step == self.config.steps
@@ -304,8 +338,10 @@ def main(settings: dict[str, Any]) -> int | None:
         raise MissingExtra(str(error.name), "train") from error
     with ranks(pick_device(config.device)) as place:
         trainer = Trainer(config, place)
+        trainer.stop_on_signals()
         trainer.train()
-        if trainer.step < config.steps:
+        trainer.finish_outcomes()
+        if not trainer.finished:
             return 130
         if place.leads:
             export(trainer.run)

@@ -55,9 +55,7 @@ class Run:
         try:
             settings = json.loads(path.read_text())
         except FileNotFoundError as error:
-            raise RunError(
-                f"{self.folder} is not a training run (no settings.json): see `worldsim train`"
-            ) from error
+            raise RunError(f"{self.folder} is not a training run (no settings.json): see `worldsim train`") from error
         except ValueError as error:
             raise RunError(f"{path} is not whole: move the folder away and train anew") from error
         if not isinstance(settings, dict):
