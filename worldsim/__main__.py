@@ -15,6 +15,7 @@ VERBS = {
     "train": ("worldsim.training.pretrain", "learn a world from the episodes"),
     "export": ("worldsim.training.export", "make a world folder of a run"),
     "evaluate": ("worldsim.evaluation.evaluate", "measure a world against the real game"),
+    "card": ("worldsim.evaluation.card", "copy measured figures into README and CARD"),
     "play": ("worldsim.play.app", "play a world in a window"),
 }
 

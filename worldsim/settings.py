@@ -9,6 +9,7 @@ import errno
 import functools
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,12 @@ _QUIET = ("hydra.run.dir=.", "hydra.output_subdir=null", "hydra/job_logging=none
 def home() -> Path:
     """The folder for data and runs: `$WORLDSIM_HOME`, or `~/.cache/worldsim`. It need not exist yet."""
     return Path(os.environ.get("WORLDSIM_HOME") or "~/.cache/worldsim").expanduser()
+
+
+def command_line() -> str:
+    """The verb that is running, as a person would type it."""
+    words = [*sys.argv[0].split(), *(word for word in sys.argv[1:] if not word.startswith("hydra"))]
+    return shlex.join(words)
 
 
 def configs_folder() -> Path:

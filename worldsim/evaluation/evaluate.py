@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.data.episodes import Dataset
+from worldsim.engine.precision import pick_device, pick_dtype
 from worldsim.envs.sources import load_source
 from worldsim.errors import WorldsimError
 from worldsim.evaluation import control, drift, fidelity, objects, outcome
@@ -24,7 +24,7 @@ from worldsim.evaluation.report import as_json, as_markdown, commit, machine, wr
 from worldsim.evaluation.roll_outs import DreamSettings
 from worldsim.evaluation.subject import Extent, Subject, source_of
 from worldsim.schema import nearest
-from worldsim.settings import command, from_dict, group_names, home
+from worldsim.settings import command, command_line, from_dict, group_names, home
 from worldsim.world import load_world
 
 PARTS = ("control", "objects", "fidelity", "outcome", "drift")
@@ -123,12 +123,10 @@ def evaluate(config: EvaluateConfig, out: Path, *, quiet: bool = False) -> tuple
             "data": str(subject.dataset.folder),
             "held_out": [info.file for info in subject.dataset.held_out],
             "steps": config.steps or subject.world.config.steps,
-            "dtype": config.dtype or "the machine's fastest",
+            "dtype": str(pick_dtype(config.dtype, pick_device(config.device))).removeprefix("torch."),
             "seed": config.seed,
             "quick": config.quick,
-            "command": shlex.join(["worldsim", *sys.argv[1:]])
-            if sys.argv[1:2] == ["evaluate"]
-            else "worldsim evaluate",
+            "command": command_line(),
             "commit": commit(),
             "machine": machine(),
         },

@@ -85,7 +85,7 @@ def as_markdown(report: Mapping[str, Any], rows: Sequence[Bar]) -> str:
         "",
         f"`{about['command']}`",
         "",
-        _made(about),
+        made(about),
         "",
         "Took " + ", ".join(f"{part} {seconds:.0f} s" for part, seconds in report["seconds"].items()) + ".",
         "",
@@ -98,7 +98,8 @@ def as_markdown(report: Mapping[str, Any], rows: Sequence[Bar]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _made(about: Mapping[str, Any]) -> str:
+def made(about: Mapping[str, Any]) -> str:
+    """How a report came about, in one line."""
     box = about["machine"]
     quick = "**A quick look: too little to judge by.** " if about["quick"] else ""
     return (
@@ -111,11 +112,11 @@ def _made(about: Mapping[str, Any]) -> str:
 def bar_table(rows: Sequence[Bar]) -> list[str]:
     """The bars as a Markdown table."""
     words = {True: "pass", False: "**FAIL**", None: "not measured"}
-    table = []
+    lines = []
     for bar in rows:
         asked = f"{'>=' if bar.at_least else '<='} {bar.target:g}"
-        table.append([bar.part, bar.text, asked, _figure(bar.value), words[bar.passed], bar.note])
-    return _table(["part", "bar", "asked", "measured", "", "of"], table)
+        lines.append([bar.part, bar.text, asked, _figure(bar.value), words[bar.passed], bar.note])
+    return table(["part", "bar", "asked", "measured", "", "of"], lines)
 
 
 def _reader(part: Mapping[str, Any]) -> list[str]:
@@ -124,7 +125,7 @@ def _reader(part: Mapping[str, Any]) -> list[str]:
         for name, f in part.items()
     ]
     head = ["object", "presence agrees", "single where there", "px off, median", "p90", "max", "frames"]
-    return ["What the reader sees on real held-out frames, against the game's own state.", "", *_table(head, rows)]
+    return ["What the reader sees on real held-out frames, against the game's own state.", "", *table(head, rows)]
 
 
 def _control(part: Mapping[str, Any]) -> list[str]:
@@ -135,7 +136,7 @@ def _control(part: Mapping[str, Any]) -> list[str]:
         for name, share in inverse["classes"].items()
     ]
     rows.append(["all", 1.0, inverse["real"]["overall"], inverse["dream"]["overall"]])
-    lines += _table(["actions that look alike", "share", "told on real frames", "told in the dream"], rows)
+    lines += table(["actions that look alike", "share", "told on real frames", "told in the dream"], rows)
     if "player" in part:
         horizons = list(part["player"]["error"])
         rows = [
@@ -143,7 +144,7 @@ def _control(part: Mapping[str, Any]) -> list[str]:
             for name, at in [*part["player"]["by_action"].items(), ("all", part["player"]["error"])]
         ]
         head = ["player, px off (median / p90)", *(f"{h} s" for h in horizons)]
-        lines += ["", *_table(head, rows)]
+        lines += ["", *table(head, rows)]
     return lines
 
 
@@ -157,7 +158,7 @@ def _objects(part: Mapping[str, Any]) -> list[str]:
             for h, at in found["errors"].items()
         ]
         rows.append(["all ticks", None, None, found["present"], found["single"], part["roll_outs"]])
-        lines += [*_table([name, "px off, median", "p90", "present", "single", "roll-outs"], rows), ""]
+        lines += [*table([name, "px off, median", "p90", "present", "single", "roll-outs"], rows), ""]
         lines += [
             f"Where the real {name} is single, the dream shows none in {found['missing']:.3f}, several in "
             f"{found['several']:.3f}, one of another size in {found['wrong_size']:.3f}; where there is no real one, it "
@@ -169,12 +170,12 @@ def _objects(part: Mapping[str, Any]) -> list[str]:
 
 def _fidelity(part: Mapping[str, Any]) -> list[str]:
     rows = [[f"{h} s", at["psnr"], at["ssim"], at["still"]] for h, at in part["at"].items()]
-    lines = _table(["at", "PSNR dB", "SSIM", "PSNR of standing still"], rows)
+    lines = table(["at", "PSNR dB", "SSIM", "PSNR of standing still"], rows)
     rows = [[name, at["dream_to_real"], at["halves"]] for name, at in part["frechet"].items()]
     rows += [
         [f"from {at['from']:.0f} s", at["dream_to_real"], at["real_to_real"]] for at in part.get("frechet_drift", ())
     ]
-    return [*lines, "", *_table(["Frechet distance", "dream to real", "real to real"], rows)]
+    return [*lines, "", *table(["Frechet distance", "dream to real", "real to real"], rows)]
 
 
 def _outcome(part: Mapping[str, Any]) -> list[str]:
@@ -190,7 +191,7 @@ def _outcome(part: Mapping[str, Any]) -> list[str]:
         for name in ("+1", "-1")
     )
     about = f"{part['ticks']} held-out ticks. Probability given to a reward, on average: {chances}."
-    return [about, "", *_table(["", "precision", "recall", "said", "true"], rows)]
+    return [about, "", *table(["", "precision", "recall", "said", "true"], rows)]
 
 
 def _drift(part: Mapping[str, Any]) -> list[str]:
@@ -216,7 +217,7 @@ def _drift(part: Mapping[str, Any]) -> list[str]:
         "from the same moments; a real game that is over goes on from another moment. "
         f"The end is the last {part['last_seconds']:g} s.",
         "",
-        *_table(head, rows),
+        *table(head, rows),
     ]
 
 
@@ -234,7 +235,8 @@ def _scores(found: Mapping[str, Any]) -> list[Any]:
     return [found["precision"], found["recall"], found["said"], found["true"]]
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """A Markdown table, line by line."""
     cells = [list(head), ["---"] * len(head), *([_figure(cell) for cell in row] for row in rows)]
     return ["| " + " | ".join(row) + " |" for row in cells]
 

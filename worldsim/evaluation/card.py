@@ -1,0 +1,94 @@
+"""`worldsim card`: copies measured figures into Markdown files, so that nobody types them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from worldsim.errors import DataError
+from worldsim.evaluation.bars import Bar
+from worldsim.evaluation.report import bar_table, made, table, write
+from worldsim.settings import command
+
+BEGIN, END = "<!-- measured: written by `worldsim card` -->", "<!-- /measured -->"
+LATENCY_ROWS = ("response", "decode", "encode", "tick")
+
+
+def measured(evaluation: dict[str, Any] | None, latencies: list[dict[str, Any]]) -> str:
+    """The figures of one evaluation and of some `play.py ... report=` files as Markdown, between markers."""
+    lines = [BEGIN, ""]
+    if evaluation is not None:
+        rows = [_bar(bar) for bar in evaluation["bars"]]
+        lines += [f"`{evaluation['about']['command']}`", "", made(evaluation["about"]), "", *bar_table(rows), ""]
+    for report in latencies:
+        pace = "unpaced" if report["fps"] is None else f"at {report['fps']:g} a second"
+        box = report["machine"]
+        lines += [
+            f"{report['ticks']} ticks {pace}: {report['decisions_per_second']:.1f} decisions/s, "
+            f"{report['late_ticks']} late by more than a frame; {report['steps']} denoising steps, {report['dtype']}, "
+            f"{box['cpu']}, {box['cores']} cores, {box['torch_threads']} threads, torch {box['torch']}, "
+            f"{box['video_driver']} video.",
+            "",
+            *table(
+                ["ms", "p50", "p95", "p99", "max"],
+                [
+                    [row, *(report["milliseconds"][row][key] for key in ("p50", "p95", "p99", "max"))]
+                    for row in LATENCY_ROWS
+                ],
+            ),
+            "",
+            f"Not in it: {report['excluded']}.",
+            "",
+        ]
+    return "\n".join([*lines, END])
+
+
+def _bar(bar: dict[str, Any]) -> Bar:
+    value = math.inf if bar["value"] == "missing" else bar["value"]
+    return Bar(bar["part"], bar["text"], value, bar["target"], bar["at_least"], bar["note"])
+
+
+def insert(path: Path, text: str) -> None:
+    """Put text between the markers of a Markdown file, or at its end if it has none.
+
+    Raises:
+        DataError: the file is not there, or has one marker without the other.
+    """
+    try:
+        before = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror}): name Markdown files with files=[...]") from error
+    if (BEGIN in before) != (END in before):
+        raise DataError(f"{path} has one marker of the measured figures without the other: remove it")
+    if BEGIN in before:
+        head, rest = before.split(BEGIN, 1)
+        write(path, head + text + rest.split(END, 1)[1])
+    else:
+        write(path, before.rstrip("\n") + "\n\n## Measured\n\n" + text + "\n")
+
+
+def _read(path: Path, wanted: str) -> dict[str, Any]:
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise DataError(f"{path} is not a whole JSON report: measure again") from error
+    if not isinstance(report, dict) or wanted not in report:
+        raise DataError(f"{path} is not a report of that kind (no '{wanted}' in it)")
+    return report
+
+
+@command("card")
+def main(settings: dict[str, Any]) -> None:
+    """Copy measured figures into Markdown files."""
+    if not settings["files"] or not (settings["evaluation"] or settings["latency"]):
+        raise DataError("say files=[README.md,...] and evaluation=<report.json> or latency=[<json>,...]")
+    evaluation = _read(Path(settings["evaluation"]), "bars") if settings["evaluation"] else None
+    latencies = [_read(Path(one), "milliseconds") for one in settings["latency"]]
+    text = measured(evaluation, latencies)
+    for file in settings["files"]:
+        insert(Path(file), text)
+        print(f"wrote the figures into {file}")
