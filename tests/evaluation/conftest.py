@@ -36,7 +36,7 @@ def subject(pong_data: Dataset, tiny_world_folder: Path) -> Subject:
         control_moments=6,
         drift_minutes=1 / 60,
         drift_rows=2,
-        drift_window=0.25,
+        drift_window=0.5,
         drift_last=0.5,
         lesson=LESSON,
     )

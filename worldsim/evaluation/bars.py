@@ -141,7 +141,7 @@ def _worst(rates: Any) -> tuple[float | None, str]:
     """The largest difference of presence and one-ball rates, and which it is."""
     if not rates:
         return None, ""
-    judged = {name: rate for name, rate in rates.items() if name != "several balls"}
+    judged = {name: rate for name, rate in rates.items() if not name.startswith("several")}
     name = max(judged, key=lambda key: abs(judged[key]["difference"]))
     rate = judged[name]
     note = f"{name}: {rate['dream']:.3f}, real {rate['real']:.3f}, standard error {rate['standard_error']:.3f}"

@@ -181,12 +181,13 @@ def compare(subject: Subject, dreamed: Run, real: Run) -> dict[str, Any]:
 
 
 def signals(readings: Readings) -> dict[str, NDArray[np.bool_]]:
-    """What the bar looks at, bool [T, N] each: presence of every object, and exactly one ball of the real size."""
+    """What is counted, bool [T, N] each: presence of every object and exactly one ball of the real size, which the bar
+    looks at, and several of a kind, which it does not.
+    """
     found = {f"{name} present": reading.present for name, reading in readings.items()}
     if "ball" in readings:
         found["one ball"] = readings["ball"].single
-        found["several balls"] = readings["ball"].count > 1
-    return found
+    return found | {f"several {name}s": reading.count > 1 for name, reading in readings.items()}
 
 
 def frechet_along(subject: Subject, dreamed: Run, real: Run) -> list[dict[str, float]]:

@@ -158,8 +158,6 @@ def evaluate(config: EvaluateConfig, out: Path, *, quiet: bool = False) -> tuple
         report["outcome"] = timed("outcome", lambda: outcome.measure(subject))
     if "drift" in config.parts and subject.reader:
         report["drift"], drifted = timed("drift", lambda: drift.measure(subject))
-        if "fidelity" in report:
-            report["fidelity"]["frechet_drift"] = report["drift"]["frechet"]
         if "outcome" in report and "points" in report["drift"]:
             report["outcome"]["points"] = report["drift"]["points"]
     if subject.reader is None and set(config.parts) & {"objects", "drift"}:

@@ -57,7 +57,8 @@ def predict(
     Episodes are cut in stretches that run side by side, each after ``window`` real frames like a dream's start.
     """
     window, device = subject.window, pick_device(subject.settings.device)
-    model = subject.world.model_on(device, pick_dtype(subject.settings.dtype, device))
+    dtype = pick_dtype(subject.settings.dtype, device)
+    model = subject.world.model_on(device, dtype)
     jobs = [(e, first) for e, episode in enumerate(episodes) for first in range(0, len(episode), STRETCH)]
     rewards = [np.zeros(len(episode), np.int64) for episode in episodes]
     ends = [np.zeros(len(episode), np.bool_) for episode in episodes]
@@ -81,7 +82,7 @@ def predict(
                     past = [model.no_action] * len(batch)
                 patches = model.patchify(torch.from_numpy(frames).to(device)).float().div_(127.5).sub_(1)
                 context, key, value = model.encode_step(
-                    patches.to(cache.keys.dtype),
+                    patches.to(dtype),
                     torch.tensor(past, device=device),
                     level,
                     cache.keys,

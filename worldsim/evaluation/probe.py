@@ -5,6 +5,7 @@ Its features also say, as a Frechet distance, how far a set of dreamed pictures 
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,9 @@ class StateProbe:
             about = {"positions": list(self.positions)}
             self._net = taught(make, loss, samples, lesson, dataset, "state", about)
         else:
-            self._net = fresh(make).eval().requires_grad_(False)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # PyTorch's, of heads without outputs
+                self._net = fresh(make).eval().requires_grad_(False)
 
     def read(self, frames: NDArray[np.uint8]) -> Readings:
         """See :class:`~worldsim.evaluation.reading.Reader`; an axis that the state does not have reads as 0."""

@@ -172,9 +172,6 @@ def _fidelity(part: Mapping[str, Any]) -> list[str]:
     rows = [[f"{h} s", at["psnr"], at["ssim"], at["still"]] for h, at in part["at"].items()]
     lines = table(["at", "PSNR dB", "SSIM", "PSNR of standing still"], rows)
     rows = [[name, at["dream_to_real"], at["halves"]] for name, at in part["frechet"].items()]
-    rows += [
-        [f"from {at['from']:.0f} s", at["dream_to_real"], at["real_to_real"]] for at in part.get("frechet_drift", ())
-    ]
     return [*lines, "", *table(["Frechet distance", "dream to real", "real to real"], rows)]
 
 
@@ -212,12 +209,15 @@ def _drift(part: Mapping[str, Any]) -> list[str]:
                     last["standard_error"],
                 ]
             )
+    along = [[f"{at['from']:.0f}", at["dream_to_real"], at["real_to_real"]] for at in part["frechet"]]
     return [
         f"{part['rows']} dreams of {part['minutes']:g} minutes under each policy, never reset, beside the real game "
         "from the same moments; a real game that is over goes on from another moment. "
         f"The end is the last {part['last_seconds']:g} s.",
         "",
         *table(head, rows),
+        "",
+        *table(["from, s", "Frechet distance, dream to real", "half of the real games to the rest"], along),
     ]
 
 
