@@ -29,8 +29,8 @@ class OutcomesConfig:
             every second clip shows the model's own frames, as a roll-out does.
     """
 
-    steps: int = 300
-    batch: int = 16
+    steps: int = 200
+    batch: int = 8
 
 
 def outcome_loss(
@@ -56,11 +56,13 @@ def outcome_loss(
     with torch.no_grad():
         seen = frozen.patchify(frames.to(dtype) / 127.5 - 1)
         previous = torch.cat((torch.full_like(actions[:, :1], frozen.no_action), actions), 1)
-        own = torch.tensor([place % 2 == 1 for place in places], device=device)
-        generators = [torch.Generator().manual_seed(int(rng.integers(2**62))) for _, rng in drawn]
-        noise = torch.stack([torch.randn(seen[0, 1:].shape, generator=generator) for generator in generators])
-        made = own_frames(frozen, seen, previous, actions, noise.to(device, dtype), sampling_steps)
-        seen = torch.where(own[:, None, None, None], made, seen)
+        own = [i for i, place in enumerate(places) if place % 2 == 1]
+        if own:
+            generators = [torch.Generator().manual_seed(int(drawn[i][1].integers(2**62))) for i in own]
+            noise = torch.stack([torch.randn(seen[0, 1:].shape, generator=generator) for generator in generators])
+            seen[own] = own_frames(
+                frozen, seen[own], previous[own], actions[own], noise.to(device, dtype), sampling_steps
+            )
         context = frozen.encode(seen, previous, torch.zeros_like(previous))[:, 1:].float()
     reward_logits, end_logits = heads(context)
     return F.cross_entropy(reward_logits.flatten(0, 1), rewards.flatten()) + F.cross_entropy(

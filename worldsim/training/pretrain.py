@@ -249,7 +249,7 @@ class Trainer:
 
         if self.step == config.steps:
             self.model.load_state_dict(self.ema.state_dict())
-        frozen = copy.deepcopy(self.ema).to(self.dtype).train()  # the training form of attention suits whole clips
+        frozen = copy.deepcopy(self.ema).to(self.dtype).eval()
         heads = self.model.heads
         scalars = Scalars(self.run.folder / "tensorboard", self.step) if place.leads else None
         places, saved = place.places(config.outcomes.batch), time.monotonic()
