@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from worldsim.evaluation.bars import Bar, bars
 from worldsim.evaluation.colour_reader import ColourReader
 from worldsim.evaluation.moments import clones
 from worldsim.evaluation.report import as_json, bar_table
-from worldsim.evaluation.roll_outs import RealRows, dream
+from worldsim.evaluation.roll_outs import DreamRows, RealRows, dream
 from worldsim.evaluation.subject import Subject, spread
 
 
@@ -52,6 +53,18 @@ def test_the_same_seed_dreams_the_same(subject: Subject) -> None:
     starts = [moment.start for moment in moments]
     first, again = (dream(subject.world, starts, actions, subject.settings) for _ in range(2))
     np.testing.assert_array_equal(first, again)
+
+
+def test_sessions_side_by_side_dream_what_one_after_the_other_does(subject: Subject) -> None:
+    moments = subject.moments(7, 5)
+    actions = np.stack([moment.actions for moment in moments], 1)
+    starts = [moment.start for moment in moments]
+    alone, beside = (replace(subject.settings, workers=workers) for workers in (1, 3))
+    np.testing.assert_array_equal(*(dream(subject.world, starts, actions, s) for s in (alone, beside)))
+    one, other = (DreamRows(subject.world, starts, settings) for settings in (alone, beside))
+    for tick in range(5):
+        np.testing.assert_array_equal(one.step(actions[tick]), other.step(actions[tick]))
+        np.testing.assert_array_equal(one.frames, other.frames)
 
 
 def test_drift_compares_the_dream_with_the_real_game_under_every_policy(subject: Subject) -> None:

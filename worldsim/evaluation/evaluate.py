@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -126,6 +127,7 @@ def evaluate(config: EvaluateConfig, out: Path, *, quiet: bool = False) -> tuple
             "dtype": str(pick_dtype(config.dtype, pick_device(config.device))).removeprefix("torch."),
             "seed": config.seed,
             "quick": config.quick,
+            "threads": subject.settings.workers,
             "command": command_line(),
             "commit": commit(),
             "machine": machine(),
@@ -185,8 +187,14 @@ def prepare(config: EvaluateConfig, quiet: bool = False) -> Subject:
     dataset = Dataset.open(folder)
     recorded = config.source or str(dataset.config["source"].get("name"))
     known = load_source(recorded).objects if recorded in group_names("source") else None
-    settings = DreamSettings(config.steps, config.seed, config.device, config.dtype, config.batch)
+    settings = DreamSettings(
+        config.steps, config.seed, config.device, config.dtype, config.batch, config.threads or _cores()
+    )
     return Subject(world, dataset, source_of(dataset, known), config.extent(), settings, quiet)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _source_of_world(name: str, game: Any) -> str:
@@ -206,12 +214,15 @@ def _source_of_world(name: str, game: Any) -> str:
 def main(settings: dict[str, Any]) -> None:
     """Measures a world against held-out play and the real game: report.json, report.md and pictures."""
     config = from_dict(EvaluateConfig, settings)
-    if config.threads:
-        import torch
+    import torch
 
-        torch.set_num_threads(config.threads)
     out = config.out or home() / "evaluations" / Path(config.world).name
-    _, rows = evaluate(config, out)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # cores are used by sessions side by side
+    try:
+        _, rows = evaluate(config, out)
+    finally:
+        torch.set_num_threads(threads)
     words = {True: "pass", False: "FAIL", None: "-"}
     for bar in rows:
         value = "-" if bar.value is None else f"{bar.value:.3f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -65,40 +66,39 @@ def predict(
     chances = [np.zeros((len(episode), 3), np.float32) for episode in episodes]
     rows = subject.settings.batch
     total = sum(min(len(episodes[e]), first + STRETCH) - max(0, first - window) + 1 for e, first in jobs)
-    with subject.progress("outcome", total) as advance, torch.inference_mode():
-        for i in range(0, len(jobs), rows):
-            batch = jobs[i : i + rows]
-            begins = [max(0, first - window) for _, first in batch]
-            lasts = [min(len(episodes[e]), first + STRETCH) for e, first in batch]
-            cache = RingCache(model, len(batch))
-            level = torch.full((len(batch),), subject.world.config.context_level, device=device)
-            for step in range(max(last - begin for last, begin in zip(lasts, begins, strict=True)) + 1):
-                # A row that is done repeats its last frame; what it says then is not used.
-                at = [min(begin + step, last) for begin, last in zip(begins, lasts, strict=True)]
-                frames = np.stack([episodes[e].frames[t] for (e, _), t in zip(batch, at, strict=True)])
-                if step:
-                    past = [int(episodes[e].actions[t - 1]) for (e, _), t in zip(batch, at, strict=True)]
-                else:
-                    past = [model.no_action] * len(batch)
-                patches = model.patchify(torch.from_numpy(frames).to(device)).float().div_(127.5).sub_(1)
-                context, key, value = model.encode_step(
-                    patches.to(dtype),
-                    torch.tensor(past, device=device),
-                    level,
-                    cache.keys,
-                    cache.values,
-                    cache.bias(),
-                )
-                cache.write(key, value)
-                reward_logits, end_logits = (logits.float().cpu() for logits in model.outcome(context))
-                reward, end = reward_logits.argmax(-1).numpy(), end_logits.argmax(-1).numpy()
-                chance = reward_logits.softmax(-1).numpy()
-                for row, ((e, first), t) in enumerate(zip(batch, at, strict=True)):
-                    if begins[row] + step <= lasts[row]:
-                        advance(1)
-                        if t > first:  # the frame that reward t - 1 is read from
-                            rewards[e][t - 1], ends[e][t - 1] = reward[row] - 1, end[row] == 1
-                            chances[e][t - 1] = chance[row]
+
+    @torch.inference_mode()
+    def run(batch: list[tuple[int, int]]) -> None:
+        begins = [max(0, first - window) for _, first in batch]
+        lasts = [min(len(episodes[e]), first + STRETCH) for e, first in batch]
+        cache = RingCache(model, len(batch))
+        level = torch.full((len(batch),), subject.world.config.context_level, device=device)
+        for step in range(max(last - begin for last, begin in zip(lasts, begins, strict=True)) + 1):
+            # A row that is done repeats its last frame; what it says then is not used.
+            at = [min(begin + step, last) for begin, last in zip(begins, lasts, strict=True)]
+            frames = np.stack([episodes[e].frames[t] for (e, _), t in zip(batch, at, strict=True)])
+            past = [
+                int(episodes[e].actions[t - 1]) if step else model.no_action
+                for (e, _), t in zip(batch, at, strict=True)
+            ]
+            patches = model.patchify(torch.from_numpy(frames).to(device)).float().div_(127.5).sub_(1).to(dtype)
+            context, key, value = model.encode_step(
+                patches, torch.tensor(past, device=device), level, cache.keys, cache.values, cache.bias()
+            )
+            cache.write(key, value)
+            reward_logits, end_logits = (logits.float().cpu() for logits in model.outcome(context))
+            reward, end = reward_logits.argmax(-1).numpy(), end_logits.argmax(-1).numpy()
+            chance = reward_logits.softmax(-1).numpy()
+            for row, ((e, first), t) in enumerate(zip(batch, at, strict=True)):
+                if begins[row] + step <= lasts[row]:
+                    advance(1)
+                    if t > first:  # the frame that reward t - 1 is read from
+                        rewards[e][t - 1], ends[e][t - 1] = reward[row] - 1, end[row] == 1
+                        chances[e][t - 1] = chance[row]
+
+    workers = ThreadPoolExecutor(subject.settings.workers)
+    with subject.progress("outcome", total) as advance, workers as pool:
+        list(pool.map(run, [jobs[i : i + rows] for i in range(0, len(jobs), rows)]))
     return rewards, ends, chances
 
 

@@ -105,7 +105,7 @@ def made(about: Mapping[str, Any]) -> str:
     return (
         f"{quick}Weights {about['fingerprint'][:12]}, {about['steps']} denoising steps, {about['dtype']}, "
         f"seed {about['seed']}, commit {(about['commit'] or 'unknown')[:12]}; "
-        f"{box['cpu']}, {box['torch_threads']} threads, torch {box['torch']}."
+        f"{box['cpu']}, {about.get('threads', box['torch_threads'])} threads, torch {box['torch']}."
     )
 
 

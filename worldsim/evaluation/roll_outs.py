@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,9 @@ class DreamSettings:
     """How worlds are run; see :class:`~worldsim.engine.session.Session`.
 
     Attributes:
-        batch: Rows at once at most.
+        batch: Rows of one session at most.
+        workers: Sessions that run at the same time, each on one core. Blocks of rows are as independent as can be:
+            where other work runs beside, cores that wait for each other inside every layer are many times slower.
     """
 
     steps: int | None = None
@@ -29,6 +32,7 @@ class DreamSettings:
     device: str = "cpu"
     dtype: str | None = None
     batch: int = 32
+    workers: int = 1
 
     def session(self, world: World, rows: int, seed: int) -> Session:
         """A session of ``rows`` whose first row draws from ``self.seed + seed``."""
@@ -55,18 +59,28 @@ def dream(
         uint8 [T, N, H, W, 3].
     """
     ticks, rows = actions.shape
-    shape = starts[0].frames.shape[1:]
-    frames = np.empty((ticks, rows, *shape), np.uint8)
-    for first in range(0, rows, settings.batch):
-        block = slice(first, min(rows, first + settings.batch))
-        session = settings.session(world, block.stop - first, first)
+    frames = np.empty((ticks, rows, *starts[0].frames.shape[1:]), np.uint8)
+
+    def run(block: slice) -> None:
+        session = settings.session(world, block.stop - block.start, block.start)
         session.reset(start=list(starts[block]))
         for tick in range(ticks):
             frames[tick, block], _ = session.step(actions[tick, block])
             if advance:
-                advance(block.stop - first)
+                advance(block.stop - block.start)
         session.close()
+
+    blocks = _blocks(rows, settings.batch)
+    settings.session(world, 1, 0).close()  # the weights are put in place once, before sessions share them
+    with ThreadPoolExecutor(settings.workers) as pool:
+        list(pool.map(run, blocks))
     return frames
+
+
+def _blocks(rows: int, most: int) -> list[slice]:
+    """Rows in as few blocks as there must be, of about one size; the same whatever runs them."""
+    edges = np.linspace(0, rows, -(-rows // most) + 1).astype(int).tolist()
+    return [slice(first, last) for first, last in zip(edges[:-1], edges[1:], strict=True)]
 
 
 def branch(
@@ -96,17 +110,27 @@ class DreamRows:
     """A dream that is never reset, tick by tick."""
 
     def __init__(self, world: World, starts: Sequence[Start], settings: DreamSettings) -> None:
-        self._session = settings.session(world, len(starts), 50_000)
-        self.frames = self._session.reset(start=list(starts))
+        self._blocks = _blocks(len(starts), max(1, settings.batch // 2))
+        self._sessions = [
+            settings.session(world, block.stop - block.start, 50_000 + block.start) for block in self._blocks
+        ]
+        pairs = zip(self._sessions, self._blocks, strict=True)
+        self.frames = np.concatenate([session.reset(start=list(starts[block])) for session, block in pairs])
+        self._pool = ThreadPoolExecutor(settings.workers)
 
     def step(self, actions: NDArray[np.int64]) -> NDArray[np.float32]:
         """Take an action in every row; rewards float32 [B]. ``frames`` holds the new frames."""
-        self.frames, outcome = self._session.step(actions)
-        return outcome.reward
+        done = list(
+            self._pool.map(lambda i: self._sessions[i].step(actions[self._blocks[i]]), range(len(self._blocks)))
+        )
+        self.frames = np.concatenate([frames for frames, _ in done])
+        return np.concatenate([outcome.reward for _, outcome in done])
 
     def close(self) -> None:
-        """Let go of the session."""
-        self._session.close()
+        """Let go of the sessions."""
+        self._pool.shutdown()
+        for session in self._sessions:
+            session.close()
 
 
 class RealRows:
