@@ -194,7 +194,7 @@ class Trainer:
         from tqdm import tqdm
 
         objective = make_objective(self.model, config.loss, self.dtype, config.compile)
-        scalars = Scalars(self.run.folder / "tensorboard", self.step) if place.leads else None
+        scalars = Scalars(self.run.folder / "tensorboard", self.step + 1) if place.leads else None
         held_out = self._held_out() if place.leads else None
         saved = time.monotonic()
         batches = stream(
@@ -251,7 +251,7 @@ class Trainer:
             self.model.load_state_dict(self.ema.state_dict())
         frozen = copy.deepcopy(self.ema).to(self.dtype).eval()
         heads = self.model.heads
-        scalars = Scalars(self.run.folder / "tensorboard", self.step) if place.leads else None
+        scalars = Scalars(self.run.folder / "tensorboard", self.step + 1) if place.leads else None
         places, saved = place.places(config.outcomes.batch), time.monotonic()
         for step in tqdm(range(self.step, last), unit="step", disable=not place.leads, mininterval=5):
             loss = outcome_loss(heads, frozen, self.clips, config.seed, step, places, config.loss.own_steps)

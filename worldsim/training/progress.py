@@ -26,7 +26,7 @@ class Scalars:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise MissingExtra("tensorboard", "train") from error
-        # Points past the step that was resumed from were written by steps that are taken again.
+        # What was written from this step on is of steps that are taken again.
         self._writer: Any = SummaryWriter(str(folder), purge_step=step)
 
     def write(self, step: int, values: dict[str, float]) -> None:
