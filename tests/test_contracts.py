@@ -46,14 +46,16 @@ def test_cached_and_full_forward_agree_at_every_tick_through_wrap_and_row_reset(
     length, born = 4 * window, 2 * window + 1  # row 1 starts over in mid-ring, while the other row goes on
     patches, previous, level = clip(model, 2, length)
     previous[1, born] = model.no_action
-    whole = model.encode(patches, previous, level)
-    late = model.encode(patches[1:, born:], previous[1:, born:], level[1:, born:])
+    whole = model.encode(model.views(patches), previous, level)
+    late = model.encode(model.views(patches[1:, born:]), previous[1:, born:], level[1:, born:])
     cache = RingCache(model, 2)
     for t in range(length):
+        before = patches[:, max(t - 1, 0)].clone()
         if t == born:
             cache.reset([1])
+            before[1] = patches[1, t]
         context, key, value = model.encode_step(
-            patches[:, t], previous[:, t], level[:, t], cache.keys, cache.values, cache.bias()
+            model.view(patches[:, t], before), previous[:, t], level[:, t], cache.keys, cache.values, cache.bias()
         )
         cache.write(key, value)
         torch.testing.assert_close(context[0], whole[0, t], **TOLERANCE, msg=lambda m, t=t: f"tick {t}: {m}")
@@ -66,13 +68,13 @@ def test_the_cache_test_can_fail(world: World) -> None:
     """What lies in the ring, and at what age, changes the context by far more than the tolerance."""
     model, window = world.model, world.config.model.window
     patches, previous, level = clip(model, 1, window)
-    cache = RingCache(model, 1)
+    cache, views = RingCache(model, 1), model.views(patches)
     for t in range(window - 1):
         _, key, value = model.encode_step(
-            patches[:, t], previous[:, t], level[:, t], cache.keys, cache.values, cache.bias()
+            views[:, t], previous[:, t], level[:, t], cache.keys, cache.values, cache.bias()
         )
         cache.write(key, value)
-    now = (patches[:, -1], previous[:, -1], level[:, -1])
+    now = (views[:, -1], previous[:, -1], level[:, -1])
     right, _, _ = model.encode_step(*now, cache.keys, cache.values, cache.bias())
     empty, _, _ = model.encode_step(*now, cache.keys, cache.values, torch.full_like(cache.bias(), -torch.inf))
     older, _, _ = model.encode_step(*now, cache.keys, cache.values, cache.bias().roll(1, -1))
@@ -103,7 +105,7 @@ def test_a_session_remembers_what_it_showed_as_a_full_forward_would(world: World
             if tick % 4 == 0 or tick == ticks - 1:
                 seen = model.patchify(torch.from_numpy(np.stack(frames[row])).float() / 127.5 - 1)[None]
                 previous = torch.tensor([[model.no_action, *actions[row]]])
-                full = model.encode(seen, previous, torch.zeros_like(previous))[0, -1]
+                full = model.encode(model.views(seen), previous, torch.zeros_like(previous))[0, -1]
                 torch.testing.assert_close(context[row], full, **TOLERANCE)
     session.close()
 
@@ -111,11 +113,12 @@ def test_a_session_remembers_what_it_showed_as_a_full_forward_would(world: World
 @torch.inference_mode()
 def test_what_is_prepared_before_the_action_is_known_changes_no_frame(world: World) -> None:
     model, c = world.model, world.config.model
-    patches, _, _ = clip(model, 3, 2)
+    patches, _, _ = clip(model, 3, 3)
+    last = model.views(patches)[:, 1]
     context = torch.randn(3, c.tokens, c.dim, generator=torch.Generator().manual_seed(0))
     t, action = torch.tensor([1.0, 0.75, 0.1]), torch.tensor([0, 2, 1])
-    whole = model.decode(patches[:, 0], t, context, patches[:, 1], action)
-    parts = model.denoise(patches[:, 0], model.scene(context, patches[:, 1]), model.modulations(t, action))
+    whole = model.decode(patches[:, 0], t, context, last, action)
+    parts = model.denoise(patches[:, 0], model.scene(context, last), model.modulations(t, action))
     torch.testing.assert_close(parts, whole, **TOLERANCE)
     assert whole.std() > 0.1
 
@@ -134,7 +137,8 @@ def test_an_action_changes_the_next_context_and_nothing_earlier(world: World) ->
     patches, previous, level = clip(model, 1, t + 5)
     other = previous.clone()
     other[:, t + 1] = (other[:, t + 1] + 1) % world.config.model.num_actions  # action[t] enters with frame t+1
-    one, two = model.encode(patches, previous, level), model.encode(patches, other, level)
+    views = model.views(patches)
+    one, two = model.encode(views, previous, level), model.encode(views, other, level)
     torch.testing.assert_close(one[:, : t + 1], two[:, : t + 1], rtol=0, atol=0)
     assert (one[:, t + 1] - two[:, t + 1]).abs().max() > 0.01
 
@@ -145,7 +149,7 @@ def test_a_frame_changes_its_own_context_and_nothing_earlier(world: World) -> No
     patches, previous, level = clip(model, 1, t + 5)
     other = patches.clone()
     other[:, t] = -other[:, t]
-    one, two = model.encode(patches, previous, level), model.encode(other, previous, level)
+    one, two = (model.encode(model.views(shown), previous, level) for shown in (patches, other))
     torch.testing.assert_close(one[:, :t], two[:, :t], rtol=0, atol=0)
     assert (one[:, t] - two[:, t]).abs().max() > 0.01
 

@@ -20,7 +20,7 @@ from worldsim.actions import ActionTable
 from worldsim.errors import MissingExtra, StartError, WorldError
 from worldsim.model.config import ModelConfig
 from worldsim.world import Start, World, WorldConfig, list_worlds, load_world, new_world, save_world
-from worldsim.world_files import FORMAT
+from worldsim.world_files import FORMAT, VERSION
 
 FILES = ("config.json", "model.safetensors", "starts.npz")
 
@@ -175,8 +175,8 @@ FOREIGN_CONFIGS = [
     (b"[]", "is not a world's"),
     (b'{"model_type": "llama"}', "is not a world's"),
     (b"\xff\xfe\x00", "JSON"),
-    (json.dumps({"format": FORMAT, "version": 2}).encode(), "version 2"),
-    (json.dumps({"format": FORMAT, "version": 1}).encode(), "checksum"),
+    (json.dumps({"format": FORMAT, "version": VERSION + 1}).encode(), f"version {VERSION + 1}"),
+    (json.dumps({"format": FORMAT, "version": VERSION}).encode(), "checksum"),
 ]
 
 

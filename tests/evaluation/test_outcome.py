@@ -26,7 +26,7 @@ def lively(subject: Subject) -> Subject:
         patches = model.patchify(torch.from_numpy(frames)[None]).float() / 127.5 - 1
         still = torch.zeros(1, len(frames), dtype=torch.int64)
         for head, logits in zip(
-            (model.heads.reward, model.heads.end), model.outcome(model.encode(patches, still, still)), strict=True
+            (model.heads.reward, model.heads.end), model.outcome(model.encode(model.views(patches), still, still)), strict=True
         ):
             head.bias -= logits.mean((0, 1))  # no class is the answer to every frame
     other = World(world.config, world.actions, model.requires_grad_(False), world.starts)
@@ -45,7 +45,7 @@ def test_predictions_are_those_of_the_full_forward_pass_tick_by_tick(
         patches = model.patchify(torch.from_numpy(episode.frames)[None]).float() / 127.5 - 1
         previous = torch.tensor([[model.no_action, *episode.actions.tolist()]])
         with torch.inference_mode():
-            reward, end = model.outcome(model.encode(patches, previous, torch.zeros_like(previous)))
+            reward, end = model.outcome(model.encode(model.views(patches), previous, torch.zeros_like(previous)))
         # The frame after tick t tells its reward.
         wanted = reward[0, 1:].argmax(-1).numpy() - 1
         assert len(set(wanted.tolist())) > 1

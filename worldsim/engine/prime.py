@@ -33,7 +33,9 @@ def choose_start(world: World, start: StartLike, generator: torch.Generator) -> 
     return world.find_start(start)
 
 
-def prime(model: WorldModel, cache: RingCache, patches: Tensor, actions: Tensor, level: Tensor) -> Tensor:
+def prime(
+    model: WorldModel, cache: RingCache, patches: Tensor, actions: Tensor, level: Tensor
+) -> tuple[Tensor, Tensor]:
     """Feed real frames and actions to the encoder, one frame at a time as if they had been played.
 
     Args:
@@ -44,12 +46,13 @@ def prime(model: WorldModel, cache: RingCache, patches: Tensor, actions: Tensor,
         level: int64 [n], context-noise bucket that the encoder is told of.
 
     Returns:
-        Context of the last frame [n, L, D].
+        Context [n, L, D] and view [n, L, 2 P] of the last frame.
     """
+    views = model.views(patches)
     previous = torch.full_like(level, model.no_action)
-    for t in range(patches.shape[1]):
+    for t in range(views.shape[1]):
         if t:
             previous = actions[:, t - 1]
-        context, key, value = model.encode_step(patches[:, t], previous, level, cache.keys, cache.values, cache.bias())
+        context, key, value = model.encode_step(views[:, t], previous, level, cache.keys, cache.values, cache.bias())
         cache.write(key, value)
-    return context
+    return context, views[:, -1]

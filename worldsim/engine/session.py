@@ -82,6 +82,7 @@ class Session:
         self._action = torch.zeros(batch, dtype=torch.int64)
         self._frames = torch.zeros(batch, c.height, c.width, 3, dtype=torch.uint8)
         self._context = torch.zeros(batch, c.tokens, c.dim, dtype=self.dtype, device=self.device)
+        self._view = torch.zeros(batch, c.tokens, 2 * c.patch_dim, dtype=self.dtype, device=self.device)
         self._started = np.zeros(batch, bool)
         self._pending = False  # a frame was rendered and not yet committed
         self._closed = False
@@ -143,7 +144,7 @@ class Session:
         for length in sorted({len(one.frames) for one in starts}):
             at = [k for k, one in enumerate(starts) if len(one.frames) == length]
             self._prime([chosen[k] for k in at], [starts[k] for k in at])
-        self._scene = self.model.scene(self._context, self._to_patches(self._frames))
+        self._scene = self.model.scene(self._context, self._view)
         self.score[chosen], self.tick[chosen], self._started[chosen] = 0, 0, True
         return self._frames[chosen].numpy()
 
@@ -195,14 +196,15 @@ class Session:
         if not self._pending:
             raise WorldsimError("commit() was called without a rendered frame: render() first")
         with self.stopwatch("encode"):
-            patches = self._to_patches(self._frames)
+            before = self._view[..., : self.model.config.patch_dim]
+            self._view = self.model.view(self._to_patches(self._frames), before)
             action = self._action.to(self.device)
             cache = self._cache
             self._context, key, value = self.model.encode_step(
-                patches, action, self._level, cache.keys, cache.values, cache.bias()
+                self._view, action, self._level, cache.keys, cache.values, cache.bias()
             )
             cache.write(key, value)
-            self._scene = self.model.scene(self._context, patches)
+            self._scene = self.model.scene(self._context, self._view)
         with self.stopwatch("outcome"):
             reward_logits, end_logits = self.model.outcome(self._context)
             sign = reward_logits.float().cpu().numpy().argmax(-1) - 1
@@ -232,6 +234,7 @@ class Session:
             values=self._cache.values[:, chosen].transpose(0, 1),
             written=self._cache.written[chosen],
             context=self._context[chosen],
+            view=self._view[chosen],
             frames=self._frames[chosen],
             actions=self._action[chosen],
             generators=self._noise.states(chosen),
@@ -256,8 +259,9 @@ class Session:
             )
         self._cache.restore(chosen, held.keys.transpose(0, 1), held.values.transpose(0, 1), state.written)
         self._context[chosen] = held.context.to(self.device)
+        self._view[chosen] = held.view.to(self.device)
+        self._scene = self.model.scene(self._context, self._view)
         self._frames[chosen] = held.frames
-        self._scene = self.model.scene(self._context, self._to_patches(self._frames))
         self._action[chosen] = held.actions
         self._noise.set_states(chosen, held.generators)
         self.score[chosen] = state.score
@@ -268,7 +272,7 @@ class Session:
     def close(self) -> None:
         """Let go of the buffers; anything but closing again is an error from now on."""
         self._closed = True
-        self._cache = self._context = self._scene = self._noise = None  # type: ignore[assignment]
+        self._cache = self._context = self._view = self._scene = self._noise = None  # type: ignore[assignment]
 
     def _to_patches(self, frames: Tensor) -> Tensor:
         """uint8 [..., H, W, 3] to patches in [-1, 1], [..., L, P], in the session's dtype on its device."""
@@ -282,10 +286,10 @@ class Session:
         frames = torch.from_numpy(np.stack([start.frames for start in starts]))  # [n, N, H, W, 3]
         actions = torch.from_numpy(np.stack([start.actions for start in starts]))  # [n, N-1]
         patches = self._to_patches(frames)
-        context = prime(self.model, cache, patches, actions.to(self.device), self._level[: len(rows)])
+        context, view = prime(self.model, cache, patches, actions.to(self.device), self._level[: len(rows)])
         if not whole:
             self._cache.adopt(rows, cache)
-        self._context[rows] = context
+        self._context[rows], self._view[rows] = context, view
         self._frames[rows] = frames[:, -1]
 
     def _require_open(self, what: str) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from worldsim.errors import WorldsimError
 from worldsim.world import World
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +30,7 @@ class SessionState:
         keys, values: [n, layers, h, L, W-1, hd], the ring as it lies in memory.
         written: int64 [n], frames each ring has seen.
         context: [n, L, D].
+        view: [n, L, 2 P], of the last committed frame.
         frames: uint8 [n, H, W, 3].
         actions: int64 [n].
         generators: uint8 [n, G].
@@ -45,6 +46,7 @@ class SessionState:
     values: NDArray[Any]
     written: NDArray[np.int64]
     context: NDArray[Any]
+    view: NDArray[Any]
     frames: NDArray[np.uint8]
     actions: NDArray[np.int64]
     generators: NDArray[np.uint8]
@@ -92,6 +94,7 @@ def checked_state(
         "values": (ring, _stored(ring_dtype)),
         "written": ((rows,), whole),
         "context": ((rows, c.tokens, c.dim), _stored(dtype)),
+        "view": ((rows, c.tokens, 2 * c.patch_dim), _stored(dtype)),
         "frames": ((rows, c.height, c.width, 3), np.dtype(np.uint8)),
         "actions": ((rows,), whole),
         "generators": ((rows, *random), np.dtype(np.uint8)),

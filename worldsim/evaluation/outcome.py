@@ -71,7 +71,7 @@ def predict(
     def run(batch: list[tuple[int, int]]) -> None:
         begins = [max(0, first - window) for _, first in batch]
         lasts = [min(len(episodes[e]), first + STRETCH) for e, first in batch]
-        cache = RingCache(model, len(batch))
+        cache, before = RingCache(model, len(batch)), None
         level = torch.full((len(batch),), subject.world.config.context_level, device=device)
         for step in range(max(last - begin for last, begin in zip(lasts, begins, strict=True)) + 1):
             # A row that is done repeats its last frame; what it says then is not used.
@@ -82,8 +82,10 @@ def predict(
                 for (e, _), t in zip(batch, at, strict=True)
             ]
             patches = model.patchify(torch.from_numpy(frames).to(device)).float().div_(127.5).sub_(1).to(dtype)
+            view = model.view(patches, patches if before is None else before)
+            before = patches
             context, key, value = model.encode_step(
-                patches, torch.tensor(past, device=device), level, cache.keys, cache.values, cache.bias()
+                view, torch.tensor(past, device=device), level, cache.keys, cache.values, cache.bias()
             )
             cache.write(key, value)
             reward_logits, end_logits = (logits.float().cpu() for logits in model.outcome(context))

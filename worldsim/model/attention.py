@@ -36,13 +36,13 @@ class RMSNorm(nn.RMSNorm):
 class GridConv(nn.Module):
     """3x3 depthwise convolution on the token grid, added to its input.
 
-    Objects move locally: without it a ball shows up as copies one patch apart. Starts as the identity.
+    Objects move locally: without it a ball shows up as copies one patch apart.
     """
 
     def __init__(self, dim: int, rows: int, columns: int) -> None:
         super().__init__()
         self.rows, self.columns = rows, columns
-        self.weight = nn.Parameter(torch.zeros(dim, 1, 3, 3))
+        self.weight = nn.Parameter(torch.empty(dim, 1, 3, 3).uniform_(-1 / 3, 1 / 3))
 
     def forward(self, x: Tensor) -> Tensor:  # [N, L, D] -> [N, L, D]
         n, length, dim = x.shape

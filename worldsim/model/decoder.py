@@ -62,7 +62,7 @@ class FrameDecoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.patches = nn.Linear(2 * config.patch_dim, config.dim)  # noisy frame and last frame side by side
+        self.patches = nn.Linear(3 * config.patch_dim, config.dim)  # noisy frame and view of the last side by side
         self.context = nn.Linear(config.dim, config.dim, bias=False)
         self.position = nn.Parameter(0.5 * torch.randn(config.tokens, config.dim))
         self.level = NoiseLevelEmbedding(config.dim)
@@ -83,7 +83,7 @@ class FrameDecoder(nn.Module):
             noisy: x_t = (1 - t) x0 + t eps, patches [N, L, P].
             t: Noise levels [N] in (0, 1]; 1 is pure noise.
             context: The encoder's tokens of the last frame [N, L, D].
-            last: The last frame's patches [N, L, P].
+            last: The view of the last frame [N, L, 2 P].
             action: int64 [N], the action taken after the last frame.
 
         Returns:
@@ -94,8 +94,7 @@ class FrameDecoder(nn.Module):
 
     def scene(self, context: Tensor, last: Tensor) -> Tensor:
         """The part of the input that no noise level and no action changes: tokens [N, L, D], once a frame."""
-        half = last.shape[-1]
-        seen = F.linear(last, self.patches.weight[:, half:], self.patches.bias)
+        seen = F.linear(last, self.patches.weight[:, -last.shape[-1] :], self.patches.bias)
         return seen + self.context(context) + self.position
 
     def modulations(self, t: Tensor, action: Tensor) -> list[Tensor]:

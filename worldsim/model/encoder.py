@@ -42,7 +42,7 @@ class CausalEncoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.patches = nn.Linear(config.patch_dim, config.dim)
+        self.patches = nn.Linear(2 * config.patch_dim, config.dim)
         # Unit scale, not 0.02: a token must know where it is from the first step (see docs/experiments).
         self.position = nn.Parameter(0.5 * torch.randn(config.tokens, config.dim))
         self.action = nn.Embedding(config.num_actions + 1, config.dim)  # the last row: no action came before
@@ -50,30 +50,30 @@ class CausalEncoder(nn.Module):
         self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.encoder_layers))
         self.norm = RMSNorm(config.dim, eps=1e-6)
 
-    def embed(self, patches: Tensor, previous_actions: Tensor, levels: Tensor) -> Tensor:
-        """Tokens [..., L, D] from patches [..., L, P], actions [...] and context-noise buckets [...]."""
+    def embed(self, views: Tensor, previous_actions: Tensor, levels: Tensor) -> Tensor:
+        """Tokens [..., L, D] from views [..., L, 2 P], actions [...] and context-noise buckets [...]."""
         condition = self.action(previous_actions) + self.level(levels)
-        return self.patches(patches) + self.position + condition.unsqueeze(-2)
+        return self.patches(views) + self.position + condition.unsqueeze(-2)
 
-    def forward(self, patches: Tensor, previous_actions: Tensor, levels: Tensor) -> Tensor:
+    def forward(self, views: Tensor, previous_actions: Tensor, levels: Tensor) -> Tensor:
         """Context of every frame of a clip.
 
         Args:
-            patches: [B, T, L, P] in [-1, 1].
+            views: [B, T, L, 2 P], see :meth:`~worldsim.model.world_model.WorldModel.views`.
             previous_actions: int64 [B, T]; entry t is action[t-1], ``num_actions`` where there is none.
             levels: int64 [B, T], context-noise buckets.
 
         Returns:
-            [B, T, L, D]; entry t depends on frames t-W+1 ... t of each layer below and on nothing later.
+            [B, T, L, D]; entry t depends on views t-W+1 ... t of each layer below and on nothing later.
         """
-        x = self.embed(patches, previous_actions, levels)
+        x = self.embed(views, previous_actions, levels)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
 
     def step(
         self,
-        patches: Tensor,
+        view: Tensor,
         previous_action: Tensor,
         level: Tensor,
         keys: Tensor,
@@ -83,7 +83,7 @@ class CausalEncoder(nn.Module):
         """Context of one frame given the cache; pure.
 
         Args:
-            patches: [B, L, P].
+            view: [B, L, 2 P].
             previous_action: int64 [B].
             level: int64 [B].
             keys, values: [layers, B, h, L, W-1, hd].
@@ -92,7 +92,7 @@ class CausalEncoder(nn.Module):
         Returns:
             Context [B, L, D], and this frame's keys and values [layers, B, h, L, hd].
         """
-        x = self.embed(patches, previous_action, level)
+        x = self.embed(view, previous_action, level)
         new_keys, new_values = [], []
         for i, block in enumerate(self._blocks()):
             x, key, value = block.step(x, keys[i], values[i], bias[i])

@@ -38,19 +38,38 @@ class WorldModel(nn.Module):
         grid = frames.reshape(*frames.shape[:-3], c.rows, c.patch, c.columns, c.patch, 3)
         return grid.transpose(-4, -3).reshape(*frames.shape[:-3], c.tokens, c.patch_dim)
 
+    def view(self, patches: Tensor, before: Tensor) -> Tensor:
+        """What the networks see of a frame: its patches beside their difference to the frame before.
+
+        Speed is in the difference. From single frames the network must find it by attention, and learns the few paths of
+        a served ball by heart instead (docs/experiments/2026-11-21-first-pong.md).
+
+        Args:
+            patches: [..., L, P] in [-1, 1].
+            before: Patches of the frame before; of a first frame, its own.
+
+        Returns:
+            [..., L, 2 P].
+        """
+        return torch.cat((patches, patches - before), -1)
+
+    def views(self, patches: Tensor) -> Tensor:
+        """The views [B, T, L, 2 P] of whole clips [B, T, L, P]; before the first frame it was the same."""
+        return self.view(patches, torch.cat((patches[:, :1], patches[:, :-1]), 1))
+
     def unpatchify(self, patches: Tensor) -> Tensor:
         """Patches [..., L, P] to frames [..., H, W, 3]."""
         c = self.config
         grid = patches.reshape(*patches.shape[:-2], c.rows, c.columns, c.patch, c.patch, 3)
         return grid.transpose(-4, -3).reshape(*patches.shape[:-2], c.height, c.width, 3)
 
-    def encode(self, patches: Tensor, previous_actions: Tensor, levels: Tensor) -> Tensor:
+    def encode(self, views: Tensor, previous_actions: Tensor, levels: Tensor) -> Tensor:
         """Contexts [B, T, L, D] of whole clips; see :meth:`CausalEncoder.forward`."""
-        return self.encoder(patches, previous_actions, levels)
+        return self.encoder(views, previous_actions, levels)
 
     def encode_step(
         self,
-        patches: Tensor,
+        view: Tensor,
         previous_action: Tensor,
         level: Tensor,
         keys: Tensor,
@@ -58,7 +77,7 @@ class WorldModel(nn.Module):
         bias: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Context [B, L, D] of one frame given the cache; see :meth:`CausalEncoder.step`."""
-        return self.encoder.step(patches, previous_action, level, keys, values, bias)
+        return self.encoder.step(view, previous_action, level, keys, values, bias)
 
     def ring_bias(self, age: Tensor) -> Tensor:
         """Bias of the ring's slots by age; see :meth:`CausalEncoder.ring_bias`."""

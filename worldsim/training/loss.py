@@ -35,7 +35,7 @@ class LossConfig:
     outcome_weight: float = 0.1
     own_every: int = 2
     own_steps: int = 2
-    own_after: float = 0.6
+    own_after: float = 0.7
 
 
 @dataclass
@@ -109,8 +109,9 @@ def own_frames(
     Returns:
         [B, T, L, P]: the first frame as it is, then the model's.
     """
-    context = model.encode(clean, previous, torch.zeros_like(previous))[:, :-1].flatten(0, 1)
-    last, action = clean[:, :-1].flatten(0, 1), actions.flatten()
+    views = model.views(clean)
+    context = model.encode(views, previous, torch.zeros_like(previous))[:, :-1].flatten(0, 1)
+    last, action = views[:, :-1].flatten(0, 1), actions.flatten()
 
     def denoise(x: Tensor, t: float) -> Tensor:
         return model.decode(x, x.new_full((len(x),), t), context, last, action)
@@ -153,8 +154,8 @@ def pretrain_loss(
     else:
         seen = clean
     level = bucket.to(dtype).view(b, 1, 1, 1) * (c.max_context_noise / max(1, c.context_levels - 1))
-    seen = (1 - level) * seen + level * context_noise
-    context = model.encode(seen, previous, bucket[:, None].expand(b, frames_in_clip))
+    views = model.views((1 - level) * seen + level * context_noise)
+    context = model.encode(views, previous, bucket[:, None].expand(b, frames_in_clip))
 
     target = clean[:, None, 1:].expand(b, draws, steps, c.tokens, c.patch_dim)
     t = batch.t.to(dtype)[..., None, None]
@@ -167,7 +168,7 @@ def pretrain_loss(
         noisy.flatten(0, 2),
         batch.t.flatten(),
         per_draw(context[:, :-1]),
-        per_draw(seen[:, :-1]),
+        per_draw(views[:, :-1]),
         per_draw(batch.actions),
     )
     weights = model.patchify(change_weights(batch.frames, config.changed_weight).expand(b, steps, c.height, c.width, 3))

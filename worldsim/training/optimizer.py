@@ -26,7 +26,7 @@ class OptimizerConfig:
     adam_lr: float = 1e-3
     weight_decay: float = 0.05
     warmup: int = 100
-    decay: float = 0.5
+    decay: float = 0.8
     ema: float = 0.999
 
 

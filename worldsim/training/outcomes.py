@@ -63,7 +63,7 @@ def outcome_loss(
             seen[own] = own_frames(
                 frozen, seen[own], previous[own], actions[own], noise.to(device, dtype), sampling_steps
             )
-        context = frozen.encode(seen, previous, torch.zeros_like(previous))[:, 1:].float()
+        context = frozen.encode(frozen.views(seen), previous, torch.zeros_like(previous))[:, 1:].float()
     reward_logits, end_logits = heads(context)
     return F.cross_entropy(reward_logits.flatten(0, 1), rewards.flatten()) + F.cross_entropy(
         end_logits.flatten(0, 1), terminated.flatten()

@@ -60,10 +60,11 @@ def held_out_error(model: WorldModel, store: ClipStore, clips: int, seed: int = 
         actions = torch.from_numpy(clip.actions)[None].to(device)
         patches = model.patchify(frames.to(dtype) / 127.5 - 1)
         previous = torch.cat((torch.full_like(actions[:, :1], model.no_action), actions), 1)
-        context = model.encode(patches, previous, torch.zeros_like(previous))[0, :-1]
+        views = model.views(patches)
+        context = model.encode(views, previous, torch.zeros_like(previous))[0, :-1]
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         noise = torch.randn(context.shape[0], *patches.shape[2:], generator=generator).to(device, dtype)
-        x0 = model.decode(noise, torch.ones_like(noise[:, 0, 0]), context, patches[0, :-1], actions[0])
+        x0 = model.decode(noise, torch.ones_like(noise[:, 0, 0]), context, views[0, :-1], actions[0])
         error: Tensor = (x0.float() - patches[0, 1:].float()).mul(127.5).square()
         moved = model.patchify((change_weights(frames, 2.0) - 1).expand(1, *frames[0, 1:].shape))[0]
         changed += float((error * moved).sum())
