@@ -25,9 +25,8 @@ def lively(subject: Subject) -> Subject:
         model.heads.weights.weight.normal_(std=2)
         patches = model.patchify(torch.from_numpy(frames)[None]).float() / 127.5 - 1
         still = torch.zeros(1, len(frames), dtype=torch.int64)
-        for head, logits in zip(
-            (model.heads.reward, model.heads.end), model.outcome(model.encode(model.views(patches), still, still)), strict=True
-        ):
+        outcome_logits = model.outcome(model.encode(model.views(patches), still, still))
+        for head, logits in zip((model.heads.reward, model.heads.end), outcome_logits, strict=True):
             head.bias -= logits.mean((0, 1))  # no class is the answer to every frame
     other = World(world.config, world.actions, model.requires_grad_(False), world.starts)
     return Subject(other, subject.dataset, subject.source, subject.extent, subject.settings, quiet=True)

@@ -41,8 +41,8 @@ class WorldModel(nn.Module):
     def view(self, patches: Tensor, before: Tensor) -> Tensor:
         """What the networks see of a frame: its patches beside their difference to the frame before.
 
-        Speed is in the difference. From single frames the network must find it by attention, and learns the few paths of
-        a served ball by heart instead (docs/experiments/2026-11-21-first-pong.md).
+        Speed is in the difference. From single frames the network must find it by attention, and learns the few paths
+        of a served ball by heart instead (docs/experiments/2026-11-21-first-pong.md).
 
         Args:
             patches: [..., L, P] in [-1, 1].
