@@ -17,10 +17,12 @@ from safetensors.torch import load_file
 from worldsim.data.episodes import Dataset
 from worldsim.errors import RunError
 from worldsim.training.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from worldsim.training.export import export
 from worldsim.training.optimizer import OptimizerConfig, schedule, split_parameters
 from worldsim.training.outcomes import OutcomesConfig
 from worldsim.training.parallel import Ranks
 from worldsim.training.pretrain import PretrainConfig, Trainer, main
+from worldsim.training.run import Run
 from worldsim.world import load_world
 
 TINY = [
@@ -227,6 +229,23 @@ def test_the_last_steps_train_the_outcome_heads_and_nothing_else(pong_data: Data
     assert trainer.finished and trainer.step == 5
     for name, value in trainer.ema.state_dict().items():
         assert torch.equal(value, before[name]) != name.startswith("heads."), name
+
+
+def test_a_run_can_start_from_a_world_and_says_so(pong_data: Dataset, straight: Path, tmp_path: Path) -> None:
+    first = Trainer(config(pong_data, straight), Ranks())
+    export(Run(straight), tmp_path / "first")
+    parent = load_world(str(tmp_path / "first"))
+    trainer = Trainer(config(pong_data, tmp_path / "run", init=str(tmp_path / "first"), steps=2), Ranks())
+    for name, value in first.ema.state_dict().items():
+        assert torch.equal(trainer.model.state_dict()[name], value.bfloat16().float()), name
+    trainer.train()
+    resumed = Trainer(config(pong_data, tmp_path / "run", init=str(tmp_path / "first"), steps=2), Ranks())
+    assert resumed.step == 2 and not torch.equal(resumed.model.decoder.out.weight, first.ema.decoder.out.weight)
+    card = export(Run(tmp_path / "run"), tmp_path / "second").card
+    assert f"init={tmp_path / 'first'}" in card and parent.fingerprint[:16] in card
+    assert card.count("worldsim collect") == 2, "both worlds' commands are there"
+    with pytest.raises(RunError, match="has model.dim=32"):
+        Trainer(config(pong_data, tmp_path / "other", init=str(tmp_path / "first"), model={"patch": 16}), Ranks())
 
 
 def test_muon_takes_the_blocks_matrices_only(pong_data: Dataset, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ A worldsim world: a neural copy of `{source}`, {parameters:.1f} M parameters, bf
 
     {collect}
     {train}
-
+{parent}
 | | |
 |---|---|
 | data | {episodes} episodes, {frames} training frames; {held_out} held-out episodes never trained on |
@@ -107,6 +107,7 @@ def export(run: Run, folder: Path | None = None) -> World:
         parameters=model.parameter_count() / 1e6,
         collect=settings["commands"]["collect"],
         train=settings["commands"]["train"],
+        parent=f"\n{run.parent.read_text(encoding='utf-8')}" if run.parent.exists() else "",
         episodes=len(dataset.train),
         frames=sum(info.steps + 1 for info in dataset.train),
         held_out=len(dataset.held_out),

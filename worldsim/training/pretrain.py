@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shlex
 import signal
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from worldsim.errors import DataError, MissingExtra, RunError
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.settings import command, from_dict, home
+from worldsim.training.ancestry import adopt_weights, collect_command, train_command
 from worldsim.training.batches import stream
 from worldsim.training.checkpoint import all_finite, load_checkpoint, named, part, save_checkpoint
 from worldsim.training.export import build_world, export
@@ -54,6 +54,7 @@ class PretrainConfig:
     world: str
     data: Path | None = None
     run: Path | None = None
+    init: str | None = None
     steps: int = 8000
     batch: int = 4
     seed: int = 0
@@ -122,6 +123,8 @@ class Trainer:
         clip = 2 * self.shape.window
         self.clips = ClipStore(self.dataset, self.dataset.train, clip)
         self.model = init_weights(WorldModel(self.shape), config.seed).to(self.device)
+        if config.init and not self.run.checkpoint.exists():
+            adopt_weights(self.model, config.init, self.run)
         self.ema = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.optimizer = Optimizer(self.model, config.optimizer)
         self.step = 0
@@ -142,7 +145,10 @@ class Trainer:
             "model": asdict(self.shape),
             "data": str(self.dataset.folder.resolve()),
             "run": str(self.run.folder),
-            "commands": {"collect": _collect_command(self.dataset), "train": _train_command(config)},
+            "commands": {
+                "collect": collect_command(self.dataset),
+                "train": train_command(asdict(config), asdict(PretrainConfig(config.world))),
+            },
         }
         free = (
             "run",
@@ -299,28 +305,6 @@ class Trainer:
             picture = roll_out_grid(world, held_out, self.shape.window, ticks, report.grid_rows)
             self.run.samples.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(self.run.samples / f"step_{self.step:06d}.png"), picture[..., ::-1])
-
-
-def _train_command(config: PretrainConfig) -> str:
-    """The command line of a run: what differs from the defaults; where it ran is left out."""
-    usual = _flat(asdict(PretrainConfig(config.world)) | {"model": asdict(ModelConfig(1))})
-    where = ("data", "run", "device", "threads", "dtype", "compile", "report")
-    told = _flat({key: value for key, value in asdict(config).items() if key not in where})
-    said = ("world", "steps", "batch")  # always worth saying
-    chosen = [f"{key}={value}" for key, value in told.items() if key in said or value != usual.get(key)]
-    return shlex.join(["worldsim", "train", *chosen])
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
-
-
-def _collect_command(dataset: Dataset) -> str:
-    name, seed = dataset.config["source"]["name"], dataset.config["seed"]
-    return f"worldsim collect source={name} steps={sum(info.steps for info in dataset.episodes)} seed={seed}"
 
 
 @command("train")

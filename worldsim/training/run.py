@@ -41,6 +41,11 @@ class Run:
         return self.folder / "samples"
 
     @property
+    def parent(self) -> Path:
+        """How the world was made whose weights the run started from; only where it did."""
+        return self.folder / "parent.md"
+
+    @property
     def world(self) -> Path:
         """The exported world."""
         return self.folder / "world"

@@ -1,0 +1,64 @@
+"""Where a run comes from: the command lines that made it, and the world whose weights it started from."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from worldsim.data.episodes import Dataset
+from worldsim.errors import RunError
+from worldsim.model.config import ModelConfig
+from worldsim.model.world_model import WorldModel
+from worldsim.training.checkpoint import write_atomically
+from worldsim.training.run import Run
+from worldsim.world import load_world
+
+_MADE_BY = "## Made by\n"
+
+
+def adopt_weights(model: WorldModel, name: str, run: Run) -> None:
+    """Start from a world's weights, and remember in the run how that world was made.
+
+    Raises:
+        WorldError: there is no such world.
+        RunError: its model has another shape.
+    """
+    parent = load_world(name)
+    theirs, ours = asdict(parent.config.model), asdict(model.config)
+    for key in theirs:
+        if theirs[key] != ours[key]:
+            raise RunError(f"init={name} has model.{key}={theirs[key]}, not {ours[key]}: give the same, or no init")
+    model.load_state_dict(parent.model.state_dict())
+    made = parent.card.partition(_MADE_BY)[2].partition("\n## ")[0].strip("\n")
+    text = f"`init={name}` was world `{parent.name}`, fingerprint {parent.fingerprint[:16]}, made by\n\n{made}\n"
+    write_atomically(run.parent, text.encode())
+
+
+def train_command(told: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
+    """The command line of a run: what differs from the defaults; where it ran is left out.
+
+    Args:
+        told: All settings of the run.
+        usual: All settings of a run that is told nothing but its world.
+    """
+    where = ("data", "run", "device", "threads", "dtype", "compile", "report")
+    said = ("world", "steps", "batch")  # always worth saying
+    defaults = _flat({**usual, "model": asdict(ModelConfig(1))})
+    given = _flat({key: value for key, value in told.items() if key not in where})
+    chosen = [f"{key}={value}" for key, value in given.items() if key in said or value != defaults.get(key)]
+    return shlex.join(["worldsim", "train", *chosen])
+
+
+def collect_command(dataset: Dataset) -> str:
+    """The command line that recorded a data set."""
+    name, seed = dataset.config["source"]["name"], dataset.config["seed"]
+    return f"worldsim collect source={name} steps={sum(info.steps for info in dataset.episodes)} seed={seed}"
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
