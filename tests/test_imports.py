@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 # From the ground up; what stands on one line may import each other.
 FLOORS = (
     ("errors",),
-    ("schema",),
+    ("schema", "machine"),
     ("configs", "assets"),
     ("settings",),
     ("actions",),
@@ -27,8 +27,8 @@ FLOORS = (
     ("data",),
     ("training",),
     ("evaluation",),
-    ("benchmark",),
     ("play",),
+    ("benchmark",),
     ("__main__",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

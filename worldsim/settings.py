@@ -19,7 +19,7 @@ from typing import Any
 from worldsim.errors import WorldsimError
 from worldsim.schema import from_dict, nearest
 
-__all__ = ["command", "configs_folder", "from_dict", "group_names", "home", "load_group"]
+__all__ = ["command", "configs_folder", "from_dict", "group_names", "home", "load_group", "unswept"]
 
 Task = Callable[[dict[str, Any]], "int | None"]
 
@@ -102,6 +102,30 @@ def command(config_name: str) -> Callable[[Task], Callable[..., int]]:
         return main
 
     return decorate
+
+
+def unswept(argv: Sequence[str]) -> list[str]:
+    """Turn a sweep, `-m key=a,b,c`, into one job with lists, `key=[a,b,c]`, by Hydra's own grammar.
+
+    For a verb that must see all of a sweep at once. Without `-m`, and where Hydra cannot read an override, the
+    arguments stay as they are.
+    """
+    if not {"-m", "--multirun"} & set(argv):
+        return list(argv)
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    rest = [argument for argument in argv if argument not in ("-m", "--multirun")]
+    parser, single = OverridesParser.create(), []
+    for argument in rest:
+        try:
+            override = parser.parse_override(argument)
+            if override.is_sweep_override():
+                argument = f"{override.get_key_element()}=[{','.join(override.sweep_string_iterator())}]"
+        except HydraException:
+            pass
+        single.append(argument)
+    return single
 
 
 def _run_hydra(config_name: str, task: Task, arguments: list[str]) -> int:

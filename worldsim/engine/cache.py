@@ -65,9 +65,13 @@ class RingCache:
         """Ages of the slots [B, W-1]; see :func:`slot_ages`."""
         return np.array([slot_ages(int(n), self.slots) for n in self.written], np.int64)
 
-    def bias(self) -> Tensor:
-        """Bias for :meth:`WorldModel.encode_step`: [layers, B, h, 1, W-1]; B is 1 while it is one for all."""
-        if self._together:
+    def bias(self, *, by_row: bool = False) -> Tensor:
+        """Bias for :meth:`WorldModel.encode_step`: [layers, B, h, 1, W-1]; B is 1 while it is one for all.
+
+        Args:
+            by_row: Always give every row its own, for a backend with fixed shapes.
+        """
+        if self._together and (self.batch == 1 or not by_row):
             return self._bias_of_state[self._state(int(self.written[0]))]
         states = torch.tensor([self._state(int(n)) for n in self.written], device=self._biases.device)
         return self._biases.index_select(1, states)

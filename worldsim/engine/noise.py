@@ -23,6 +23,11 @@ class RowNoise:
         self._buffer = torch.zeros(len(seeds), *shape)
         self._rows = list(self._buffer.unbind())
 
+    @property
+    def buffer(self) -> Tensor:
+        """What the last draw wrote, float32 [B, *shape]."""
+        return self._buffer
+
     def __getitem__(self, row: int) -> torch.Generator:
         """The generator of a row."""
         return self._generators[row]

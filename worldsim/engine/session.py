@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldsim.engine.backends import Backend
 from worldsim.engine.cache import RingCache
 from worldsim.engine.inputs import check_actions, check_rows, check_seeds
-from worldsim.engine.modulation import ModulationTable
 from worldsim.engine.noise import RowNoise
 from worldsim.engine.precision import pick_device, pick_dtype
+from worldsim.engine.prepare import Parts, prepare_parts
 from worldsim.engine.prime import StartLike, choose_start, prime
-from worldsim.engine.sampler import levels, sample
+from worldsim.engine.sampler import levels
 from worldsim.engine.state import SessionState, checked_state, gather_state
 from worldsim.engine.stopwatch import Stopwatch
 from worldsim.errors import StartError, WorldsimError
@@ -43,6 +44,7 @@ class Session:
         seed: Row i draws from seed + i.
         device: Where the networks run.
         dtype: ``"float32"``, ``"bfloat16"``, or ``None`` for the fastest the device has natively.
+        backend: One of :data:`~worldsim.engine.backends.BACKENDS`. Rows are primed in eager PyTorch whatever it is.
 
     Attributes:
         stopwatch: Stages ``decode`` and ``to_uint8``, from an action to its frame; ``encode`` and ``outcome`` after it.
@@ -51,7 +53,7 @@ class Session:
 
     Raises:
         WorldsimError: ``batch``, ``steps`` or ``seed`` is out of range.
-        BackendError: the device or dtype cannot be used here.
+        BackendError: the device, dtype or backend cannot be used here.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Session:
         seed: int = 0,
         device: str | torch.device = "cpu",
         dtype: str | torch.dtype | None = None,
+        backend: str = "eager",
     ) -> None:
         if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
             raise WorldsimError(f"a session has at least 1 row, not {batch!r}")
@@ -70,8 +73,7 @@ class Session:
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
         self.model = world.model_on(self.device, self.dtype)
-        self._modulation = ModulationTable(self.model)
-        self.steps = world.config.steps if steps is None else steps
+        self._levels = levels(world.config.steps if steps is None else steps)
         self.stopwatch = Stopwatch(sync=torch.cuda.synchronize if self.device.type == "cuda" else None)
         c = self.model.config
         self.score = np.zeros((batch, 2), np.int64)
@@ -86,16 +88,44 @@ class Session:
         self._started = np.zeros(batch, bool)
         self._pending = False  # a frame was rendered and not yet committed
         self._closed = False
+        self._parts = self.make_parts(backend)
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that runs the ticks."""
+        return self._parts.backend.name
+
+    def make_parts(self, backend: str | Backend) -> Parts:
+        """Have a backend prepare this session's ticks, at its present number of steps; nothing changes yet.
+
+        It may take minutes, and may run in another thread while this one plays on.
+
+        Raises:
+            BackendError: there is no such backend, or it cannot be used here.
+        """
+        example = self._cache, self._noise.buffer, self._view, self._context
+        return prepare_parts(backend, self.model, self._levels, *example)
+
+    def adopt(self, parts: Parts) -> None:
+        """Run ticks with other parts from now on; between any two calls.
+
+        Raises:
+            WorldsimError: they were made for another number of steps.
+        """
+        if parts.levels != self._levels:
+            raise WorldsimError(f"parts for {len(parts.levels) - 1} steps cannot run {self.steps}: make_parts() again")
+        self._parts = parts
 
     @property
     def steps(self) -> int:
-        """Denoising steps per frame; may be set at any time, 1 to 64."""
+        """Denoising steps per frame, 1 to 64; may be set at any time. A backend that compiles does so again."""
         return len(self._levels) - 1
 
     @steps.setter
     def steps(self, steps: int) -> None:
         self._levels = levels(steps)
-        self._modulation.prepare(self._levels[:-1])
+        example = self._cache, self._noise.buffer, self._view, self._context
+        self._parts = prepare_parts(self._parts.backend, self.model, self._levels, *example, made=self._parts)
 
     @property
     def frames(self) -> NDArray[np.uint8]:
@@ -169,12 +199,7 @@ class Session:
         with self.stopwatch("decode"):
             self._action.numpy()[:] = given
             action, noise = self._action.to(self.device), self._noise.draw().to(self.device)
-
-            def denoise(x: Tensor, t: float) -> Tensor:  # the arithmetic between two calls stays in float32
-                modulations = self._modulation.look_up(t, action)
-                return self.model.denoise(x.to(self.dtype), self._scene, modulations).float()
-
-            patches = sample(denoise, noise, self._levels)
+            patches = self._parts.decode(noise, self._scene, action)
         with self.stopwatch("to_uint8"):
             grey = patches.add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
             self._frames.copy_(self.model.unpatchify(grey))
@@ -196,19 +221,16 @@ class Session:
         if not self._pending:
             raise WorldsimError("commit() was called without a rendered frame: render() first")
         with self.stopwatch("encode"):
-            before = self._view[..., : self.model.config.patch_dim]
-            self._view = self.model.view(self._to_patches(self._frames), before)
-            action = self._action.to(self.device)
-            cache = self._cache
-            self._context, key, value = self.model.encode_step(
-                self._view, action, self._level, cache.keys, cache.values, cache.bias()
+            frames, action, cache = self._frames.to(self.device), self._action.to(self.device), self._cache
+            bias = cache.bias(by_row=self._parts.backend.fixed_shapes)
+            self._context, self._view, self._scene, key, value = self._parts.encode(
+                frames, self._view, action, self._level, cache.keys, cache.values, bias
             )
             cache.write(key, value)
-            self._scene = self.model.scene(self._context, self._view)
         with self.stopwatch("outcome"):
-            reward_logits, end_logits = self.model.outcome(self._context)
-            sign = reward_logits.float().cpu().numpy().argmax(-1) - 1
-            terminated = end_logits.float().cpu().numpy().argmax(-1) == 1
+            reward_logits, end_logits = self._parts.outcome(self._context)
+            sign = reward_logits.cpu().numpy().argmax(-1) - 1
+            terminated = end_logits.cpu().numpy().argmax(-1) == 1
         self._pending = False
         self.tick += 1
         self.score[:, 0] += sign > 0

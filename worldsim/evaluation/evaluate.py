@@ -21,9 +21,10 @@ from worldsim.evaluation import control, drift, fidelity, objects, outcome
 from worldsim.evaluation.bars import Bar, bars
 from worldsim.evaluation.learning import Lesson
 from worldsim.evaluation.pictures import draw, require_plots
-from worldsim.evaluation.report import as_json, as_markdown, commit, machine, write
+from worldsim.evaluation.report import as_json, as_markdown, write
 from worldsim.evaluation.roll_outs import DreamSettings
 from worldsim.evaluation.subject import Extent, Subject, source_of
+from worldsim.machine import commit, machine
 from worldsim.schema import nearest
 from worldsim.settings import command, command_line, from_dict, group_names, home
 from worldsim.world import load_world

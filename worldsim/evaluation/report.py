@@ -5,56 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
-import re
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from worldsim.errors import WorldsimError
 from worldsim.evaluation.bars import Bar
-
-
-def machine() -> dict[str, Any]:
-    """The machine and the versions that the figures belong to."""
-    import torch
-
-    name = platform.processor()
-    try:
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-        name = found[1] if found else name
-    except OSError:
-        pass
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "cpu": name or platform.machine(),
-        "cpus": usable,
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torch_threads": torch.get_num_threads(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-    }
-
-
-def commit() -> str | None:
-    """The commit of the checkout that this code is in, with ``+`` if files differ from it; None outside a checkout."""
-    folder = Path(__file__).parent
-    try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10, check=True
-        )
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
 def write(path: Path, text: str) -> None:

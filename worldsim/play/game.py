@@ -7,6 +7,7 @@ import time
 
 from worldsim.engine.session import Session
 from worldsim.errors import WorldsimError
+from worldsim.machine import stolen_ms
 from worldsim.play.keyboard import Keyboard
 from worldsim.play.overlay import Overlay
 from worldsim.play.pacing import Pacer, Timings
@@ -14,6 +15,7 @@ from worldsim.play.panel import Panel, Readout
 from worldsim.play.pen import ACCENT, GOOD, INK, WARN, Colour
 from worldsim.play.recorder import Recorder
 from worldsim.play.script import Hand, KeyRecorder
+from worldsim.play.upgrade import Upgrade
 from worldsim.play.window import Window
 
 REFRESH_S = 0.2  # how often the panel's figures change
@@ -34,6 +36,7 @@ class Game:
         frames: turns of the loop until it ends by itself, or None.
         script: given a turn and the latest frame, the keys to press before that turn, or to release.
         keys: where to write the keys pressed.
+        upgrade: makes a faster step beside the game, which is swapped in when it is ready.
 
     Attributes:
         timings: every stage of every tick.
@@ -56,6 +59,7 @@ class Game:
         frames: int | None = None,
         script: Hand | None = None,
         keys: KeyRecorder | None = None,
+        upgrade: Upgrade | None = None,
     ) -> None:
         self.timings = Timings()
         self.session, self.window = session, window
@@ -63,7 +67,7 @@ class Game:
         self._pacer = Pacer(fps)
         self._keyboard = Keyboard(session.world.actions)
         self._start, self._frames, self._script = start, frames, script
-        self._keys = keys
+        self._keys, self._upgrade = keys, upgrade
         config = session.world.config
         source = config.source.get("id")
         self.readout = Readout(
@@ -74,6 +78,7 @@ class Game:
             period_ms=1000 * self._pacer.period,
             action=session.world.actions.noop,
             steps=session.steps,
+            backend=session.backend,
             recording=recorder.recording,
         )
         self._title = f"worldsim · {config.name}"
@@ -89,6 +94,7 @@ class Game:
         self._refreshed = self._collected = 0.0
         self._sample: dict[str, float] | None = None  # the last tick's, which its slack will complete
         self._sample_from = 0.0
+        self._stolen = stolen_ms()  # as of the last upkeep
 
     def run(self) -> None:
         """Play until `Esc`, the window's close button, or the last of ``frames``."""
@@ -166,6 +172,8 @@ class Game:
             return
         if self._pacer.period and shown - due > self._pacer.period:
             self.timings.late += 1
+            now = stolen_ms()
+            self.timings.stolen += now is not None and now > (self._stolen or 0.0)
         for _ in range(presses):
             self.timings.add({"event": 1000 * (shown - began)})
         stages = session.stopwatch.last
@@ -218,6 +226,9 @@ class Game:
     def _upkeep(self) -> None:
         """What can wait until the picture is shown: the film, the panel's figures, garbage."""
         now = time.perf_counter()
+        self._stolen = stolen_ms()
+        if self._upgrade is not None:
+            self._swap(self._upgrade)
         if self._recorder.recording:
             self._recorder.add(self.window.pixels())
         if self.window.panel_width and now - self._refreshed > REFRESH_S:
@@ -228,6 +239,14 @@ class Game:
         elif now - self._collected > COLLECT_S:
             self._collected = now
             gc.collect()
+
+    def _swap(self, upgrade: Upgrade) -> None:
+        """Put the faster step in, if it is ready; the next tick is made by it."""
+        parts = upgrade.take()
+        if parts is not None and len(parts.levels) == self.session.steps + 1:
+            self.session.adopt(parts)
+            self._say("compiled step: from here on every frame is made by it", GOOD)
+        self.readout.backend = upgrade.state or self.session.backend
 
     def _obey(self, command: str) -> bool:
         """Do what a command key asks; True if it asks for one tick."""
@@ -243,7 +262,11 @@ class Game:
             return self.paused
         elif command in ("more", "fewer"):
             steps = self.session.steps + (1 if command == "more" else -1)
+            if self._upgrade is not None and self.session.backend != "eager":
+                self.session.adopt(self.session.make_parts("eager"))  # compiling takes too long for a key
             self.session.steps = min(64, max(1, steps))
+            if self._upgrade is not None:
+                self._upgrade.restart()
             self._say(f"{self.session.steps} denoising step{'s' if self.session.steps > 1 else ''} a frame")
         elif command == "hud":
             self._hud = not self._hud

@@ -71,6 +71,7 @@ class Timings:
     def __init__(self) -> None:
         self._samples = {name: array("d") for name in (*STAGES, "response", "event", "tick")}
         self.late = 0
+        self.stolen = 0  # of the late ones, those in which the machine itself was paused
 
     @property
     def ticks(self) -> int:

@@ -33,7 +33,8 @@ class Readout:
         actions: names, by number.
         score_limit: the world's, or None where points have no two sides.
         period_ms: milliseconds a tick may take, 0 when unpaced.
-        action, score, reward, frame, seconds, steps, late: of the present tick.
+        action, score, reward, frame, seconds, steps: of the present tick.
+        backend: what computes it.
         recording: a recording is running.
     """
 
@@ -48,6 +49,7 @@ class Readout:
     frame: int = 0
     seconds: float = 0.0
     steps: int = 0
+    backend: str = "eager"
     recording: bool = False
 
 
@@ -134,9 +136,7 @@ class Panel:
                 self._chips = [(margin, top, 2 * wide + gap, high)]
             else:
                 step_x, step_y = wide + gap, high + gap
-                self._chips = [
-                    (margin + i % 2 * step_x, top + i // 2 * step_y, wide, high) for i in range(count)
-                ]
+                self._chips = [(margin + i % 2 * step_x, top + i // 2 * step_y, wide, high) for i in range(count)]
         else:
             self._chips = []
         return y + self._px(14) + rows * self._px(22) + (rows - 1) * self._px(6) + self._px(14)
@@ -218,8 +218,8 @@ class Panel:
         y = height - self._px(30)
         self._rule(y - self._px(12))
         minutes, seconds = divmod(int(readout.seconds), 60)
-        steps = f"{readout.steps} step{'s' if readout.steps != 1 else ''}"
-        left = f"frame {readout.frame}  ·  {minutes}:{seconds:02d}  ·  {steps}"
+        steps = f"{readout.steps} step{'s' if readout.steps != 1 else ''} {readout.backend}"
+        left = f"{minutes}:{seconds:02d}  ·  {readout.frame}  ·  {steps}"
         self._put(left, 17, MUTED, self._px(20), y)
         self._put("H help", 17, MUTED, self.width - self._px(20), y, right=True)
 

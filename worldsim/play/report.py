@@ -4,58 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import re
 from pathlib import Path
 from typing import Any
 
 from worldsim.errors import WorldsimError
+from worldsim.machine import machine
 from worldsim.play.pacing import STAGES, Timings, percentiles
 
 # Latency rows of the report: those that a key waits for, their sum as measured, and those that run behind the
 # picture.
 BEFORE, AFTER = STAGES[:4], STAGES[4:]
-
-
-def physical_cores() -> int:
-    """Physical cores that this process may use: arithmetic gains nothing from a core's second thread."""
-    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    try:
-        blocks = Path("/proc/cpuinfo").read_text(encoding="utf-8").strip().split("\n\n")
-    except OSError:
-        import torch
-
-        return min(len(usable), torch.get_num_threads())
-    cores = set()
-    for block in blocks:
-        found = dict(re.findall(r"^(processor|physical id|core id)\s*:\s*(\d+)", block, re.MULTILINE))
-        if int(found.get("processor", -1)) in usable:
-            cores.add((found.get("physical id"), found.get("core id", found["processor"])))
-    return len(cores) or len(usable)
-
-
-def machine() -> dict[str, Any]:
-    """The machine and the versions that the figures belong to."""
-    import pygame
-    import torch
-
-    name = platform.processor()
-    try:
-        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-        name = found[1] if found else name
-    except OSError:
-        pass
-    return {
-        "cpu": name or platform.machine(),
-        "cores": physical_cores(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torch_threads": torch.get_num_threads(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "pygame": pygame.version.ver,
-        "video_driver": pygame.display.get_driver(),
-    }
 
 
 def make_report(settings: dict[str, Any], timings: Timings) -> dict[str, Any]:
@@ -65,6 +23,8 @@ def make_report(settings: dict[str, Any], timings: Timings) -> dict[str, Any]:
         settings: world, steps, dtype and the like, to be told with the figures.
         timings: all samples.
     """
+    import pygame
+
     rows = {}
     for name in ("response", "event", *STAGES, "tick"):
         samples = timings.samples(name)
@@ -75,8 +35,9 @@ def make_report(settings: dict[str, Any], timings: Timings) -> dict[str, Any]:
         "ticks": timings.ticks,
         "decisions_per_second": timings.rate(),
         "late_ticks": timings.late,
+        "late_ticks_stolen": timings.stolen,
         "milliseconds": rows,
-        "machine": machine(),
+        "machine": machine() | {"pygame": pygame.version.ver, "video_driver": pygame.display.get_driver()},
         "excluded": "warm-up ticks before the first; keyboard, compositor and panel; "
         "the wait of a key for the next poll (half a tick on average)",
     }
@@ -88,7 +49,9 @@ def as_table(report: dict[str, Any]) -> str:
     pace = "unpaced" if report["fps"] is None else f"at {report['fps']:g}/s"
     lines = [
         f"{report['world']}: {report['ticks']} ticks {pace}, "
-        f"{report['decisions_per_second']:.1f} decisions/s, {report['late_ticks']} late by more than a frame",
+        f"{report['decisions_per_second']:.1f} decisions/s, {report['late_ticks']} late by more than a frame"
+        + f" ({report['late_ticks_stolen']} while a hypervisor ran others)"
+        * bool(report["late_ticks_stolen"]),
         f"{'ms':<22}{'p50':>9}{'p95':>9}{'p99':>9}{'max':>9}",
     ]
 

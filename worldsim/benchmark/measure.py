@@ -1,0 +1,132 @@
+"""Timing in the process that runs the cell: ticks by stage, memory, and what the arithmetic could cost at best."""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldsim.engine.parts import DecodePart, EncodePart, OutcomePart
+from worldsim.engine.sampler import levels
+from worldsim.engine.session import Session
+from worldsim.world import World
+
+TENTHS = 10
+_MATMUL = 1024  # side of the square matrices that stand for what the hardware can do
+
+
+def time_ticks(session: Session, ticks: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Play random actions and time every tick.
+
+    Args:
+        session: Reset and warm.
+        ticks: At least 1.
+        rng: Draws the actions.
+
+    Returns:
+        ``samples``: milliseconds by stage, with ``response`` (actions in, uint8 frames on the host out) and ``tick``
+        (all of it); ``resident_bytes``: memory of the process after each tenth of the ticks.
+    """
+    names = ("decode", "to_uint8", "encode", "outcome")
+    samples: dict[str, list[float]] = {name: [] for name in (*names, "response", "tick")}
+    resident: list[int] = []
+    marks = {round(ticks * (i + 1) / TENTHS) for i in range(TENTHS)}
+    clock = time.perf_counter
+    for done in range(1, ticks + 1):
+        actions = rng.integers(0, len(session.world.actions), session.batch)
+        began = clock()
+        session.render(actions)
+        shown = clock()
+        session.commit()
+        ended = clock()
+        stages = session.stopwatch.last
+        for name in names:
+            samples[name].append(stages[name])
+        samples["response"].append(1000 * (shown - began))
+        samples["tick"].append(1000 * (ended - began))
+        if done in marks:
+            resident.append(resident_bytes())
+    return {"samples": samples, "resident_bytes": resident}
+
+
+def flops_per_tick(world: World, steps: int, batch: int) -> int:
+    """Floating-point operations of a tick's products and convolutions, counted by PyTorch as it runs one in float32.
+
+    A multiplication and an addition are two. Element-wise work is not counted; it costs memory traffic, not arithmetic.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from worldsim.engine.cache import RingCache
+
+    model, c = world.model, world.config.model
+    cache = RingCache(model, 1)
+    action = torch.zeros(1, dtype=torch.int64)
+    frames = torch.zeros(1, c.height, c.width, 3, dtype=torch.uint8)
+    view, noise = torch.zeros(1, c.tokens, 2 * c.patch_dim), torch.zeros(1, c.tokens, c.patch_dim)
+    with torch.no_grad():
+        parts = (DecodePart(model, levels(steps)), EncodePart(model), OutcomePart(model))
+        with FlopCounterMode(display=False) as counter:
+            context, _, scene, _, _ = parts[1](frames, view, action, action, cache.keys, cache.values, cache.bias())
+            parts[0](noise, scene, action)
+            parts[2](context)
+    return batch * int(counter.get_total_flops())
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) -> float:
+    """Floating-point operations a second of square matrix products: the best of what fits in ``seconds``."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(_MATMUL, _MATMUL, generator=generator).to(device, dtype) for _ in range(2))
+    sync: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    best, end = float("inf"), time.perf_counter() + seconds
+    with torch.inference_mode():
+        a @ b
+        sync()
+        while time.perf_counter() < end:
+            began = time.perf_counter()
+            for _ in range(8):
+                a @ b
+            sync()
+            best = min(best, (time.perf_counter() - began) / 8)
+    return 2.0 * _MATMUL**3 / best
+
+
+def with_window(world: World, window: int) -> World:
+    """The world with another memory: the age biases are cut, or their last one repeated. For latency, not for looks."""
+    from dataclasses import replace
+
+    from worldsim.world_files import bare_model
+
+    config = replace(world.config.model, window=window)
+    model, weights = bare_model(config), copy.copy(world.model.state_dict())
+    for name, tensor in weights.items():
+        if name.endswith("age_bias"):
+            repeated = tensor[:, -1:].expand(-1, max(0, window - tensor.shape[1]))
+            weights[name] = torch.cat((tensor, repeated), 1)[:, :window].clone()
+    model.load_state_dict(weights)
+    return World(replace(world.config, model=config), world.actions, model, world.starts, world.card)
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM now; where the system does not say, the most there ever was."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return peak_bytes()
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_bytes() -> int:
+    """The most RAM that this process ever had; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

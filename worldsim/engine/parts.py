@@ -1,0 +1,103 @@
+"""The arithmetic of a tick as three pure modules: what a backend compiles, and nothing else.
+
+Tensors in, tensors out: no cache is written, no random number drawn, no Python state kept. The ring and the noise stay
+with :class:`~worldsim.engine.session.Session`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from worldsim.engine.sampler import sample
+from worldsim.model.world_model import WorldModel
+
+
+class DecodePart(nn.Module):
+    """Noise to the clean frame: every denoising step of one frame, between an action and its picture.
+
+    A sampler asks for a handful of noise levels and a game has a handful of actions. What the two do to the decoder is
+    computed once, here, and looked up in a tick; computing it every time reads a third of the decoder's weights.
+
+    Args:
+        model: Shares its weights with this module.
+        levels: Falling noise levels from 1 to 0, see :func:`~worldsim.engine.sampler.levels`.
+    """
+
+    table: Tensor
+
+    def __init__(self, model: WorldModel, levels: Sequence[float]) -> None:
+        super().__init__()
+        self.decoder, self.levels = model.decoder, tuple(levels)
+        actions = torch.arange(model.config.num_actions, device=model.decoder.position.device)
+        with torch.no_grad():
+            by_level = [
+                model.modulations(torch.full((len(actions),), t, device=actions.device), actions) for t in levels[:-1]
+            ]
+        self._sizes = [part.shape[-1] for part in by_level[0]]
+        self.register_buffer("table", torch.stack([torch.cat(parts, -1) for parts in by_level]), persistent=False)
+
+    def forward(self, noise: Tensor, scene: Tensor, action: Tensor) -> Tensor:
+        """Clean patches.
+
+        Args:
+            noise: Standard normal, float32 [B, L, P].
+            scene: Tokens [B, L, D], see :meth:`WorldModel.scene`.
+            action: int64 [B], the action taken now.
+
+        Returns:
+            x0, float32 [B, L, P]; the arithmetic between two denoising steps is in float32.
+        """
+        chosen = self.table.index_select(1, action)  # [levels, B, M]
+        at = {t: i for i, t in enumerate(self.levels[:-1])}
+
+        def denoise(x: Tensor, t: float) -> Tensor:
+            modulations = chosen[at[t]].split(self._sizes, -1)
+            return self.decoder.denoise(x.to(scene.dtype), scene, modulations).float()
+
+        return sample(denoise, noise, self.levels)
+
+
+class EncodePart(nn.Module):
+    """A shown frame into memory: what runs behind the picture."""
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, frames: Tensor, before: Tensor, action: Tensor, level: Tensor, keys: Tensor, values: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Context of the frame that was shown, and what is kept of it.
+
+        Args:
+            frames: uint8 [B, H, W, 3].
+            before: View of the frame before [B, L, 2 P].
+            action: int64 [B], the action that led here.
+            level: int64 [B], context-noise bucket.
+            keys, values: [layers, B, h, L, W-1, hd].
+            bias: [layers, B or 1, h, 1, W-1].
+
+        Returns:
+            Context [B, L, D], view [B, L, 2 P], scene [B, L, D], and this frame's keys and values
+            [layers, B, h, L, hd].
+        """
+        patches = self.model.patchify(frames).float().div(127.5).sub(1).to(before.dtype)
+        view = self.model.view(patches, before[..., : patches.shape[-1]])
+        context, key, value = self.model.encode_step(view, action, level, keys, values, bias)
+        return context, view, self.model.scene(context, view), key, value
+
+
+class OutcomePart(nn.Module):
+    """Reward and end of episode from a context [B, L, D]: float32 logits [B, 3] and [B, 2]."""
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__()
+        self.heads = model.heads
+
+    def forward(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`~worldsim.model.outcome.OutcomeHead`."""
+        reward, end = self.heads(context)
+        return reward.float(), end.float()
