@@ -16,7 +16,7 @@ class Cell:
     """One way to run a world.
 
     Attributes:
-        world: Name or folder.
+        world: Name or folder of a world, or a peer's: ``diamond:<clone>``, see :mod:`worldsim.benchmark.peers`.
         backend: See :data:`worldsim.engine.backends.BACKENDS`.
         device: Of PyTorch.
         dtype: ``float32``, ``bfloat16``, or None for the faster one of the device.

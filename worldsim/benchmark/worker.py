@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from worldsim.benchmark.cells import Cell
@@ -147,11 +148,18 @@ def answer(request: dict[str, Any], runner: Runner | None) -> tuple[dict[str, An
     """What is said to one request, and the runner that answers the next."""
     if "open" in request:
         cell = Cell(**request["open"])
-        kind = WindowRunner if cell.surface == "window" else EngineRunner
-        runner = kind(cell, request["warmup"], request["seed"])
+        runner = _kind(cell)(cell, request["warmup"], request["seed"])
         return {"facts": runner.facts()}, runner
     assert runner is not None
     return runner.run(request["run"]), runner
+
+
+def _kind(cell: Cell) -> Callable[[Cell, int, int], Runner]:
+    if cell.world.startswith("diamond:"):
+        from worldsim.benchmark.peers import DiamondRunner
+
+        return DiamondRunner
+    return WindowRunner if cell.surface == "window" else EngineRunner
 
 
 def main() -> None:
