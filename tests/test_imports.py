@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 # From the ground up; what stands on one line may import each other.
 FLOORS = (
     ("errors",),
-    ("schema", "machine"),
+    ("schema", "locking", "machine"),
     ("configs", "assets"),
     ("settings",),
     ("actions",),

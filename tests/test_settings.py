@@ -253,3 +253,10 @@ def test_load_group_reads_a_config_or_lists_those_there_are(verb: Callable[..., 
         settings.load_group("source", "pang")
     with pytest.raises(WorldsimError, match="unknown source '../work'"):
         settings.load_group("source", "../work")
+
+
+def test_a_reader_that_goes_away_is_no_traceback() -> None:
+    """`worldsim train --help | head -1`"""
+    line = f"{sys.executable} -m worldsim train --help | head -c 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    assert done.stderr == "" and done.stdout.split()[-1].lstrip("w") in ("0", "141")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -36,7 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         there = ", ".join(verbs)
         print(f"worldsim: unknown verb '{verb}'{nearest(verb, verbs)}: there is {there}", file=sys.stderr)
         return 2
-    return int(importlib.import_module(VERBS[verb][0]).main(rest))
+    try:
+        code = int(importlib.import_module(VERBS[verb][0]).main(rest))
+        sys.stdout.flush()
+    except BrokenPipeError:  # `worldsim ... | head`: nobody listens any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # as a shell reports the signal
+    return code
 
 
 def _help_text() -> str:

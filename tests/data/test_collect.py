@@ -20,6 +20,7 @@ from worldsim.data.episodes import INDEX, Dataset, write_index
 from worldsim.data.playing import held_out
 from worldsim.envs.sources import load_source, make_source
 from worldsim.errors import DataError
+from worldsim.locking import sole_writer
 
 CARTPOLE = CollectConfig(source="CartPole-v1", steps=120, processes=1, seed=4, held_out=0.25)
 ROOT = Path(__file__).parents[2]
@@ -232,3 +233,12 @@ def test_the_command_refuses_in_one_line(argument: str, message: str, tmp_path: 
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1, done.stderr
     assert re.search(message, lines[0])
+
+
+def test_a_folder_that_another_process_records_into_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    pytest.importorskip("pygame")
+    with sole_writer(folder, DataError), pytest.raises(DataError, match="another process"):
+        _collect(CARTPOLE, folder)
+    assert [path.name for path in folder.iterdir()] == [".lock"]

@@ -22,6 +22,7 @@ from worldsim.data.episodes import INDEX, Dataset, EpisodeInfo, is_whole, read_i
 from worldsim.data.playing import Job, playing
 from worldsim.envs.sources import SourceConfig, load_source, make_source
 from worldsim.errors import DataError, MissingExtra
+from worldsim.locking import sole_writer
 from worldsim.settings import command, from_dict, home
 
 INDEX_EVERY = 2.0  # seconds: what a kill can lose, beside the episodes being played
@@ -87,24 +88,30 @@ def collect(config: CollectConfig, *, progress: bool = True) -> Dataset:
         "episode_steps": config.episode_steps,
     }
     settings = json.loads(json.dumps(settings))  # tuples become lists, as they will when read back
-    recorder = _Recorder(folder, settings, source.actions, config.steps)
-    if recorder.complete() is None:  # else there is enough, and more where an earlier call wanted more
-        _record(recorder, config, source.config, folder, progress)
+    _refuse_strangers(folder)
+    with sole_writer(folder, DataError):
+        recorder = _Recorder(folder, settings, source.actions, config.steps)
+        if recorder.complete() is None:  # else there is enough, and more where an earlier call wanted more
+            _record(recorder, config, source.config, folder, progress)
     return Dataset.open(folder)
 
 
+def _refuse_strangers(folder: Path) -> None:
+    """Make the folder, unless it holds what is not a data set's."""
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is a file: choose another folder")
+    strangers = [p.name for p in folder.iterdir() if not _ours(p.name)] if folder.exists() else []
+    if strangers and not (folder / INDEX).exists():
+        raise DataError(f"{folder} holds other things ({strangers[0]}): choose another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make {folder} ({error.strerror}): choose another folder") from error
+
+
 def _resume(folder: Path, settings: dict[str, Any]) -> list[EpisodeInfo]:
-    """Episodes that are already there and whole; makes the folder."""
+    """Episodes that are already there and whole."""
     if not (folder / INDEX).exists():
-        if folder.exists() and not folder.is_dir():
-            raise DataError(f"{folder} is a file: choose another folder")
-        strangers = [p.name for p in folder.iterdir() if not _ours(p.name)] if folder.exists() else []
-        if strangers:
-            raise DataError(f"{folder} holds other things ({strangers[0]}): choose another folder")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"cannot make {folder} ({error.strerror}): choose another folder") from error
         return []
     index = read_index(folder)
     different = _difference(index["config"], settings)
@@ -114,7 +121,7 @@ def _resume(folder: Path, settings: dict[str, Any]) -> list[EpisodeInfo]:
 
 
 def _ours(name: str) -> bool:
-    return name == INDEX or name.startswith((".episode_", f".{INDEX}", "episode_"))
+    return name == INDEX or name.startswith((".episode_", f".{INDEX}", "episode_", ".lock"))
 
 
 def _difference(old: Any, new: Any, path: str = "") -> str:

@@ -6,6 +6,7 @@ import copy
 import signal
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from worldsim.data.clips import ClipStore
 from worldsim.data.episodes import Dataset
 from worldsim.engine.precision import pick_device, pick_dtype
 from worldsim.errors import DataError, MissingExtra, RunError
+from worldsim.locking import sole_writer
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.settings import command, from_dict, home
@@ -320,7 +322,9 @@ def main(settings: dict[str, Any]) -> int | None:
         import tqdm  # noqa: F401
     except ImportError as error:
         raise MissingExtra(str(error.name), "train") from error
-    with ranks(pick_device(config.device)) as place:
+    folder = config.run or home() / "runs" / config.world
+    folder.mkdir(parents=True, exist_ok=True)
+    with ranks(pick_device(config.device)) as place, sole_writer(folder, RunError) if place.leads else nullcontext():
         trainer = Trainer(config, place)
         trainer.stop_on_signals()
         trainer.train()
