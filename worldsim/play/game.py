@@ -162,7 +162,6 @@ class Game:
         readout.reward = float(outcome.reward[0])
         readout.score = (int(session.score[0, 0]), int(session.score[0, 1]))
         readout.frame = int(session.tick[0])
-        readout.seconds = readout.frame / session.world.config.fps
         if readout.reward and readout.score_limit is not None:  # elsewhere rewards may come with every tick
             won = readout.reward > 0
             self._flash = ("point" if won else "point lost", GOOD if won else WARN, committed + FLASH_S)
@@ -292,7 +291,7 @@ class Game:
         self._over_turns = 0
         self._flash = ("", INK, 0.0)
         readout = self.readout
-        readout.score, readout.reward, readout.frame, readout.seconds = (0, 0), 0.0, 0, 0.0
+        readout.score, readout.reward, readout.frame = (0, 0), 0.0, 0
         readout.action = self.session.world.actions.noop
         self._pacer.restart()  # priming takes longer than a tick and is none
 

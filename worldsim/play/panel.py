@@ -33,7 +33,7 @@ class Readout:
         actions: names, by number.
         score_limit: the world's, or None where points have no two sides.
         period_ms: milliseconds a tick may take, 0 when unpaced.
-        action, score, reward, frame, seconds, steps: of the present tick.
+        action, score, reward, frame, steps: of the present tick.
         backend: what computes it.
         recording: a recording is running.
     """
@@ -47,7 +47,6 @@ class Readout:
     score: tuple[int, int] = (0, 0)
     reward: float = 0.0
     frame: int = 0
-    seconds: float = 0.0
     steps: int = 0
     backend: str = "eager"
     recording: bool = False
@@ -217,9 +216,8 @@ class Panel:
     def _footer(self, height: int, readout: Readout) -> None:
         y = height - self._px(30)
         self._rule(y - self._px(12))
-        minutes, seconds = divmod(int(readout.seconds), 60)
         steps = f"{readout.steps} step{'s' if readout.steps != 1 else ''} {readout.backend}"
-        left = f"{minutes}:{seconds:02d}  ·  {readout.frame}  ·  {steps}"
+        left = f"frame {readout.frame}  ·  {steps}"
         self._put(left, 17, MUTED, self._px(20), y)
         self._put("H help", 17, MUTED, self.width - self._px(20), y, right=True)
 
