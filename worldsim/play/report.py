@@ -66,7 +66,9 @@ def as_table(report: dict[str, Any]) -> str:
     for name in AFTER:
         row(f"  {name}", name)
     row("tick", "tick")
-    lines.append(f"steps {report['steps']}, {report['dtype']} on {report['device']}, {report['backend']}, seed {report['seed']}")
+    lines.append(
+        f"steps {report['steps']}, {report['dtype']} on {report['device']}, {report['backend']}, seed {report['seed']}"
+    )
     lines.append(
         f"{box['cpu']}, {box['cores']} cores, {box['torch_threads']} threads, torch {box['torch']}, "
         f"{box['video_driver']} video"
