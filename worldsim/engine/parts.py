@@ -84,7 +84,7 @@ class EncodePart(nn.Module):
             Context [B, L, D], view [B, L, 2 P], scene [B, L, D], and this frame's keys and values
             [layers, B, h, L, hd].
         """
-        patches = self.model.patchify(frames).float().div(127.5).sub(1).to(before.dtype)
+        patches = self.model.see(frames, before.dtype)
         view = self.model.view(patches, before[..., : patches.shape[-1]])
         context, key, value = self.model.encode_step(view, action, level, keys, values, bias)
         return context, view, self.model.scene(context, view), key, value

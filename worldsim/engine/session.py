@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from worldsim.engine.backends import Backend
 from worldsim.engine.cache import RingCache
@@ -296,10 +295,6 @@ class Session:
         self._closed = True
         self._cache = self._context = self._view = self._scene = self._noise = None  # type: ignore[assignment]
 
-    def _to_patches(self, frames: Tensor) -> Tensor:
-        """uint8 [..., H, W, 3] to patches in [-1, 1], [..., L, P], in the session's dtype on its device."""
-        return self.model.patchify(frames.to(self.device)).float().div_(127.5).sub_(1).to(self.dtype)
-
     def _prime(self, rows: list[int], starts: list[Start]) -> None:
         """Start ``rows`` from starts of one length."""
         whole = rows == list(range(self.batch))
@@ -307,7 +302,7 @@ class Session:
         cache.reset()
         frames = torch.from_numpy(np.stack([start.frames for start in starts]))  # [n, N, H, W, 3]
         actions = torch.from_numpy(np.stack([start.actions for start in starts]))  # [n, N-1]
-        patches = self._to_patches(frames)
+        patches = self.model.see(frames.to(self.device), self.dtype)
         context, view = prime(self.model, cache, patches, actions.to(self.device), self._level[: len(rows)])
         if not whole:
             self._cache.adopt(rows, cache)

@@ -27,8 +27,8 @@ def measured(evaluation: dict[str, Any] | None, latencies: list[dict[str, Any]])
         box = report["machine"]
         lines += [
             f"{report['ticks']} ticks {pace}: {report['decisions_per_second']:.1f} decisions/s, "
-            f"{report['late_ticks']} late by more than a frame ({report['late_ticks_stolen']} of them while a hypervisor "
-            f"ran others); {report['steps']} denoising steps, {report['dtype']}, {report['backend']}, "
+            f"{report['late_ticks']} late by more than a frame ({report['late_ticks_stolen']} of them while a "
+            f"hypervisor ran others); {report['steps']} denoising steps, {report['dtype']}, {report['backend']}, "
             f"{box['cpu']}, {box['cores']} cores, {box['torch_threads']} threads, torch {box['torch']}, "
             f"{box['video_driver']} video.",
             "",

@@ -81,7 +81,7 @@ def predict(
                 int(episodes[e].actions[t - 1]) if step else model.no_action
                 for (e, _), t in zip(batch, at, strict=True)
             ]
-            patches = model.patchify(torch.from_numpy(frames).to(device)).float().div_(127.5).sub_(1).to(dtype)
+            patches = model.see(torch.from_numpy(frames).to(device), dtype)
             view = model.view(patches, patches if before is None else before)
             before = patches
             context, key, value = model.encode_step(

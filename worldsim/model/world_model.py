@@ -38,6 +38,10 @@ class WorldModel(nn.Module):
         grid = frames.reshape(*frames.shape[:-3], c.rows, c.patch, c.columns, c.patch, 3)
         return grid.transpose(-4, -3).reshape(*frames.shape[:-3], c.tokens, c.patch_dim)
 
+    def see(self, frames: Tensor, dtype: torch.dtype) -> Tensor:
+        """uint8 frames [..., H, W, 3], as they are shown, to patches [..., L, P] in [-1, 1]."""
+        return self.patchify(frames).float().div(127.5).sub(1).to(dtype)
+
     def view(self, patches: Tensor, before: Tensor) -> Tensor:
         """What the networks see of a frame: its patches beside their difference to the frame before.
 
