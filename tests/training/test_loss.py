@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,7 +14,7 @@ from worldsim.data.episodes import Dataset
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.training.batches import make_batch, stream
-from worldsim.training.loss import Batch, LossConfig, change_weights, own_frames, pretrain_loss, shift_levels
+from worldsim.training.loss import Batch, LossConfig, change_weights, own_frames, own_rows, pretrain_loss, shift_levels
 
 TINY = ModelConfig(
     num_actions=6, patch=16, dim=32, heads=2, encoder_layers=2, decoder_layers=1, window=4, context_levels=4
@@ -50,9 +51,9 @@ def test_changed_pixels_and_their_neighbours_weigh_more() -> None:
 
 
 def test_levels_shift_towards_noise_and_keep_their_ends() -> None:
-    u = torch.tensor([0.0, 0.5, 1.0])
-    assert torch.allclose(shift_levels(u, 3.0), torch.tensor([0.0, 0.75, 1.0]))
-    assert torch.equal(shift_levels(u, 1.0), u)
+    u = np.array([0.0, 0.5, 1.0], np.float32)
+    np.testing.assert_allclose(shift_levels(u, 3.0), [0.0, 0.75, 1.0])
+    np.testing.assert_array_equal(shift_levels(u, 1.0), u)
 
 
 def test_a_batch_is_the_same_whole_or_in_parts(store: ClipStore) -> None:
@@ -135,7 +136,7 @@ def test_own_frames_are_shown_in_their_clips_only_and_as_a_roll_out_would_show_t
     seen = {}
     encode = model.encode
     model.encode = lambda *args: seen.update(shown=args) or encode(*args)  # type: ignore[func-returns-value, method-assign]
-    pretrain_loss(model, batch, LOSS, own=True)
+    pretrain_loss(model, batch, LOSS, own=own_rows(range(4), 2))
     views, _, levels = seen["shown"]
     clean = model.patchify(batch.frames.float() / 127.5 - 1)
     patches, changes = views.split(clean.shape[-1], -1)
@@ -149,6 +150,13 @@ def test_own_frames_are_shown_in_their_clips_only_and_as_a_roll_out_would_show_t
     pretrain_loss(model, batch, LOSS)
     others = seen["shown"][0][..., : clean.shape[-1]]
     assert torch.equal(patches[::2], others[::2])
+
+
+def test_the_same_clips_show_own_frames_in_however_many_parts() -> None:
+    whole = own_rows(range(6), 2)
+    parts = [start + row for start in (0, 3) for row in own_rows(range(start, start + 3), 2)]
+    assert whole == tuple(parts) == (1, 3, 5)
+    assert own_rows(range(6), 0) == ()
 
 
 def test_own_frames_carry_no_gradient_to_the_model_that_made_them(

@@ -111,9 +111,10 @@ def test_two_processes_train_as_one(pong_data: Dataset, straight: Path, tmp_path
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
     one, two = scalars(straight), scalars(run)
-    # Before any update the losses agree to rounding; afterwards Muon's bfloat16 amplifies it a little.
+    # Before any update the losses agree to rounding; afterwards Muon's bfloat16 amplifies it a little. The last step
+    # shows own frames in one clip of the two, whichever process has it.
     assert two["loss/denoise", 1] == pytest.approx(one["loss/denoise", 1], rel=1e-6)
-    assert two["loss/denoise", 12] == pytest.approx(one["loss/denoise", 12], rel=1e-2)
+    assert two["loss/denoise", 12] == pytest.approx(one["loss/denoise", 12], rel=2e-3)
 
 
 def scalars(run: Path) -> dict[tuple[str, int], float]:

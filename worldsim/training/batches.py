@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from worldsim.data.clips import ClipStore
 from worldsim.model.config import ModelConfig
-from worldsim.training.loss import Batch, LossConfig, shift_levels
+from worldsim.training.loss import Batch, LossConfig, own_rows, shift_levels
 
 
 def make_batch(store: ClipStore, model: ModelConfig, loss: LossConfig, seed: int, step: int, places: range) -> Batch:
-    """The clips at ``places`` of batch number ``step``: the same numbers whoever asks, and in however many parts."""
+    """The clips at ``places`` of batch number ``step``: the same numbers whoever asks, and in however many parts.
+
+    All of it is NumPy's: this runs beside the training, and a second thread with PyTorch's parallel loops makes those
+    of the first wait for cores.
+    """
     rows = [_make_row(store, model, loss, seed, step, place) for place in places]
-    return Batch(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]})
+    return Batch(**{name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]})
 
 
 def stream(
@@ -34,21 +40,26 @@ def stream(
 
 def _make_row(
     store: ClipStore, model: ModelConfig, loss: LossConfig, seed: int, step: int, place: int
-) -> dict[str, torch.Tensor]:
+) -> dict[str, NDArray[Any]]:
     clip, rng = store.draw(seed, step, place)
     steps, patches = store.length - 1, (model.tokens, model.patch_dim)
     noised = model.context_levels > 1 and rng.random() < loss.context_noise_share
     level = int(rng.integers(1, model.context_levels)) if noised else 0
-    normal = torch.Generator().manual_seed(int(rng.integers(2**62)))
     # 1 - u: a level of exactly 0 has nothing to denoise.
-    u = torch.from_numpy((1 - rng.random((loss.draws, steps))).astype(np.float32))
+    u = (1 - rng.random((loss.draws, steps))).astype(np.float32)
+    shows_own, shape = bool(own_rows([place], loss.own_every)), (steps + 1, *patches)
     return {
-        "frames": torch.from_numpy(clip.frames),
-        "actions": torch.from_numpy(clip.actions),
-        "rewards": torch.from_numpy(np.sign(clip.rewards).astype(np.int64) + 1),
-        "terminated": torch.from_numpy(clip.terminated.astype(np.int64)),
-        "context_level": torch.tensor(level),
-        "context_noise": torch.randn(steps + 1, *patches, generator=normal),
+        "frames": clip.frames,
+        "actions": clip.actions,
+        "rewards": np.sign(clip.rewards).astype(np.int64) + 1,
+        "terminated": clip.terminated.astype(np.int64),
+        "context_level": np.array(level),
+        # Unused where the context is clean and the frames are real.
+        "context_noise": _normal(rng, shape) if noised or shows_own else np.zeros(shape, np.float32),
         "t": shift_levels(u, loss.noise_shift),
-        "noise": torch.randn(loss.draws, steps, *patches, generator=normal),
+        "noise": _normal(rng, (loss.draws, steps, *patches)),
     }
+
+
+def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return rng.standard_normal(shape, dtype=np.float32)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -67,7 +70,7 @@ class Batch:
         return Batch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
 
 
-def shift_levels(u: Tensor, shift: float) -> Tensor:
+def shift_levels(u: NDArray[np.float32], shift: float) -> NDArray[np.float32]:
     """Uniform levels to shifted ones, t = s u / (1 + (s - 1) u) (SD3, arXiv 2403.03206, equation 23)."""
     return shift * u / (1 + (shift - 1) * u)
 
@@ -85,6 +88,11 @@ def change_weights(frames: Tensor, weight: float) -> Tensor:
     changed = (frames[:, 1:] != frames[:, :-1]).any(-1)  # [B, T-1, H, W]
     near = F.max_pool2d(changed.to(torch.float32), 3, stride=1, padding=1)
     return (1 + (weight - 1) * near).unsqueeze(-1)
+
+
+def own_rows(places: Iterable[int], every: int) -> tuple[int, ...]:
+    """Rows of a batch, or of a process's share, that show the model's own frames: those at every so many-th place."""
+    return tuple(row for row, place in enumerate(places) if every and place % every == every - 1)
 
 
 @torch.no_grad()
@@ -122,7 +130,7 @@ def own_frames(
 
 
 def pretrain_loss(
-    model: WorldModel, batch: Batch, config: LossConfig, *, own: bool = False
+    model: WorldModel, batch: Batch, config: LossConfig, *, own: Sequence[int] = ()
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted x0 error of every next frame of every clip, plus the outcome cross-entropies.
 
@@ -130,7 +138,7 @@ def pretrain_loss(
         model: Called for ``encode``, ``decode`` and ``outcome``; its parameters' dtype is the compute dtype.
         batch: See :class:`Batch`.
         config: See :class:`LossConfig`.
-        own: Whether every ``own_every``-th clip shows the model's own frames by now.
+        own: Rows that show the encoder the model's own frames; see :func:`own_rows`.
 
     Returns:
         The scalar loss, and detached parts: ``denoise``, ``reward``, ``end``.
@@ -145,12 +153,11 @@ def pretrain_loss(
     previous = torch.cat((first, batch.actions), 1)  # [B, T]
     context_noise, bucket = batch.context_noise.to(dtype), batch.context_level
     if own:  # these clips are as a roll-out is: the model's frames, said to be clean
-        some = slice(config.own_every - 1, None, config.own_every)
-        made = own_frames(
-            model, clean[some], previous[some], batch.actions[some], context_noise[some, 1:], config.own_steps
-        )
-        bucket = bucket.index_fill(0, torch.arange(b, device=bucket.device)[some], 0)
-        seen = clean.index_copy(0, torch.arange(b, device=bucket.device)[some], made)
+        some = torch.tensor(own, device=bucket.device)
+        noise = context_noise[some, 1:]
+        made = own_frames(model, clean[some], previous[some], batch.actions[some], noise, config.own_steps)
+        bucket = bucket.index_fill(0, some, 0)
+        seen = clean.index_copy(0, some, made)
     else:
         seen = clean
     level = bucket.to(dtype).view(b, 1, 1, 1) * (c.max_context_noise / max(1, c.context_levels - 1))

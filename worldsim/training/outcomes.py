@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from worldsim.data.clips import ClipStore
 from worldsim.model.outcome import OutcomeHead
 from worldsim.model.world_model import WorldModel
-from worldsim.training.loss import own_frames
+from worldsim.training.loss import own_frames, own_rows
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,13 @@ def outcome_loss(
     with torch.no_grad():
         seen = frozen.patchify(frames.to(dtype) / 127.5 - 1)
         previous = torch.cat((torch.full_like(actions[:, :1], frozen.no_action), actions), 1)
-        own = [i for i, place in enumerate(places) if place % 2 == 1]
+        own = own_rows(places, 2)
         if own:
+            some = torch.tensor(own)
             generators = [torch.Generator().manual_seed(int(drawn[i][1].integers(2**62))) for i in own]
             noise = torch.stack([torch.randn(seen[0, 1:].shape, generator=generator) for generator in generators])
-            seen[own] = own_frames(
-                frozen, seen[own], previous[own], actions[own], noise.to(device, dtype), sampling_steps
-            )
+            noise = noise.to(device, dtype)
+            seen[some] = own_frames(frozen, seen[some], previous[some], actions[some], noise, sampling_steps)
         context = frozen.encode(frozen.views(seen), previous, torch.zeros_like(previous))[:, 1:].float()
     reward_logits, end_logits = heads(context)
     return F.cross_entropy(reward_logits.flatten(0, 1), rewards.flatten()) + F.cross_entropy(

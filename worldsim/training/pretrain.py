@@ -29,7 +29,7 @@ from worldsim.training.batches import stream
 from worldsim.training.checkpoint import all_finite, load_checkpoint, named, part, save_checkpoint
 from worldsim.training.export import build_world, export
 from worldsim.training.grid import roll_out_grid
-from worldsim.training.loss import Batch, LossConfig, pretrain_loss
+from worldsim.training.loss import Batch, LossConfig, own_rows, pretrain_loss
 from worldsim.training.optimizer import Optimizer, OptimizerConfig, schedule, update_ema
 from worldsim.training.outcomes import OutcomesConfig, outcome_loss
 from worldsim.training.parallel import Ranks, ranks
@@ -79,17 +79,17 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.config = model, config
 
-    def forward(self, batch: Batch, own: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, batch: Batch, own: tuple[int, ...]) -> tuple[Tensor, dict[str, Tensor]]:
         return pretrain_loss(self.model, batch, self.config, own=own)
 
 
 def make_objective(
     model: WorldModel, config: LossConfig, dtype: torch.dtype, compiled: bool
-) -> Callable[[Batch, bool], tuple[Tensor, dict[str, Tensor]]]:
+) -> Callable[[Batch, tuple[int, ...]], tuple[Tensor, dict[str, Tensor]]]:
     """The loss of a batch, computed in ``dtype`` with gradients to the model's float32 weights."""
     objective = Objective(model, config)
 
-    def loss(own: bool, *fields: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(own: tuple[int, ...], *fields: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         weights = {name: weight.to(dtype) for name, weight in objective.named_parameters()}
         result: tuple[Tensor, dict[str, Tensor]] = functional_call(objective, weights, (Batch(*fields), own))
         return result
@@ -204,14 +204,14 @@ class Trainer:
         objective = make_objective(self.model, config.loss, self.dtype, config.compile)
         scalars = Scalars(self.run.folder / "tensorboard", self.step + 1) if place.leads else None
         held_out = self._held_out() if place.leads else None
-        saved = time.monotonic()
+        saved, places = time.monotonic(), place.places(config.batch)
         batches = stream(
             self.clips,
             self.shape,
             config.loss,
             config.seed,
             range(self.step, config.steps),
-            place.places(config.batch),
+            places,
         )
         bar = tqdm(
             total=config.steps,
@@ -223,7 +223,7 @@ class Trainer:
         )
         parameters = list(self.model.parameters())
         for step, batch in batches:
-            own = bool(config.loss.own_every) and step >= config.loss.own_after * config.steps
+            own = own_rows(places, config.loss.own_every) if step >= config.loss.own_after * config.steps else ()
             loss, parts = objective(batch.to(self.device), own)
             loss.backward()
             place.average([p.grad for p in parameters if p.grad is not None])
