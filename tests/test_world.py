@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import resource
@@ -20,7 +21,7 @@ from worldsim.actions import ActionTable
 from worldsim.errors import MissingExtra, StartError, WorldError
 from worldsim.model.config import ModelConfig
 from worldsim.world import Start, World, WorldConfig, list_worlds, load_world, new_world, save_world
-from worldsim.world_files import FORMAT, VERSION
+from worldsim.world_files import CONFIG, FORMAT, VERSION, WEIGHTS
 
 FILES = ("config.json", "model.safetensors", "starts.npz")
 
@@ -400,3 +401,21 @@ def test_a_new_world_can_be_run_and_saved_at_once(tmp_path: Path) -> None:
     )
     session = Session(load_world(save_world(world, tmp_path / "blank")))
     assert session.reset().shape == session.step([1])[0].shape == (1, 64, 64, 3)
+
+
+def test_a_world_of_format_1_is_read_and_computes_what_it_did(tiny_world: World, tmp_path: Path) -> None:
+    """It saw single frames: the same weights with zeros for the difference to the frame before."""
+    folder = save_world(tiny_world, tmp_path / "old")
+    weights = load_file(folder / WEIGHTS)
+    p = tiny_world.config.model.patch_dim
+    for name in ("encoder.patches.weight", "decoder.patches.weight"):
+        weights[name] = weights[name][:, :-p].contiguous()
+    save_file(weights, folder / WEIGHTS)
+    config = json.loads((folder / CONFIG).read_text())
+    config |= {"version": 1}
+    config["files"][WEIGHTS] = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    (folder / CONFIG).write_text(json.dumps(config))
+    model = load_world(folder).model
+    for name in ("encoder.patches.weight", "decoder.patches.weight"):
+        held = model.state_dict()[name]
+        assert torch.equal(held[:, :-p], weights[name].float()) and not held[:, -p:].any()
