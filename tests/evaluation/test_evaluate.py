@@ -102,6 +102,6 @@ def test_without_matplotlib_it_says_which_extra_to_install(
     def missing() -> None:
         raise MissingExtra("matplotlib", "train")
 
-    monkeypatch.setattr(pictures, "_pyplot", missing)
+    monkeypatch.setattr(pictures, "pyplot", missing)
     assert main([f"world={tiny_world_folder}"]) == 2
     assert "pip install 'worldsim[train]'" in capsys.readouterr().err

@@ -10,22 +10,14 @@ import numpy as np
 
 from worldsim.benchmark.report import WHOLE, figure, share_of_matmul_rate, split_settings
 from worldsim.benchmark.statistics import TENTHS
-from worldsim.errors import MissingExtra, WorldsimError
+from worldsim.errors import WorldsimError
+from worldsim.evaluation.pictures import pyplot
 
 _POINTS = 2000  # of a distribution's line; more would not be told apart
 _COLUMNS = 3  # of a legend below a picture
 _BARE = ("world", "model", "backend", "device", "dtype")  # settings whose values say what they are
 
 Cell = Mapping[str, Any]
-
-
-def require_plots() -> None:
-    """Find out before the work, not after it.
-
-    Raises:
-        MissingExtra: matplotlib is not installed.
-    """
-    _pyplot()
 
 
 def draw(report: Mapping[str, Any], folder: Path) -> list[str]:
@@ -38,7 +30,7 @@ def draw(report: Mapping[str, Any], folder: Path) -> list[str]:
         MissingExtra: matplotlib is not installed.
         WorldsimError: a picture cannot be written.
     """
-    plt = _pyplot()
+    plt = pyplot()
     cells = [cell for cell in report["cells"] if cell["error"] is None]
     pictures = {"distribution.png": _distribution, "steps.png": _steps, "roll_out.png": _roll_out, "batch.png": _batch}
     names = []
@@ -213,14 +205,3 @@ def _finish(made: Any, axes: Sequence[Any], cells: Sequence[Cell], without: Iter
     if any(labels):
         made.legend(handles, labels, loc="outside lower center", ncols=_COLUMNS, fontsize=8, frameon=False)
     return made
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib
-
-        matplotlib.use("agg")  # files only, whatever the display
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise MissingExtra("matplotlib", "train") from error
-    return plt

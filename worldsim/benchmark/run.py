@@ -158,7 +158,7 @@ def run(settings: dict[str, Any]) -> int | None:
     config = from_dict(BenchmarkConfig, {key: value for key, value in settings.items() if key not in names})
     out = (config.out or home() / "benchmarks" / time.strftime("%Y-%m-%d-%H%M%S.json")).expanduser()
     if config.plots:
-        from worldsim.benchmark.plots import require_plots
+        from worldsim.evaluation.pictures import require_plots
 
         require_plots()
     head = {

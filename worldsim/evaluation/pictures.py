@@ -26,7 +26,7 @@ def require_plots() -> None:
     Raises:
         MissingExtra: matplotlib is not installed.
     """
-    _pyplot()
+    pyplot()
 
 
 def draw(
@@ -101,7 +101,7 @@ def roll_out_gif(subject: Subject, path: Path, scale: int = 4) -> None:
 
 def curves(subject: Subject, report: Mapping[str, Any], path: Path) -> None:
     """Errors and rates against time, by object."""
-    plt = _pyplot()
+    plt = pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.2))
     for number, (name, found) in enumerate(report["objects"]["by_object"].items()):
         curve = found["curve"]
@@ -130,7 +130,7 @@ def curves(subject: Subject, report: Mapping[str, Any], path: Path) -> None:
 
 def drift_curves(drift: Mapping[str, Any], path: Path) -> None:
     """Rates along minutes of dreaming, beside the real game's, by policy."""
-    plt = _pyplot()
+    plt = pyplot()
     policies = drift["policies"]
     rates = [name for name in next(iter(policies.values()))["along"][0]["dream"]]
     figure, axes = plt.subplots(
@@ -163,7 +163,7 @@ def drift_curves(drift: Mapping[str, Any], path: Path) -> None:
 
 def drift_frames(drifted: Mapping[str, NDArray[np.uint8]], seconds: list[float], path: Path) -> None:
     """One dream of each policy along time."""
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(
         len(drifted), len(seconds), figsize=(1.75 * len(seconds), 1.85 * len(drifted) + 0.3), squeeze=False
     )
@@ -240,10 +240,15 @@ def _spaced(pictures: list[NDArray[np.uint8]], gap: int, axis: int) -> list[NDAr
 
 def _save(figure: Any, path: Path) -> None:
     figure.savefig(path, dpi=110)
-    _pyplot().close(figure)
+    pyplot().close(figure)
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """matplotlib's pyplot, set to draw into files.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+    """
     try:
         import matplotlib
 
