@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from worldsim.engine.cache import RingCache
+from worldsim.engine.parts import DecodePart
 from worldsim.engine.session import Session
 from worldsim.model.world_model import WorldModel
 from worldsim.world import World
@@ -48,14 +49,15 @@ def test_cached_and_full_forward_agree_at_every_tick_through_wrap_and_row_reset(
     previous[1, born] = model.no_action
     whole = model.encode(model.views(patches), previous, level)
     late = model.encode(model.views(patches[1:, born:]), previous[1:, born:], level[1:, born:])
-    cache = RingCache(model, 2)
+    cache, view = RingCache(model, 2), None
     for t in range(length):
-        before = patches[:, max(t - 1, 0)].clone()
+        before, view = view, model.view(patches[:, t], view)
         if t == born:
             cache.reset([1])
-            before[1] = patches[1, t]
+            view = torch.stack((view[0], model.view(patches[1, t], None)))
+            assert not torch.equal(view, model.view(patches[:, t], before))
         context, key, value = model.encode_step(
-            model.view(patches[:, t], before), previous[:, t], level[:, t], cache.keys, cache.values, cache.bias()
+            view, previous[:, t], level[:, t], cache.keys, cache.values, cache.bias()
         )
         cache.write(key, value)
         torch.testing.assert_close(context[0], whole[0, t], **TOLERANCE, msg=lambda m, t=t: f"tick {t}: {m}")
@@ -118,9 +120,31 @@ def test_what_is_prepared_before_the_action_is_known_changes_no_frame(world: Wor
     context = torch.randn(3, c.tokens, c.dim, generator=torch.Generator().manual_seed(0))
     t, action = torch.tensor([1.0, 0.75, 0.1]), torch.tensor([0, 2, 1])
     whole = model.decode(patches[:, 0], t, context, last, action)
-    parts = model.denoise(patches[:, 0], model.scene(context, last), model.modulations(t, action))
-    torch.testing.assert_close(parts, whole, **TOLERANCE)
+    part = DecodePart(model, (1.0, 0.75, 0.1, 0.0))
+    for row, level in enumerate(t.tolist()):
+        scene, chosen = model.scene(context, last)[row : row + 1], part.table[row, action[row : row + 1]]
+        alone = model.denoise(patches[row : row + 1, 0], scene, chosen.split(part.sizes, -1))
+        torch.testing.assert_close(alone[0], whole[row], **TOLERANCE, msg=lambda m, level=level: f"level {level}: {m}")
     assert whole.std() > 0.1
+
+
+@torch.inference_mode()
+def test_a_token_sees_its_patch_with_its_margin_and_what_changed_there(make_world) -> None:
+    world = make_world(margin=3)
+    model, c = world.model, world.config.model
+    patches, _, _ = clip(model, 1, 2)
+    frames = model.unpatchify(patches)[0]
+    around = torch.zeros(2, c.height + 6, c.width + 6, 3)
+    around[:, 3:-3, 3:-3] = frames
+    views, side = model.views(patches), c.patch + 6
+    assert views.shape[-1] == c.view_dim
+    for token in range(c.tokens):
+        top, left = c.patch * (token // c.columns), c.patch * (token % c.columns)
+        seen = around[:, top : top + side, left : left + side]
+        for t, change in ((0, torch.zeros_like(seen[0])), (1, seen[1] - seen[0])):
+            expected = torch.stack((seen[t], change)).flatten()
+            torch.testing.assert_close(views[0, t, token], expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(model.view(patches[:, 1], views[:, 0]), views[:, 1], rtol=0, atol=0)
 
 
 def test_the_norm_of_the_engine_is_that_of_training(world: World) -> None:

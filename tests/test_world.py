@@ -403,16 +403,18 @@ def test_a_new_world_can_be_run_and_saved_at_once(tmp_path: Path) -> None:
     assert session.reset().shape == session.step([1])[0].shape == (1, 64, 64, 3)
 
 
-def test_a_world_of_format_1_is_read_and_computes_what_it_did(tiny_world: World, tmp_path: Path) -> None:
-    """It saw single frames: the same weights with zeros for the difference to the frame before."""
-    folder = save_world(tiny_world, tmp_path / "old")
+def test_a_world_of_format_1_is_read_and_computes_what_it_did(make_world: Callable[..., World], tmp_path: Path) -> None:
+    """It saw single patches: the same weights, no margin, and zeros for the difference to the frame before."""
+    old = make_world(margin=0)
+    folder = save_world(old, tmp_path / "old")
     weights = load_file(folder / WEIGHTS)
-    p = tiny_world.config.model.patch_dim
+    p = old.config.model.patch_dim
     for name in ("encoder.patches.weight", "decoder.patches.weight"):
         weights[name] = weights[name][:, :-p].contiguous()
     save_file(weights, folder / WEIGHTS)
     config = json.loads((folder / CONFIG).read_text())
     config |= {"version": 1}
+    del config["model"]["margin"]
     config["files"][WEIGHTS] = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     (folder / CONFIG).write_text(json.dumps(config))
     model = load_world(folder).model

@@ -24,9 +24,9 @@ from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel
 from worldsim.start import Start
 
-FORMAT, VERSION = "worldsim-world", 2
+FORMAT, VERSION = "worldsim-world", 3
 # Version 1: the networks saw single frames. Zero weights for the difference to the frame before compute the same.
-READABLE = (1, VERSION)
+READABLE = (1, 2, VERSION)
 CONFIG, WEIGHTS, STARTS, CARD = "config.json", "model.safetensors", "starts.npz", "CARD.md"
 FILES = (CONFIG, WEIGHTS, STARTS, CARD)
 
@@ -57,6 +57,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise WorldError(
             f"{path} has version {version}, this worldsim reads {VERSION}: upgrade worldsim, or save it again"
         )
+    if version < 3 and isinstance(values.get("model"), dict):
+        values["model"].setdefault("margin", 0)  # version 3 brought it
     digests = values.pop("files", None)
     for name in (WEIGHTS, STARTS):
         _existing(folder / name)

@@ -74,12 +74,12 @@ def test_flops_are_those_of_the_matrix_products(make_world) -> None:
     """Counted by hand for the products of one tick: 2 x multiplications, attention's own included."""
     world = make_world(seed=1)
     c = world.config.model
-    length, d, p = c.tokens, c.dim, c.patch_dim
+    length, d, p, v = c.tokens, c.dim, c.patch_dim, c.view_dim
     within = 4 * length * length * d  # scores and mixing
     block = 2 * length * d * (4 * d + 2 * c.mlp_ratio * d) + within + 2 * 9 * length * d
     past = 4 * length * d * (c.window - 1)
-    encode = 2 * length * 2 * p * d + c.encoder_layers * (block + 2 * length * 4 * d * d + past)
-    scene = 2 * length * (2 * p * d + d * d)
+    encode = 2 * length * v * d + c.encoder_layers * (block + 2 * length * 4 * d * d + past)
+    scene = 2 * length * (v * d + d * d)
     decode = 2 * length * 2 * p * d + c.decoder_layers * block  # noisy patches in, clean ones out
     heads = 2 * (length * d * d + 2 * length * d * 4 + 4 * d * d + 5 * d)
     for steps in (1, 3):

@@ -148,8 +148,10 @@ def test_losses_of_the_parts_average_to_the_loss_of_the_whole(pong_data: Dataset
         Ranks(0, 3).places(4)
 
 
+SHAPE = {"patch": 16, "dim": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "window": 4}
+
+
 def config(data: Dataset, run: Path, **more: object) -> PretrainConfig:
-    shape = {"patch": 16, "dim": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "window": 4}
     fields = {
         "world": "pong",
         "data": data.folder,
@@ -157,7 +159,7 @@ def config(data: Dataset, run: Path, **more: object) -> PretrainConfig:
         "batch": 2,
         "compile": False,
         "dtype": "float32",
-        "model": shape,
+        "model": SHAPE,
     }
     fields |= {"optimizer": OptimizerConfig(warmup=2), "outcomes": OutcomesConfig(3, 4)}
     return PretrainConfig(**(fields | more))  # type: ignore[arg-type]
@@ -247,6 +249,26 @@ def test_a_run_can_start_from_a_world_and_says_so(pong_data: Dataset, straight: 
     assert card.count("worldsim collect") == 2, "both worlds' commands are there"
     with pytest.raises(RunError, match="has model.dim=32"):
         Trainer(config(pong_data, tmp_path / "other", init=str(tmp_path / "first"), model={"patch": 16}), Ranks())
+
+
+def test_a_run_can_start_from_a_world_that_saw_a_narrower_margin(pong_data: Dataset, tmp_path: Path) -> None:
+    narrow = Trainer(config(pong_data, tmp_path / "narrow", model=SHAPE | {"margin": 1}, steps=2), Ranks())
+    narrow.train()
+    export(narrow.run, tmp_path / "narrow_world")
+    old = load_world(str(tmp_path / "narrow_world")).model
+    told = {"init": str(tmp_path / "narrow_world"), "model": SHAPE | {"margin": 3}}
+    new = Trainer(config(pong_data, tmp_path / "wide", **told), Ranks()).model
+    patches = torch.rand(2, 5, old.config.tokens, old.config.patch_dim, generator=torch.Generator().manual_seed(0))
+    still = torch.zeros(2, 5, dtype=torch.int64)
+    with torch.no_grad():
+        contexts = [model.encode(model.views(patches), still, still)[:, 3] for model in (old, new)]
+        torch.testing.assert_close(*contexts)
+        t = torch.full((2,), 0.5)
+        seen = [(model, model.views(patches)[:, 3]) for model in (old, new)]
+        frames = [model.decode(patches[:, 0], t, contexts[0], view, still[:, 0]) for model, view in seen]
+        torch.testing.assert_close(*frames)
+    with pytest.raises(RunError, match=r"has model.margin=1, not 0"):
+        Trainer(config(pong_data, tmp_path / "other", init=told["init"], model=SHAPE | {"margin": 0}), Ranks())
 
 
 def test_muon_takes_the_blocks_matrices_only(pong_data: Dataset, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def flops_per_tick(world: World, steps: int, batch: int) -> int:
     cache = RingCache(model, 1)
     action = torch.zeros(1, dtype=torch.int64)
     frames = torch.zeros(1, c.height, c.width, 3, dtype=torch.uint8)
-    view, noise = torch.zeros(1, c.tokens, 2 * c.patch_dim), torch.zeros(1, c.tokens, c.patch_dim)
+    view, noise = torch.zeros(1, c.tokens, c.view_dim), torch.zeros(1, c.tokens, c.patch_dim)
     with torch.no_grad():
         parts = (DecodePart(model, levels(steps)), EncodePart(model), OutcomePart(model))
         with FlopCounterMode(display=False) as counter:

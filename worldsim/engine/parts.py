@@ -36,7 +36,7 @@ class DecodePart(nn.Module):
             by_level = [
                 model.modulations(torch.full((len(actions),), t, device=actions.device), actions) for t in levels[:-1]
             ]
-        self._sizes = [part.shape[-1] for part in by_level[0]]
+        self.sizes = [part.shape[-1] for part in by_level[0]]
         self.register_buffer("table", torch.stack([torch.cat(parts, -1) for parts in by_level]), persistent=False)
 
     def forward(self, noise: Tensor, scene: Tensor, action: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class DecodePart(nn.Module):
         at = {t: i for i, t in enumerate(self.levels[:-1])}
 
         def denoise(x: Tensor, t: float) -> Tensor:
-            modulations = chosen[at[t]].split(self._sizes, -1)
+            modulations = chosen[at[t]].split(self.sizes, -1)
             return self.decoder.denoise(x.to(scene.dtype), scene, modulations).float()
 
         return sample(denoise, noise, self.levels)
@@ -74,18 +74,17 @@ class EncodePart(nn.Module):
 
         Args:
             frames: uint8 [B, H, W, 3].
-            before: View of the frame before [B, L, 2 P].
+            before: View of the frame before [B, L, V].
             action: int64 [B], the action that led here.
             level: int64 [B], context-noise bucket.
             keys, values: [layers, B, h, L, W-1, hd].
             bias: [layers, B or 1, h, 1, W-1].
 
         Returns:
-            Context [B, L, D], view [B, L, 2 P], scene [B, L, D], and this frame's keys and values
+            Context [B, L, D], view [B, L, V], scene [B, L, D], and this frame's keys and values
             [layers, B, h, L, hd].
         """
-        patches = self.model.see(frames, before.dtype)
-        view = self.model.view(patches, before[..., : patches.shape[-1]])
+        view = self.model.view(self.model.see(frames, before.dtype), before)
         context, key, value = self.model.encode_step(view, action, level, keys, values, bias)
         return context, view, self.model.scene(context, view), key, value
 

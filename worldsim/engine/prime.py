@@ -46,7 +46,7 @@ def prime(
         level: int64 [n], context-noise bucket that the encoder is told of.
 
     Returns:
-        Context [n, L, D] and view [n, L, 2 P] of the last frame.
+        Context [n, L, D] and view [n, L, V] of the last frame.
     """
     views = model.views(patches)
     previous = torch.full_like(level, model.no_action)

@@ -83,7 +83,7 @@ class Session:
         self._action = torch.zeros(batch, dtype=torch.int64)
         self._frames = torch.zeros(batch, c.height, c.width, 3, dtype=torch.uint8)
         self._context = torch.zeros(batch, c.tokens, c.dim, dtype=self.dtype, device=self.device)
-        self._view = torch.zeros(batch, c.tokens, 2 * c.patch_dim, dtype=self.dtype, device=self.device)
+        self._view = torch.zeros(batch, c.tokens, c.view_dim, dtype=self.dtype, device=self.device)
         self._started = np.zeros(batch, bool)
         self._pending = False  # a frame was rendered and not yet committed
         self._closed = False

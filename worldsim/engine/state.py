@@ -30,7 +30,7 @@ class SessionState:
         keys, values: [n, layers, h, L, W-1, hd], the ring as it lies in memory.
         written: int64 [n], frames each ring has seen.
         context: [n, L, D].
-        view: [n, L, 2 P], of the last committed frame.
+        view: [n, L, V], of the last committed frame.
         frames: uint8 [n, H, W, 3].
         actions: int64 [n].
         generators: uint8 [n, G].
@@ -94,7 +94,7 @@ def checked_state(
         "values": (ring, _stored(ring_dtype)),
         "written": ((rows,), whole),
         "context": ((rows, c.tokens, c.dim), _stored(dtype)),
-        "view": ((rows, c.tokens, 2 * c.patch_dim), _stored(dtype)),
+        "view": ((rows, c.tokens, c.view_dim), _stored(dtype)),
         "frames": ((rows, c.height, c.width, 3), np.dtype(np.uint8)),
         "actions": ((rows,), whole),
         "generators": ((rows, *random), np.dtype(np.uint8)),

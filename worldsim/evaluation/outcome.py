@@ -81,9 +81,7 @@ def predict(
                 int(episodes[e].actions[t - 1]) if step else model.no_action
                 for (e, _), t in zip(batch, at, strict=True)
             ]
-            patches = model.see(torch.from_numpy(frames).to(device), dtype)
-            view = model.view(patches, patches if before is None else before)
-            before = patches
+            view = before = model.view(model.see(torch.from_numpy(frames).to(device), dtype), before)
             context, key, value = model.encode_step(
                 view, torch.tensor(past, device=device), level, cache.keys, cache.values, cache.bias()
             )

@@ -13,6 +13,7 @@ class ModelConfig:
         num_actions: Size of the discrete action set.
         height, width: Frame size in pixels; multiples of ``patch``.
         patch: Side of a square patch in pixels; a frame is ``(height / patch) * (width / patch)`` tokens.
+        margin: Pixels around its patch that a token of a seen frame sees too.
         dim: Width of a token.
         heads: Attention heads; ``dim`` is a multiple of it.
         encoder_layers: Causal blocks, run once a frame.
@@ -27,6 +28,7 @@ class ModelConfig:
     height: int = 64
     width: int = 64
     patch: int = 8
+    margin: int = 4
     dim: int = 256
     heads: int = 4
     encoder_layers: int = 4
@@ -53,6 +55,8 @@ class ModelConfig:
             raise ValueError(
                 f"frames of {self.height}x{self.width} do not divide into patches of {self.patch}"
             )
+        if self.margin < 0:
+            raise ValueError(f"model.margin must be at least 0 pixels, not {self.margin}")
         if self.dim % self.heads:
             raise ValueError(f"model.dim {self.dim} is not a multiple of model.heads {self.heads}")
         if self.window < 2:
@@ -79,6 +83,11 @@ class ModelConfig:
     def patch_dim(self) -> int:
         """Values in an RGB patch (P)."""
         return 3 * self.patch * self.patch
+
+    @property
+    def view_dim(self) -> int:
+        """Values that a token sees of a frame (V): an RGB patch with its margin, and its difference to before."""
+        return 6 * (self.patch + 2 * self.margin) ** 2
 
     @property
     def head_dim(self) -> int:

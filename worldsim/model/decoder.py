@@ -62,7 +62,7 @@ class FrameDecoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.patches = nn.Linear(3 * config.patch_dim, config.dim)  # noisy frame and view of the last side by side
+        self.patches = nn.Linear(config.patch_dim + config.view_dim, config.dim)  # noisy | last frame
         self.context = nn.Linear(config.dim, config.dim, bias=False)
         self.position = nn.Parameter(0.5 * torch.randn(config.tokens, config.dim))
         self.level = NoiseLevelEmbedding(config.dim)
@@ -83,14 +83,13 @@ class FrameDecoder(nn.Module):
             noisy: x_t = (1 - t) x0 + t eps, patches [N, L, P].
             t: Noise levels [N] in (0, 1]; 1 is pure noise.
             context: The encoder's tokens of the last frame [N, L, D].
-            last: The view of the last frame [N, L, 2 P].
+            last: The view of the last frame [N, L, V].
             action: int64 [N], the action taken after the last frame.
 
         Returns:
             x0 as patches [N, L, P].
         """
-        x = self.patches(torch.cat((noisy, last), -1)) + self.context(context) + self.position
-        return self._refine(x, self.modulations(t, action))
+        return self.denoise(noisy, self.scene(context, last), self.modulations(t, action))
 
     def scene(self, context: Tensor, last: Tensor) -> Tensor:
         """The part of the input that no noise level and no action changes: tokens [N, L, D], once a frame."""
@@ -107,9 +106,7 @@ class FrameDecoder(nn.Module):
 
     def denoise(self, noisy: Tensor, scene: Tensor, modulations: Sequence[Tensor]) -> Tensor:
         """As :meth:`forward`, from :meth:`scene` and :meth:`modulations`: the least work between action and frame."""
-        return self._refine(F.linear(noisy, self.patches.weight[:, : noisy.shape[-1]]) + scene, modulations)
-
-    def _refine(self, x: Tensor, modulations: Sequence[Tensor]) -> Tensor:
+        x = F.linear(noisy, self.patches.weight[:, : noisy.shape[-1]]) + scene
         for block, modulation in zip(self._blocks(), modulations, strict=False):
             x = block(x, modulation)
         shift, scale = modulations[-1].chunk(2, -1)

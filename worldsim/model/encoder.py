@@ -42,7 +42,7 @@ class CausalEncoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.patches = nn.Linear(2 * config.patch_dim, config.dim)
+        self.patches = nn.Linear(config.view_dim, config.dim)
         # Unit scale, not 0.02: a token must know where it is from the first step (see docs/experiments).
         self.position = nn.Parameter(0.5 * torch.randn(config.tokens, config.dim))
         self.action = nn.Embedding(config.num_actions + 1, config.dim)  # the last row: no action came before
@@ -51,7 +51,7 @@ class CausalEncoder(nn.Module):
         self.norm = RMSNorm(config.dim, eps=1e-6)
 
     def embed(self, views: Tensor, previous_actions: Tensor, levels: Tensor) -> Tensor:
-        """Tokens [..., L, D] from views [..., L, 2 P], actions [...] and context-noise buckets [...]."""
+        """Tokens [..., L, D] from views [..., L, V], actions [...] and context-noise buckets [...]."""
         condition = self.action(previous_actions) + self.level(levels)
         return self.patches(views) + self.position + condition.unsqueeze(-2)
 
@@ -59,7 +59,7 @@ class CausalEncoder(nn.Module):
         """Context of every frame of a clip.
 
         Args:
-            views: [B, T, L, 2 P], see :meth:`~worldsim.model.world_model.WorldModel.views`.
+            views: [B, T, L, V], see :meth:`~worldsim.model.world_model.WorldModel.views`.
             previous_actions: int64 [B, T]; entry t is action[t-1], ``num_actions`` where there is none.
             levels: int64 [B, T], context-noise buckets.
 
@@ -83,7 +83,7 @@ class CausalEncoder(nn.Module):
         """Context of one frame given the cache; pure.
 
         Args:
-            view: [B, L, 2 P].
+            view: [B, L, V].
             previous_action: int64 [B].
             level: int64 [B].
             keys, values: [layers, B, h, L, W-1, hd].

@@ -42,24 +42,47 @@ class WorldModel(nn.Module):
         """uint8 frames [..., H, W, 3], as they are shown, to patches [..., L, P] in [-1, 1]."""
         return self.patchify(frames).float().div(127.5).sub(1).to(dtype)
 
-    def view(self, patches: Tensor, before: Tensor) -> Tensor:
-        """What the networks see of a frame: its patches beside their difference to the frame before.
+    def view(self, patches: Tensor, before: Tensor | None) -> Tensor:
+        """What the networks see of a frame: each patch with its margin, beside its difference to the frame before.
 
-        Speed is in the difference. From single frames the network must find it by attention, and learns the few paths
-        of a served ball by heart instead (docs/experiments/2026-11-21-first-pong.md).
+        Speed is in the difference: from single frames the network must find it by attention, and learns the few paths
+        of a served ball by heart instead. What enters a patch within a frame is in the margin: without it, a fast ball
+        was lost at the patches' borders (docs/experiments).
 
         Args:
             patches: [..., L, P] in [-1, 1].
-            before: Patches of the frame before; of a first frame, its own.
+            before: View of the frame before [..., L, V]; None if there was none, which is as if it had been the same.
 
         Returns:
-            [..., L, 2 P].
+            [..., L, V].
         """
-        return torch.cat((patches, patches - before), -1)
+        seen = self._wide(self._framed(patches)).reshape(*patches.shape[:-1], -1)
+        return torch.cat((seen, seen - (seen if before is None else before[..., : seen.shape[-1]])), -1)
 
     def views(self, patches: Tensor) -> Tensor:
-        """The views [B, T, L, 2 P] of whole clips [B, T, L, P]; before the first frame it was the same."""
-        return self.view(patches, torch.cat((patches[:, :1], patches[:, :-1]), 1))
+        """The views [B, T, L, V] of whole clips [B, T, L, P]."""
+        frames = self._framed(patches)
+        change = frames - torch.cat((frames[:, :1], frames[:, :-1]), 1)
+        both = self._wide(torch.stack((frames, change), 2)).movedim(2, 4)  # [B, T, rows, columns, 2, side, 3 side]
+        return both.reshape(*patches.shape[:-1], -1)
+
+    def _framed(self, patches: Tensor) -> Tensor:
+        """Patches [..., L, P] to frames [..., H + 2 m, 3 (W + 2 m)] with a margin of 0, mid-grey, around them."""
+        c = self.config
+        # Compiled for a CPU, a pad in place of the joins, or more dimensions than needed, is many times slower.
+        grid = patches.reshape(*patches.shape[:-2], c.rows, c.columns, c.patch, 3 * c.patch)
+        frames = grid.transpose(-3, -2).reshape(*patches.shape[:-2], c.height, 3 * c.width)
+        left = frames.new_zeros(*frames.shape[:-1], 3 * c.margin)
+        frames = torch.cat((left, frames, left), -1)
+        top = frames.new_zeros(*frames.shape[:-2], c.margin, frames.shape[-1])
+        return torch.cat((top, frames, top), -2)
+
+    def _wide(self, frames: Tensor) -> Tensor:
+        """Framed frames to every patch with its margin [..., rows, columns, side, 3 side]; nothing is copied."""
+        c = self.config
+        side = c.patch + 2 * c.margin
+        row = frames.ndim - 2  # OpenVINO 2026.4 does not convert a second unfold of a dimension counted from the end
+        return frames.unfold(row, side, c.patch).unfold(row + 1, 3 * side, 3 * c.patch)
 
     def unpatchify(self, patches: Tensor) -> Tensor:
         """Patches [..., L, P] to frames [..., H, W, 3]."""

@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
 from worldsim.data.episodes import Dataset
 from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
@@ -28,12 +32,24 @@ def adopt_weights(model: WorldModel, name: str, run: Run) -> None:
     parent = load_world(name)
     theirs, ours = asdict(parent.config.model), asdict(model.config)
     for key in theirs:
-        if theirs[key] != ours[key]:
+        if theirs[key] != ours[key] and not (key == "margin" and theirs[key] < ours[key]):
             raise RunError(f"init={name} has model.{key}={theirs[key]}, not {ours[key]}: give the same, or no init")
-    model.load_state_dict(parent.model.state_dict())
+    model.load_state_dict(_with_margin(parent.model.state_dict(), parent.config.model, model.config))
     made = parent.card.partition(_MADE_BY)[2].partition("\n## ")[0].strip("\n")
     text = f"`init={name}` was world `{parent.name}`, fingerprint {parent.fingerprint[:16]}, made by\n\n{made}\n"
     write_atomically(run.parent, text.encode())
+
+
+def _with_margin(weights: Mapping[str, Tensor], old: ModelConfig, new: ModelConfig) -> dict[str, Tensor]:
+    """The weights of a model that computes the same from patches with a wider margin: zeros for what is new."""
+    grown = dict(weights)
+    edge = new.margin - old.margin
+    for name in ("encoder.patches.weight", "decoder.patches.weight"):
+        rest, seen = weights[name].split((weights[name].shape[1] - old.view_dim, old.view_dim), 1)
+        side = old.patch + 2 * old.margin
+        square = seen.view(len(seen), 2, side, side, 3)  # the frame and its difference
+        grown[name] = torch.cat((rest, F.pad(square, (0, 0, edge, edge, edge, edge)).flatten(1)), 1)
+    return grown
 
 
 def train_command(told: Mapping[str, Any], usual: Mapping[str, Any]) -> str:

@@ -118,11 +118,11 @@ def own_frames(
         [B, T, L, P]: the first frame as it is, then the model's.
     """
     views = model.views(clean)
-    context = model.encode(views, previous, torch.zeros_like(previous))[:, :-1].flatten(0, 1)
-    last, action = views[:, :-1].flatten(0, 1), actions.flatten()
+    context = model.encode(views, previous, torch.zeros_like(previous))
+    scene, action = model.scene(context[:, :-1], views[:, :-1]).flatten(0, 1), actions.flatten()
 
     def denoise(x: Tensor, t: float) -> Tensor:
-        return model.decode(x, x.new_full((len(x),), t), context, last, action)
+        return model.denoise(x, scene, model.modulations(x.new_full((len(x),), t), action))
 
     made = sample(denoise, noise.flatten(0, 1), levels(steps)).float()
     shown = ((made + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
@@ -171,13 +171,9 @@ def pretrain_loss(
     def per_draw(x: Tensor) -> Tensor:
         return x[:, None].expand(b, draws, *x.shape[1:]).flatten(0, 2)
 
-    x0 = model.decode(
-        noisy.flatten(0, 2),
-        batch.t.flatten(),
-        per_draw(context[:, :-1]),
-        per_draw(views[:, :-1]),
-        per_draw(batch.actions),
-    )
+    scene = model.scene(context[:, :-1], views[:, :-1])  # [B, T-1, L, D]
+    modulations = model.modulations(batch.t.flatten(), per_draw(batch.actions))
+    x0 = model.denoise(noisy.flatten(0, 2), per_draw(scene), modulations)
     weights = model.patchify(change_weights(batch.frames, config.changed_weight).expand(b, steps, c.height, c.width, 3))
     error = (x0.view_as(target).float() - target.float()).square() * weights[:, None]
     denoise = error.mean()
