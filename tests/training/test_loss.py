@@ -15,6 +15,7 @@ from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.training.batches import make_batch, stream
 from worldsim.training.loss import Batch, LossConfig, change_weights, own_frames, own_rows, pretrain_loss, shift_levels
+from worldsim.training.outcomes import event_at
 
 TINY = ModelConfig(
     num_actions=6, patch=16, dim=32, heads=2, encoder_layers=2, decoder_layers=1, window=4, context_levels=4
@@ -172,10 +173,22 @@ def test_own_frames_carry_no_gradient_to_the_model_that_made_them(
     assert made.shape == clean.shape and not made.requires_grad
 
 
-def test_eventful_clips_hold_a_reward_and_others_need_not(tmp_path: Path) -> None:
+def test_a_clip_can_be_asked_to_hold_an_event(tmp_path: Path) -> None:
     config = CollectConfig(source="pong", steps=500, processes=1, held_out=0, folder=str(tmp_path), episode_steps=500)
     data = collect(config, progress=False)
     store = ClipStore(data, data.train, 8)
-    chosen = [store.draw(0, step, 0, eventful=True)[0] for step in range(30)]
-    assert all((clip.rewards != 0).any() for clip in chosen)
+    rewards = np.concatenate([data.load(info).rewards for info in data.train])
+    assert ("lost" in store.events, "won" in store.events) == ((rewards < 0).any(), (rewards > 0).any())
+    assert store.events and "end" not in store.events, "500 steps are points, but no whole game"
+    for event in store.events:
+        sign = {"lost": -1, "won": 1}[event]
+        chosen = [store.draw(0, step, 0, event=event)[0] for step in range(30)]
+        assert all((np.sign(clip.rewards) == sign).any() for clip in chosen)
     assert not all((store.draw(0, step, 0)[0].rewards != 0).any() for step in range(30))
+
+
+def test_events_take_turns_in_every_second_pair_of_clips() -> None:
+    asked = [[event_at(("lost", "won"), step, place) for place in range(8)] for step in range(2)]
+    assert asked[0] == ["lost", "lost", None, None, "won", "won", None, None]
+    assert asked[1] == ["won", "won", None, None, "lost", "lost", None, None]
+    assert event_at((), 0, 0) is None

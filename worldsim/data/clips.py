@@ -70,9 +70,13 @@ class ClipStore:
             self._terminated[acts] = episode.terminated
             offset = rows.stop
         self._starts = np.concatenate(starts)
-        event = (self._rewards != 0) | self._terminated
-        before = np.concatenate(([0], np.cumsum(event)))
-        self._eventful = np.flatnonzero(before[self._starts + length - 1] > before[self._starts])
+        events = {"lost": self._rewards < 0, "won": self._rewards > 0, "end": self._terminated}
+        self._with: dict[str, NDArray[np.intp]] = {}
+        for kind, event in events.items():
+            before = np.concatenate(([0], np.cumsum(event)))
+            holding = np.flatnonzero(before[self._starts + length - 1] > before[self._starts])
+            if len(holding):
+                self._with[kind] = holding
 
     def __len__(self) -> int:
         """Number of different clips."""
@@ -84,16 +88,21 @@ class ClipStore:
         frames, acts = slice(first, first + self.length), slice(first, first + self.length - 1)
         return Clip(self._frames[frames], self._actions[acts], self._rewards[acts], self._terminated[acts])
 
+    @property
+    def events(self) -> tuple[str, ...]:
+        """Which of "lost" (a negative reward), "won" (a positive one) and "end" (of an episode) some clip holds."""
+        return tuple(self._with)
+
     def draw(
-        self, seed: int, step: int, place: int, *, eventful: bool = False
+        self, seed: int, step: int, place: int, *, event: str | None = None
     ) -> tuple[Clip, np.random.Generator]:
         """The clip at one place of one batch, and the generator that its further random numbers come from.
 
         Args:
             seed, step, place: Which clip; equal numbers give the same one.
-            eventful: Draw among clips that hold a reward or an end, if there are any.
+            event: Draw among the clips that hold it, one of :attr:`events`; None: among all.
         """
         rng = np.random.default_rng((seed, step, place))
-        if eventful and len(self._eventful):
-            return self[int(rng.choice(self._eventful))], rng
+        if event is not None:
+            return self[int(rng.choice(self._with[event]))], rng
         return self[int(rng.integers(len(self)))], rng

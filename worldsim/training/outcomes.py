@@ -6,6 +6,7 @@ rests, they learn them in minutes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,12 +26,20 @@ class OutcomesConfig:
 
     Attributes:
         steps: Steps of it, after the run's own; 0 leaves the heads as they are.
-        batch: Clips a step, over all processes. Every second pair of clips holds a reward or an end for certain, and
-            every second clip shows the model's own frames, as a roll-out does.
+        batch: Clips a step, over all processes. Every second pair of clips holds an event for certain: a point lost,
+            a point won and the end of an episode in turns, however rare each is. Every second clip shows the model's
+            own frames, as a roll-out does.
     """
 
-    steps: int = 200
+    steps: int = 1000
     batch: int = 8
+
+
+def event_at(events: Sequence[str], step: int, place: int) -> str | None:
+    """What the clip at one place of one step must hold; None: anything."""
+    if not events or place // 2 % 2:
+        return None
+    return events[(step + place // 4) % len(events)]
 
 
 def outcome_loss(
@@ -47,7 +56,7 @@ def outcome_loss(
         sampling_steps: Denoising steps of the model's own frames.
     """
     device, dtype = frozen.encoder.position.device, frozen.encoder.position.dtype
-    drawn = [store.draw(seed, step, place, eventful=place // 2 % 2 == 0) for place in places]
+    drawn = [store.draw(seed, step, place, event=event_at(store.events, step, place)) for place in places]
     clips = [clip for clip, _ in drawn]
     frames = torch.from_numpy(np.stack([clip.frames for clip in clips])).to(device)
     actions = torch.from_numpy(np.stack([clip.actions for clip in clips])).to(device)
