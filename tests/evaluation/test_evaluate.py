@@ -11,7 +11,7 @@ import pytest
 from worldsim.data.episodes import Dataset, write_episode, write_index
 from worldsim.errors import MissingExtra
 from worldsim.evaluation import pictures
-from worldsim.evaluation.evaluate import main
+from worldsim.evaluation.evaluate import PARTS, main
 
 SHORT = ["quick=true", "roll_outs=2", "drift_rows=1", "drift_minutes=0.02", "lesson.steps=2", "lesson.samples=20"]
 
@@ -23,7 +23,7 @@ def test_it_writes_numbers_tables_and_pictures(
     assert main([*where, *SHORT]) == 0
     out = tmp_path / "out"
     report = json.loads((out / "report.json").read_text())
-    assert {"about", "reader", "control", "objects", "fidelity", "outcome", "drift", "bars", "seconds"} <= set(report)
+    assert {"about", "reader", *PARTS, "bars", "seconds"} <= set(report)
     assert report["about"]["seed"] == 0 and len(report["about"]["fingerprint"]) == 64
     assert report["bars"][0]["passed"] in (True, False)
     for name in report["pictures"]:
@@ -67,7 +67,7 @@ def test_a_source_without_a_state_is_judged_by_what_is_left(
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert "objects" not in report and "drift" not in report
     assert report["fidelity"]["at"]["1"]["psnr"] > 0
-    assert "Left out are objects and drift" in (tmp_path / "out" / "report.md").read_text()
+    assert "Left out are objects, motion and drift" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_an_unknown_part_is_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from worldsim.data.episodes import Dataset
 from worldsim.engine.precision import pick_device, pick_dtype
 from worldsim.envs.sources import load_source
 from worldsim.errors import WorldsimError
-from worldsim.evaluation import control, drift, fidelity, objects, outcome
+from worldsim.evaluation import control, drift, fidelity, motion, objects, outcome
 from worldsim.evaluation.bars import Bar, bars
 from worldsim.evaluation.learning import Lesson
 from worldsim.evaluation.pictures import draw, require_plots
@@ -29,7 +29,7 @@ from worldsim.schema import nearest
 from worldsim.settings import command, command_line, from_dict, group_names, home
 from worldsim.world import load_world
 
-PARTS = ("control", "objects", "fidelity", "outcome", "drift")
+PARTS = ("control", "objects", "motion", "fidelity", "outcome", "drift")
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class EvaluateConfig:
             full,
             roll_outs=min(16, self.roll_outs),
             control_moments=6,
+            motion_clips=8,
             outcome_ticks=2000,
             drift_minutes=min(1 / 6, self.drift_minutes),
             drift_rows=min(2, self.drift_rows),
@@ -155,6 +156,8 @@ def evaluate(config: EvaluateConfig, out: Path, *, quiet: bool = False) -> tuple
         report["control"] = timed("control", lambda: control.measure(subject))
     if "objects" in config.parts and subject.reader:
         report["objects"] = timed("objects", lambda: objects.measure(subject))
+    if "motion" in config.parts and subject.reader:
+        report["motion"] = timed("motion", lambda: motion.measure(subject))
     if "fidelity" in config.parts:
         report["fidelity"] = timed("fidelity", lambda: fidelity.measure(subject))
     if "outcome" in config.parts:
@@ -163,9 +166,9 @@ def evaluate(config: EvaluateConfig, out: Path, *, quiet: bool = False) -> tuple
         report["drift"], drifted = timed("drift", lambda: drift.measure(subject))
         if "outcome" in report and "points" in report["drift"]:
             report["outcome"]["points"] = report["drift"]["points"]
-    if subject.reader is None and set(config.parts) & {"objects", "drift"}:
+    if subject.reader is None and set(config.parts) & {"objects", "motion", "drift"}:
         report["about"]["left_out"] = (
-            "objects and drift: the source has neither colours to tell its objects by nor a state"
+            "objects, motion and drift: the source has neither colours to tell its objects by nor a state"
         )
     rows = bars(report)
     report["bars"] = [bar.to_json() for bar in rows]

@@ -124,6 +124,15 @@ def _objects(part: Mapping[str, Any]) -> list[str]:
     return lines[:-1]
 
 
+def _motion(part: Mapping[str, Any]) -> list[str]:
+    lines = [f"One frame ahead of real frames, in {part['clips']} stretches of held-out play."]
+    for name, kinds in part["by_object"].items():
+        rows = [[kind, f["frames"], f["median"], f["p90"], f["wrong"], f["single"]] for kind, f in kinds.items()]
+        head = [f"the real {name}", "frames", "px off, median", "p90", "missing or over 1 px off", "single"]
+        lines += ["", *table(head, rows)]
+    return lines
+
+
 def _fidelity(part: Mapping[str, Any]) -> list[str]:
     rows = [[f"{h} s", at["psnr"], at["ssim"], at["still"]] for h, at in part["at"].items()]
     lines = table(["at", "PSNR dB", "SSIM", "PSNR of standing still"], rows)
@@ -181,6 +190,7 @@ SECTIONS = {
     "reader": _reader,
     "control": _control,
     "objects": _objects,
+    "motion": _motion,
     "fidelity": _fidelity,
     "outcome": _outcome,
     "drift": _drift,

@@ -36,6 +36,7 @@ class Extent:
         roll_outs: Dreams of recorded play.
         seconds: Length of each.
         control_moments: Moments from which every action is tried.
+        motion_clips: Stretches of four windows of held-out play, followed one frame ahead.
         outcome_ticks: Held-out ticks judged for rewards at most; 0 for all.
         drift_minutes, drift_rows: Length and number of dreams under each policy.
         drift_window: Seconds over which rates are taken.
@@ -46,6 +47,7 @@ class Extent:
     roll_outs: int = 64
     seconds: float = 4.0
     control_moments: int = 24
+    motion_clips: int = 128
     outcome_ticks: int = 0
     drift_minutes: float = 2.0
     drift_rows: int = 4

@@ -1,0 +1,101 @@
+"""Motion: one frame ahead of real play, by how fast an object moves there and whether it turns.
+
+A roll-out that lost the ball does not say where. Here every frame follows from real ones, so nothing adds up, and what
+a world has not learned stands alone: fast balls, bounces, balls that come into play.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from worldsim.engine.precision import pick_device, pick_dtype
+from worldsim.evaluation.moments import Moment
+from worldsim.evaluation.reading import Reading, distance
+from worldsim.evaluation.subject import Subject, spread
+from worldsim.training.loss import own_frames
+
+SPEEDS = (0.0, 0.4, 1.0, 2.0, 3.0)  # lower edges, pixels a tick
+TURN = 0.5  # px a tick of change in velocity: more than a reader's noise, less than any bounce
+WRONG = 1.0  # px
+
+
+def measure(subject: Subject) -> dict[str, Any]:
+    """Error one frame ahead of held-out play, by object and by what it does in the real game.
+
+    Returns:
+        For every object and every kind of motion that occurs: ``frames``, ``median`` and ``p90`` of the error in
+        pixels (infinite if the object is missing), ``wrong`` (the share further off than a pixel, or missing) and
+        ``single`` (the share where exactly one is there, of the real size).
+
+    Raises:
+        AssertionError: the subject has no reader.
+    """
+    assert subject.reader
+    moments = subject.moments(subject.extent.motion_clips, 3 * subject.window)
+    real = np.stack([np.concatenate((moment.start.frames, moment.frames)) for moment in moments], 1)
+    made = _one_ahead(subject, moments)
+    seen, dreamed = subject.reader.read(real[subject.window - 2 :]), subject.reader.read(made[subject.window - 1 :])
+    table = {name: compare(dreamed[name], seen[name]) for name in subject.reader.objects}
+    return {"clips": len(moments), "by_object": table}
+
+
+def compare(dreamed: Reading, real: Reading) -> dict[str, Any]:
+    """One kind of object: readings [T, N] of the dream and [T+2, N] of the real game, which begins two ticks before."""
+    apart = distance(dreamed, real[2:])
+    return {kind: _figures(apart[rows], dreamed.single[rows]) for kind, rows in _kinds(real).items()}
+
+
+def _one_ahead(subject: Subject, moments: list[Moment]) -> NDArray[np.uint8]:
+    """Frames 1 ... T-1 of every moment's T real ones, each made from the real ones before it: [T-1, N, H, W, 3]."""
+    settings, world = subject.settings, subject.world
+    device = pick_device(settings.device)
+    dtype = pick_dtype(settings.dtype, device)
+    model, c = world.model_on(device, dtype), world.config.model
+
+    @torch.inference_mode()
+    def run(number: int) -> NDArray[np.uint8]:
+        moment = moments[number]
+        frames = torch.from_numpy(np.concatenate((moment.start.frames, moment.frames)))[None].to(device)
+        actions = torch.from_numpy(np.concatenate((moment.start.actions, moment.actions)))[None].to(device)
+        clean = model.see(frames, dtype)
+        previous = torch.cat((torch.full_like(actions[:, :1], model.no_action), actions), 1)
+        generator = torch.Generator().manual_seed(settings.seed + number)
+        noise = torch.randn(1, actions.shape[1], c.tokens, c.patch_dim, generator=generator).to(device, dtype)
+        made = own_frames(model, clean, previous, actions, noise, settings.steps or world.config.steps)
+        advance(actions.shape[1])
+        return ((model.unpatchify(made[0, 1:].float()) + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
+
+    total = sum(len(moment.start.actions) + len(moment.actions) for moment in moments)
+    with subject.progress("motion", total) as advance, ThreadPoolExecutor(settings.workers) as pool:
+        return np.stack(list(pool.map(run, range(len(moments)))), 1)
+
+
+def _kinds(seen: Reading) -> dict[str, NDArray[np.bool_]]:
+    """Which of the frames 2 ... T-1 [T-2, N] show an object that comes, turns, or moves on at some speed."""
+    there = seen.present
+    x, y = (np.where(there, axis, np.nan) for axis in (seen.x, seen.y))
+    step_x, step_y = np.diff(x, axis=0), np.diff(y, axis=0)
+    speed = np.hypot(step_x, step_y)[1:]
+    turns = np.hypot(np.diff(step_x, axis=0), np.diff(step_y, axis=0)) > TURN
+    kinds = {"all": there[2:], "comes into view": there[2:] & ~there[1:-1], "turns": turns}
+    steady = there[2:] & there[1:-1] & there[:-2] & ~turns
+    for low, high in zip(SPEEDS, (*SPEEDS[1:], np.inf), strict=True):
+        until = f"{low:g} to {high:g}" if high < np.inf else f"{low:g} and more"
+        kinds[f"goes on at {until} px a tick"] = steady & (speed >= low) & (speed < high)
+    return {kind: rows for kind, rows in kinds.items() if rows.any()}
+
+
+def _figures(apart: NDArray[np.float64], single: NDArray[np.bool_]) -> dict[str, Any]:
+    median, high = spread(apart)
+    return {
+        "frames": int(apart.size),
+        "median": median,
+        "p90": high,
+        "wrong": float((apart > WRONG).mean()),
+        "single": float(single.mean()),
+    }
