@@ -21,8 +21,9 @@ from worldsim.training.export import export
 from worldsim.training.optimizer import OptimizerConfig, schedule, split_parameters
 from worldsim.training.outcomes import OutcomesConfig
 from worldsim.training.parallel import Ranks
-from worldsim.training.pretrain import PretrainConfig, Trainer, main
+from worldsim.training.pretrain import main
 from worldsim.training.run import Run
+from worldsim.training.trainer import PretrainConfig, Trainer
 from worldsim.world import load_world
 
 TINY = [
