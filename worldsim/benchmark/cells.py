@@ -10,6 +10,13 @@ from typing import Any
 from worldsim.errors import WorldsimError
 from worldsim.schema import from_dict
 
+#: What a cell's process is told in its environment. glibc maps large blocks and gives them back when they are freed;
+#: with high thresholds it keeps them.
+ALLOCATORS = {
+    "default": {},
+    "keep": {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)},
+}
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -25,6 +32,8 @@ class Cell:
         window: Frames that the encoder sees; None takes the world's own. Another one changes what is computed and
             remembered, not what was learned: for latency only.
         threads: CPU threads of PyTorch; None takes one for each physical core.
+        without: An optimisation that is left out, see :mod:`worldsim.benchmark.ablations`; None leaves all in.
+        allocator: ``default``, or ``keep``: glibc keeps freed memory instead of giving it back to the system.
         surface: ``engine`` times the session alone, ``window`` the player with a real window (without a display, SDL's
             dummy driver), from the posting of a key to the return of flip().
 
@@ -40,6 +49,8 @@ class Cell:
     batch: int = 1
     window: int | None = None
     threads: int | None = None
+    without: str | None = None
+    allocator: str = "default"
     surface: str = "engine"
 
     def __post_init__(self) -> None:
@@ -50,6 +61,10 @@ class Cell:
                 raise WorldsimError(f"{name} is {value}, it must be from {low} to {high}")
         if self.surface not in ("engine", "window"):
             raise WorldsimError(f"surface is {self.surface!r}: there is engine and window")
+        if self.allocator not in ALLOCATORS:
+            raise WorldsimError(f"allocator is {self.allocator!r}: there is {' and '.join(ALLOCATORS)}")
+        if self.without and (self.surface != "engine" or self.backend != "eager"):
+            raise WorldsimError(f"without={self.without} is for backend=eager surface=engine: leave it out of others")
         if self.surface == "window" and (self.batch > 1 or self.window):
             raise WorldsimError(
                 "a window shows one row of a world as it is: leave batch and window out of surface=window"

@@ -18,6 +18,9 @@ FORMAT, VERSION = "worldsim-benchmark", 1
 FIGURES = (*(f"p{q}" for q in PERCENTILES), "max", "mean", "jitter", "samples")
 WHOLE = ("response", "tick")  # what is made of the other stages; every cell has them
 
+#: Settings of a cell that came after the first reports, with the values that those were measured at.
+LATER = {"without": None, "allocator": "default"}
+
 # Settings that say where results go or which cells there are: a resumed sweep may change them.
 _APART_FROM_SAMPLES = {"out", "resume", "plots"}
 _LONGEST = 80  # characters of an environment's value in Markdown; the flags of a CPU are longer
@@ -81,7 +84,7 @@ def check(report: Mapping[str, Any]) -> None:
 
 def key_of(cell: Mapping[str, Any]) -> str:
     """Text that two cells share if and only if their settings are equal."""
-    return json.dumps(cell["cell"], sort_keys=True)
+    return json.dumps(LATER | cell["cell"], sort_keys=True)
 
 
 def split_settings(cells: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from worldsim.benchmark import compare, report
-from worldsim.benchmark.cells import Cell, product
+from worldsim.benchmark.cells import ALLOCATORS, Cell, product
 from worldsim.benchmark.statistics import summarise
 from worldsim.errors import WorldsimError
 from worldsim.evaluation.report import write as write_text
@@ -56,6 +57,7 @@ class Worker:
         self.cell = cell
         self._process = subprocess.Popen(
             [sys.executable, "-m", "worldsim.benchmark.worker"],
+            env=os.environ | ALLOCATORS[cell.allocator],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -203,7 +205,9 @@ def _measured(cell: Cell, before: dict[str, Any], repeats: int) -> bool:
     """Whether a result has all of a cell, whose settings may have been left to the worker."""
     wanted = {key: value for key, value in asdict(cell).items() if value is not None}
     return any(
-        entry["error"] is None and len(entry["repeats"]) >= repeats and wanted.items() <= entry["cell"].items()
+        entry["error"] is None
+        and len(entry["repeats"]) >= repeats
+        and wanted.items() <= (report.LATER | entry["cell"]).items()
         for entry in before["cells"]
     )
 

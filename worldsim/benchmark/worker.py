@@ -49,6 +49,10 @@ class EngineRunner:
         self._session = session = Session(
             world, cell.batch, steps=cell.steps, seed=seed, device=cell.device, dtype=cell.dtype, backend=cell.backend
         )
+        if cell.without:
+            from worldsim.benchmark.ablations import go_without
+
+            go_without(session, cell.without)
         session.reset()
         self._rng = np.random.default_rng(seed)
         measure.time_ticks(session, warmup, self._rng)
