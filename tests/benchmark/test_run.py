@@ -150,6 +150,23 @@ def test_an_unknown_world_is_said_by_the_cell_and_by_the_exit_code(
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_the_table_goes_into_its_part_of_a_page(
+    tiny_world_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.md"
+    part = "<!-- speed: written by `worldsim benchmark` -->\nold\n<!-- /speed -->"
+    page.write_text(f"# Page\n\nBefore.\n\n{part}\n\nAfter.\n")
+    arguments = [f"world={tiny_world_folder}", f"out={tmp_path / 'a.json'}", *QUICK, "dtype=float32"]
+    assert main([*arguments, f"into={page}:speed"]) == 0
+    text = page.read_text()
+    assert text.startswith("# Page\n\nBefore.") and text.endswith("After.\n")
+    assert "decisions/s" in text and "old" not in text
+    assert main([*arguments, "resume=true", f"into={page}:size"]) == 0
+    assert "After.\n\n## Size\n\n<!-- size" in page.read_text()
+    assert main([*arguments, "into=page.md"]) == 2
+    assert "page.md:backends" in capsys.readouterr().err
+
+
 def test_a_result_of_something_else_is_not_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "a.json"
     out.write_text('{"format": "something"}')

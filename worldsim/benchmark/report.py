@@ -22,7 +22,7 @@ WHOLE = ("response", "tick")  # what is made of the other stages; every cell has
 LATER = {"without": None, "allocator": "default"}
 
 # Settings that say where results go or which cells there are: a resumed sweep may change them.
-_APART_FROM_SAMPLES = {"out", "resume", "plots"}
+_APART_FROM_SAMPLES = {"out", "resume", "into", "plots"}
 _LONGEST = 80  # characters of an environment's value in Markdown; the flags of a CPU are longer
 
 

@@ -17,6 +17,7 @@ from worldsim.benchmark import compare, report
 from worldsim.benchmark.cells import ALLOCATORS, Cell, product
 from worldsim.benchmark.statistics import summarise
 from worldsim.errors import WorldsimError
+from worldsim.evaluation.card import insert
 from worldsim.evaluation.report import write as write_text
 from worldsim.machine import commit, machine, stalls
 from worldsim.settings import command, command_line, from_dict, home, unswept
@@ -42,12 +43,15 @@ class BenchmarkConfig:
     seed: int = 0
     out: Path | None = None
     resume: bool = False
+    into: str | None = None
     plots: bool = True
 
     def __post_init__(self) -> None:
         for name, least in {"ticks": 10, "repeats": 1, "warmup": 1, "together": 1}.items():
             if getattr(self, name) < least:
                 raise WorldsimError(f"{name} is {getattr(self, name)}, it must be at least {least}")
+        if self.into is not None and not all(self.into.rpartition(":")):
+            raise WorldsimError(f"into is {self.into!r}: name a Markdown file and a part of it, as in page.md:backends")
 
 
 class Worker:
@@ -191,6 +195,10 @@ def run(settings: dict[str, Any]) -> int | None:
     write_text(out.with_suffix(".csv"), report.as_csv(found))
     write_text(out.with_suffix(".md"), table + "\n")
     print(table)
+    if config.into:
+        page, _, part = config.into.rpartition(":")
+        begin, end = f"<!-- {part}: written by `worldsim benchmark` -->", f"<!-- /{part} -->"
+        insert(Path(page), f"{begin}\n\n{table}\n{end}", begin, end, part.capitalize())
     if config.plots:
         from worldsim.benchmark.plots import draw
 

@@ -51,8 +51,10 @@ def _bar(bar: dict[str, Any]) -> Bar:
     return Bar(bar["part"], bar["text"], value, bar["target"], bar["at_least"], bar["note"])
 
 
-def insert(path: Path, text: str) -> None:
-    """Put text between the markers of a Markdown file, or at its end if it has none.
+def insert(path: Path, text: str, begin: str = BEGIN, end: str = END, title: str = "Measured") -> None:
+    """Put text, markers included, in place of what is between the markers of a Markdown file.
+
+    A file without them gets it at its end, under ``title``.
 
     Raises:
         DataError: the file is not there, or has one marker without the other.
@@ -61,13 +63,13 @@ def insert(path: Path, text: str) -> None:
         before = path.read_text(encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror}): name Markdown files with files=[...]") from error
-    if (BEGIN in before) != (END in before):
+    if (begin in before) != (end in before):
         raise DataError(f"{path} has one marker of the measured figures without the other: remove it")
-    if BEGIN in before:
-        head, rest = before.split(BEGIN, 1)
-        write(path, head + text + rest.split(END, 1)[1])
+    if begin in before:
+        head, rest = before.split(begin, 1)
+        write(path, head + text + rest.split(end, 1)[1])
     else:
-        write(path, before.rstrip("\n") + "\n\n## Measured\n\n" + text + "\n")
+        write(path, before.rstrip("\n") + f"\n\n## {title}\n\n{text}\n")
 
 
 def _read(path: Path, wanted: str) -> dict[str, Any]:
