@@ -174,6 +174,19 @@ def test_a_result_of_something_else_is_not_resumed(tmp_path: Path, capsys: pytes
     assert str(out) in capsys.readouterr().err and out.read_text() == '{"format": "something"}'
 
 
+def test_the_monolithic_design_of_a_worlds_size_is_a_cell(tiny_world_folder: Path) -> None:
+    alike = {"world": str(tiny_world_folder), "dtype": "float32", "threads": 1}
+    cells = product(SETTINGS | alike | {"model": "dit", "steps": [1, 3]})
+    one, three = benchmark(cells, BenchmarkConfig(ticks=12, repeats=1, warmup=2), lambda e: None)
+    assert one["error"] is None and three["error"] is None
+    # Every denoising step is a pass through all of it, and so is the clean frame.
+    assert three["facts"]["flops_per_tick"] == 2 * one["facts"]["flops_per_tick"]
+    samples = {name: np.array(values) for name, values in three["repeats"][0]["samples"].items()}
+    assert (samples["response"] + samples["encode"] <= samples["tick"] + 1e-3).all()
+    with pytest.raises(WorldsimError, match="leave surface and without out"):
+        Cell(model="dit", surface="window")
+
+
 def test_the_player_in_a_window_is_a_cell(tiny_world_folder: Path) -> None:
     cell = Cell(world=str(tiny_world_folder), dtype="float32", threads=1, surface="window", backend="eager")
     [entry] = benchmark([cell], BenchmarkConfig(ticks=12, repeats=1, warmup=2), lambda e: None)

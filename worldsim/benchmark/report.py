@@ -19,7 +19,7 @@ FIGURES = (*(f"p{q}" for q in PERCENTILES), "max", "mean", "jitter", "samples")
 WHOLE = ("response", "tick")  # what is made of the other stages; every cell has them
 
 #: Settings of a cell that came after the first reports, with the values that those were measured at.
-LATER = {"without": None, "allocator": "default"}
+LATER = {"model": "scd", "without": None, "allocator": "default"}
 
 # Settings that say where results go or which cells there are: a resumed sweep may change them.
 _APART_FROM_SAMPLES = {"out", "resume", "into", "plots"}

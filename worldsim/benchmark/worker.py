@@ -163,6 +163,10 @@ def _kind(cell: Cell) -> Callable[[Cell, int, int], Runner]:
         from worldsim.benchmark.peers import DiamondRunner
 
         return DiamondRunner
+    if cell.model == "dit":
+        from worldsim.benchmark.monolithic import DitRunner
+
+        return DitRunner
     return WindowRunner if cell.surface == "window" else EngineRunner
 
 

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldsim.model.dit import CausalDiT
 from worldsim.model.world_model import WorldModel
 
 
@@ -39,11 +40,11 @@ class RingCache:
         written: int64 [B], frames seen by each row.
     """
 
-    def __init__(self, model: WorldModel, batch: int) -> None:
+    def __init__(self, model: WorldModel | CausalDiT, batch: int) -> None:
         c = model.config
-        weight = model.encoder.position
+        weight = next(model.parameters())
         self.batch, self.slots = batch, c.window - 1
-        shape = (c.encoder_layers, batch, c.heads, c.tokens, self.slots, c.head_dim)
+        shape = (model.memory_layers, batch, c.heads, c.tokens, self.slots, c.head_dim)
         # The products of temporal attention are too small for bfloat16 to pay on a CPU.
         dtype = torch.float32 if weight.device.type == "cpu" else weight.dtype
         self.keys = torch.zeros(shape, dtype=dtype, device=weight.device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -130,6 +132,21 @@ class TemporalAttention(nn.Module):
         weights = torch.cat((past, now), -1).softmax(-1, dtype=torch.float32).to(value.dtype)
         mixed = (weights[..., None, :-1] @ values).squeeze(-2) + weights[..., -1:] * value  # [B, h, L, hd]
         return self.out(mixed.transpose(1, 2).reshape(b, length, dim).to(x.dtype)), key, value
+
+
+def ring_bias(layers: Sequence[TemporalAttention], age: Tensor) -> Tensor:
+    """Bias of a ring's slots by their age, for :meth:`TemporalAttention.step` of every layer.
+
+    Args:
+        layers: The attentions along time, in order.
+        age: int64 [B, W-1]: 1 ... W-1, or 0 for an empty slot.
+
+    Returns:
+        [layers, B, h, 1, W-1], ``-inf`` for an empty slot.
+    """
+    tables = torch.stack([layer.age_bias for layer in layers])  # [layers, h, W]
+    bias = tables[:, :, age].permute(0, 2, 1, 3)  # [layers, B, h, W-1]
+    return bias.masked_fill((age == 0)[None, :, None], float("-inf")).unsqueeze(-2)
 
 
 class MLP(nn.Module):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from worldsim.model.attention import MLP, RMSNorm, SpatialAttention, TemporalAttention
+from worldsim.model.attention import MLP, RMSNorm, SpatialAttention, TemporalAttention, ring_bias
 from worldsim.model.config import ModelConfig
 
 
@@ -102,9 +102,7 @@ class CausalEncoder(nn.Module):
 
     def ring_bias(self, age: Tensor) -> Tensor:
         """Bias [layers, B, h, 1, W-1] of ring slots by their age: int64 [B, W-1], 1 ... W-1, or 0 for an empty slot."""
-        tables = torch.stack([block.time.age_bias for block in self._blocks()])  # [layers, h, W]
-        bias = tables[:, :, age].permute(0, 2, 1, 3)  # [layers, B, h, W-1]
-        return bias.masked_fill((age == 0)[None, :, None], float("-inf")).unsqueeze(-2)
+        return ring_bias([block.time for block in self._blocks()], age)
 
     def _blocks(self) -> Iterator[EncoderBlock]:
         for block in self.blocks:  # ModuleList forgets what it holds

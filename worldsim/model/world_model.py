@@ -32,6 +32,11 @@ class WorldModel(nn.Module):
         """Index of "no action came before" among the encoder's actions."""
         return self.config.num_actions
 
+    @property
+    def memory_layers(self) -> int:
+        """Layers with keys and values in the ring."""
+        return self.config.encoder_layers
+
     def patchify(self, frames: Tensor) -> Tensor:
         """Frames [..., H, W, 3] to patches [..., L, P]."""
         c = self.config

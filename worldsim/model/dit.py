@@ -1,0 +1,133 @@
+"""The monolithic baseline: a frame-causal diffusion transformer that denoises through all of its layers every step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worldsim.model.attention import MLP, RMSNorm, SpatialAttention, TemporalAttention, ring_bias
+from worldsim.model.config import ModelConfig
+from worldsim.model.decoder import NoiseLevelEmbedding, modulate
+
+CHUNKS = 9  # shift, scale and gate of attention within the frame, of attention along time, and of the MLP
+
+
+class CausalDiTBlock(nn.Module):
+    """Attention within the frame, causal attention along time and MLP, each modulated by AdaLN-Zero."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm = RMSNorm(config.dim, eps=1e-6, elementwise_affine=False)
+        self.space = SpatialAttention(config.dim, config.heads, config.rows, config.columns)
+        self.time = TemporalAttention(config.dim, config.heads, config.window)
+        self.mlp = MLP(config.dim, config.mlp_ratio)
+        self.offset = nn.Parameter(torch.zeros(CHUNKS * config.dim))
+
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:  # [B, T, L, D], [B, T, 9 D] -> [B, T, L, D]
+        b, t = x.shape[:2]
+        parts = (modulation + self.offset).chunk(CHUNKS, -1)
+        seen = modulate(self.norm(x), *parts[0:2]).flatten(0, 1)
+        x = torch.addcmul(x, parts[2].unsqueeze(-2), self.space(seen).unflatten(0, (b, t)))
+        x = torch.addcmul(x, parts[5].unsqueeze(-2), self.time(modulate(self.norm(x), *parts[3:5])))
+        return torch.addcmul(x, parts[8].unsqueeze(-2), self.mlp(modulate(self.norm(x), *parts[6:8])))
+
+    def step(
+        self, x: Tensor, modulation: Tensor, keys: Tensor, values: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One frame [B, L, D]; see :meth:`TemporalAttention.step` for the cache."""
+        parts = (modulation + self.offset).chunk(CHUNKS, -1)  # 9 x [B, D]
+        x = torch.addcmul(x, parts[2].unsqueeze(-2), self.space(modulate(self.norm(x), *parts[0:2])))
+        mixed, key, value = self.time.step(modulate(self.norm(x), *parts[3:5]), keys, values, bias)
+        x = torch.addcmul(x, parts[5].unsqueeze(-2), mixed)
+        return torch.addcmul(x, parts[8].unsqueeze(-2), self.mlp(modulate(self.norm(x), *parts[6:8]))), key, value
+
+
+class CausalDiT(nn.Module):
+    """Frame-causal diffusion transformer with a KV cache, x0-prediction in pixels.
+
+    What Separable Causal Diffusion is compared with: every block attends within the frame and along time, and all of
+    them run once a denoising step and once more on the clean frame, whose keys and values are kept (CausVid's
+    Algorithm 2, arXiv 2412.07772, with chunks of one frame). The modulation is shared by the blocks up to an offset
+    (adaLN-single, PixArt-alpha, arXiv 2310.00426), which gives six blocks about the parameters of the 4 + 2 of
+    :class:`~worldsim.model.world_model.WorldModel`, and no more.
+
+    Args:
+        config: Sizes; ``encoder_layers + decoder_layers`` blocks.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patches = nn.Linear(config.patch_dim, config.dim)
+        self.position = nn.Parameter(0.5 * torch.randn(config.tokens, config.dim))
+        self.level = NoiseLevelEmbedding(config.dim)
+        self.action = nn.Embedding(config.num_actions + 1, config.dim)  # the last row: no action came before
+        self.modulation = nn.Linear(config.dim, CHUNKS * config.dim)
+        self.blocks = nn.ModuleList(
+            CausalDiTBlock(config) for _ in range(config.encoder_layers + config.decoder_layers)
+        )
+        self.norm = RMSNorm(config.dim, eps=1e-6)
+        self.out = nn.Linear(config.dim, config.patch_dim)
+        for zero in (self.modulation.weight, self.modulation.bias, self.out.weight, self.out.bias):
+            nn.init.zeros_(zero)
+
+    @property
+    def memory_layers(self) -> int:
+        """Layers with keys and values in the ring."""
+        return len(self.blocks)
+
+    def condition(self, t: Tensor, action: Tensor) -> Tensor:
+        """Modulation [N, 9 D] of noise levels [N] and of the actions [N] that led to the frames."""
+        return self.modulation(F.silu(self.level(t) + self.action(action)))
+
+    def forward(self, noisy: Tensor, t: Tensor, action: Tensor) -> Tensor:
+        """Clean frames of whole clips, every frame at a noise level of its own (diffusion forcing, arXiv 2407.01392).
+
+        Args:
+            noisy: x_t = (1 - t) x0 + t eps, patches [B, T, L, P].
+            t: Noise levels [B, T] in [0, 1]; 0 is a clean frame, which is there for those that follow.
+            action: int64 [B, T], the action that led to each frame, ``num_actions`` where there is none.
+
+        Returns:
+            x0 [B, T, L, P]; entry t depends on frames t-W+1 ... t of each layer below and on nothing later.
+        """
+        x = self.patches(noisy) + self.position
+        modulation = self.condition(t.flatten(), action.flatten()).unflatten(0, t.shape)
+        for block in self._blocks():
+            x = block(x, modulation)
+        return self.out(self.norm(x))
+
+    def step(
+        self, noisy: Tensor, modulation: Tensor, keys: Tensor, values: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One frame given the cache; pure.
+
+        Args:
+            noisy: [B, L, P].
+            modulation: [B, 9 D], see :meth:`condition`; of level 0 on the pass over the clean frame, whose keys and
+                values are to be kept.
+            keys, values: [layers, B, h, L, W-1, hd].
+            bias: [layers, B, h, 1, W-1], see :meth:`ring_bias`.
+
+        Returns:
+            x0 [B, L, P], and this frame's keys and values [layers, B, h, L, hd].
+        """
+        x = self.patches(noisy) + self.position
+        new_keys, new_values = [], []
+        for i, block in enumerate(self._blocks()):
+            x, key, value = block.step(x, modulation, keys[i], values[i], bias[i])
+            new_keys.append(key)
+            new_values.append(value)
+        return self.out(self.norm(x)), torch.stack(new_keys), torch.stack(new_values)
+
+    def ring_bias(self, age: Tensor) -> Tensor:
+        """Bias [layers, B, h, 1, W-1] of ring slots by their age: int64 [B, W-1], 1 ... W-1, or 0 for an empty slot."""
+        return ring_bias([block.time for block in self._blocks()], age)
+
+    def _blocks(self) -> Iterator[CausalDiTBlock]:
+        for block in self.blocks:  # ModuleList forgets what it holds
+            assert isinstance(block, CausalDiTBlock)
+            yield block
