@@ -13,9 +13,9 @@ from worldsim.data.collect import CollectConfig, collect
 from worldsim.data.episodes import Dataset
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel, init_weights
-from worldsim.training.batches import make_batch, stream
+from worldsim.training.batches import _make_row, device_noise, make_batch, stream
 from worldsim.training.loss import Batch, LossConfig, change_weights, own_frames, own_rows, pretrain_loss, shift_levels
-from worldsim.training.outcomes import event_at
+from worldsim.training.outcomes import Contexts, event_at, gather_contexts, outcome_loss
 
 TINY = ModelConfig(
     num_actions=6, patch=16, dim=32, heads=2, encoder_layers=2, decoder_layers=1, window=4, context_levels=4
@@ -81,6 +81,21 @@ def test_clips_obey_the_time_convention(pong_data: Dataset, store: ClipStore) ->
 def test_held_out_episodes_are_not_in_the_training_clips(pong_data: Dataset) -> None:
     train = {info.file for info in pong_data.train}
     assert pong_data.held_out and not train & {info.file for info in pong_data.held_out}
+
+
+def test_noise_that_a_device_draws_is_the_clips_own(store: ClipStore) -> None:
+    def draw(places: range) -> list[dict[str, torch.Tensor]]:
+        rows = [_make_row(store, TINY, LOSS, 5, 2, place, noise=False) for place in places]
+        return [device_noise(row, TINY, LOSS, "cpu") for row in rows]
+
+    whole, late = draw(range(8)), draw(range(4, 8))
+    for one, again in zip(whole[4:], late, strict=True):
+        assert all(torch.equal(one[name], again[name]) for name in ("noise", "context_noise"))
+    made = batch_of(store, step=2, places=range(8))
+    assert torch.stack([one["noise"] for one in whole]).shape == made.noise.shape
+    silent = [not one["context_noise"].any() for one in whole]
+    assert silent == [not noise.any() for noise in made.context_noise] and any(silent) and not all(silent)
+    assert not torch.equal(whole[0]["noise"], whole[1]["noise"])
 
 
 def predictions(model: WorldModel, batch: Batch) -> torch.Tensor:
@@ -192,3 +207,27 @@ def test_events_take_turns_in_every_second_pair_of_clips() -> None:
     assert asked[0] == ["lost", "lost", None, None, "won", "won", None, None]
     assert asked[1] == ["won", "won", None, None, "lost", "lost", None, None]
     assert event_at((), 0, 0) is None
+
+
+def test_the_heads_learn_from_the_same_clips_in_however_many_processes(model: WorldModel, store: ClipStore) -> None:
+    def kept(places: range) -> Contexts:
+        return gather_contexts(model, store, 0, range(3), places, 1)
+
+    whole, parts = kept(range(4)), [kept(range(2)), kept(range(2, 4))]
+    assert whole.tokens.shape == (4, 3, store.length - 1, TINY.tokens, TINY.dim)
+    torch.testing.assert_close(whole.tokens, torch.cat([part.tokens for part in parts]), rtol=1e-4, atol=1e-5)
+    assert torch.equal(whole.rewards, torch.cat([part.rewards for part in parts]))
+    halves = [outcome_loss(model.heads, part, 0, 7) for part in parts]
+    torch.testing.assert_close(outcome_loss(model.heads, whole, 0, 7), sum(halves) / 2, rtol=1e-4, atol=1e-5)
+    assert outcome_loss(model.heads, whole, 0, 7) != outcome_loss(model.heads, whole, 0, 8), "another of the kept clips"
+
+
+def test_kept_contexts_are_those_of_the_frames_that_rewards_led_to(model: WorldModel, store: ClipStore) -> None:
+    kept = gather_contexts(model, store, 0, [5], range(1), 1)
+    clip, _ = store.draw(0, 5, 0, event=event_at(store.events, 5, 0))
+    assert kept.rewards[0, 0].tolist() == (np.sign(clip.rewards).astype(int) + 1).tolist()
+    frames = torch.from_numpy(clip.frames)[None].float() / 127.5 - 1
+    previous = torch.tensor([[model.no_action, *clip.actions.tolist()]])
+    with torch.no_grad():
+        whole = model.encode(model.views(model.patchify(frames)), previous, torch.zeros_like(previous))
+    torch.testing.assert_close(kept.tokens[0, 0], whole[0, 1:], rtol=1e-4, atol=1e-5)

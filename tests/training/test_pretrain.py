@@ -29,7 +29,8 @@ from worldsim.world import load_world
 TINY = [
     "batch=2", "compile=false", "dtype=float32", "threads=1", "model.patch=16", "model.dim=32", "model.heads=2",
     "model.encoder_layers=1", "model.decoder_layers=1", "model.window=4", "report.held_out_clips=1",
-    "report.grid_rows=1", "report.grid_ticks=[1,4]", "optimizer.warmup=2", "outcomes.steps=3", "outcomes.batch=4",
+    "report.grid_rows=1", "report.grid_ticks=[1,4]", "optimizer.warmup=2",
+    "outcomes.steps=3", "outcomes.batch=4", "outcomes.clips=8",
 ]  # fmt: skip
 
 
@@ -162,7 +163,7 @@ def config(data: Dataset, run: Path, **more: object) -> PretrainConfig:
         "dtype": "float32",
         "model": SHAPE,
     }
-    fields |= {"optimizer": OptimizerConfig(warmup=2), "outcomes": OutcomesConfig(3, 4)}
+    fields |= {"optimizer": OptimizerConfig(warmup=2), "outcomes": OutcomesConfig(3, 4, 8)}
     return PretrainConfig(**(fields | more))  # type: ignore[arg-type]
 
 

@@ -2,63 +2,109 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from worldsim.data.clips import ClipStore
 from worldsim.model.config import ModelConfig
 from worldsim.training.loss import Batch, LossConfig, own_rows, shift_levels
 
+_AHEAD = 4  # batches made in advance for a device that is faster than one thread of the CPU
 
-def make_batch(store: ClipStore, model: ModelConfig, loss: LossConfig, seed: int, step: int, places: range) -> Batch:
+
+def make_batch(
+    store: ClipStore,
+    model: ModelConfig,
+    loss: LossConfig,
+    seed: int,
+    step: int,
+    places: range,
+    device: torch.device | str = "cpu",
+) -> Batch:
     """The clips at ``places`` of batch number ``step``: the same numbers whoever asks, and in however many parts.
 
-    All of it is NumPy's: this runs beside the training, and a second thread with PyTorch's parallel loops makes those
-    of the first wait for cores.
+    For a CPU all of it is NumPy's: this runs beside the training, and a second thread with PyTorch's parallel loops
+    makes those of the first wait for cores. Any other device draws the noise itself, from a seed for each clip.
     """
-    rows = [_make_row(store, model, loss, seed, step, place) for place in places]
-    return Batch(**{name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]})
+    here = torch.device(device).type == "cpu"
+    rows = [_make_row(store, model, loss, seed, step, place, here) for place in places]
+    noise = [] if here else [device_noise(row, model, loss, device) for row in rows]
+    fields = {name: torch.from_numpy(np.stack([row[name] for row in rows])).to(device) for name in rows[0]}
+    return Batch(**fields, **{name: torch.stack([one[name] for one in noise]) for name in (noise[0] if noise else ())})
 
 
 def stream(
-    store: ClipStore, model: ModelConfig, loss: LossConfig, seed: int, steps: range, places: range
+    store: ClipStore,
+    model: ModelConfig,
+    loss: LossConfig,
+    seed: int,
+    steps: range,
+    places: range,
+    device: torch.device | str = "cpu",
 ) -> Generator[tuple[int, Batch], None, None]:
-    """Batches of consecutive steps; the next one is made while the last one trains."""
-    with ThreadPoolExecutor(1) as maker:
-        ahead = maker.submit(make_batch, store, model, loss, seed, steps.start, places)
+    """Batches of consecutive steps; the next are made while the last one trains."""
+    ahead = 1 if torch.device(device).type == "cpu" else _AHEAD
+    waiting: deque[Future[Batch]] = deque()
+    with ThreadPoolExecutor(ahead) as makers:
+
+        def begin(step: int) -> None:
+            if step < steps.stop:
+                waiting.append(makers.submit(make_batch, store, model, loss, seed, step, places, device))
+
+        for step in range(steps.start, steps.start + ahead):
+            begin(step)
         for step in steps:
-            batch = ahead.result()
-            if step + 1 < steps.stop:
-                ahead = maker.submit(make_batch, store, model, loss, seed, step + 1, places)
+            batch = waiting.popleft().result()
+            begin(step + ahead)
             yield step, batch
 
 
 def _make_row(
-    store: ClipStore, model: ModelConfig, loss: LossConfig, seed: int, step: int, place: int
+    store: ClipStore, model: ModelConfig, loss: LossConfig, seed: int, step: int, place: int, noise: bool
 ) -> dict[str, NDArray[Any]]:
     clip, rng = store.draw(seed, step, place)
-    steps, patches = store.length - 1, (model.tokens, model.patch_dim)
+    steps = store.length - 1
     noised = model.context_levels > 1 and rng.random() < loss.context_noise_share
     level = int(rng.integers(1, model.context_levels)) if noised else 0
     # 1 - u: a level of exactly 0 has nothing to denoise.
     u = (1 - rng.random((loss.draws, steps))).astype(np.float32)
-    shows_own, shape = bool(own_rows([place], loss.own_every)), (steps + 1, *patches)
-    return {
+    # Unused where the context is clean and the frames are real.
+    noised = noised or bool(own_rows([place], loss.own_every))
+    row = {
         "frames": clip.frames,
         "actions": clip.actions,
         "rewards": np.sign(clip.rewards).astype(np.int64) + 1,
         "terminated": clip.terminated.astype(np.int64),
         "context_level": np.array(level),
-        # Unused where the context is clean and the frames are real.
-        "context_noise": _normal(rng, shape) if noised or shows_own else np.zeros(shape, np.float32),
         "t": shift_levels(u, loss.noise_shift),
-        "noise": _normal(rng, (loss.draws, steps, *patches)),
     }
+    if not noise:
+        return row | {"noise_seed": np.array(rng.integers(2**62)), "noised": np.array(noised)}
+    shapes = _noise_shapes(model, loss, steps)
+    context = _normal(rng, shapes["context_noise"]) if noised else np.zeros(shapes["context_noise"], np.float32)
+    return row | {"context_noise": context, "noise": _normal(rng, shapes["noise"])}
+
+
+def _noise_shapes(model: ModelConfig, loss: LossConfig, steps: int) -> dict[str, tuple[int, ...]]:
+    patches = model.tokens, model.patch_dim
+    return {"context_noise": (steps + 1, *patches), "noise": (loss.draws, steps, *patches)}
+
+
+def device_noise(
+    row: dict[str, NDArray[Any]], model: ModelConfig, loss: LossConfig, device: torch.device | str
+) -> dict[str, Tensor]:
+    """The noise of one clip, drawn where it is needed; takes its seed out of ``row``."""
+    shapes = _noise_shapes(model, loss, len(row["actions"]))
+    generator = torch.Generator(device).manual_seed(int(row.pop("noise_seed")))
+    noise = {name: torch.randn(shape, generator=generator, device=device) for name, shape in shapes.items()}
+    return noise if row.pop("noised") else noise | {"context_noise": torch.zeros_like(noise["context_noise"])}
 
 
 def _normal(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:

@@ -65,10 +65,6 @@ class Batch:
     t: Tensor
     noise: Tensor
 
-    def to(self, device: torch.device | str) -> Batch:
-        """The same batch on a device."""
-        return Batch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
-
 
 def shift_levels(u: NDArray[np.float32], shift: float) -> NDArray[np.float32]:
     """Uniform levels to shifted ones, t = s u / (1 + (s - 1) u) (SD3, arXiv 2403.03206, equation 23)."""

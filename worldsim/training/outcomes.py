@@ -1,12 +1,12 @@
 """The last part of a run: the outcome heads alone, on a finished encoder and with more of the rare events.
 
 Points are scored in one tick of a hundred. While the encoder still moves, its heads hear too few of them; once it
-rests, they learn them in minutes.
+rests, its contexts can be kept, and the heads learn them in minutes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from worldsim.data.clips import ClipStore
+from worldsim.data.clips import Clip, ClipStore
 from worldsim.model.outcome import OutcomeHead
 from worldsim.model.world_model import WorldModel
 from worldsim.training.loss import own_frames, own_rows
+
+_TOGETHER = 8  # clips that are encoded at a time
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,38 @@ class OutcomesConfig:
 
     Attributes:
         steps: Steps of it, after the run's own; 0 leaves the heads as they are.
-        batch: Clips a step, over all processes. Every second pair of clips holds an event for certain: a point lost,
-            a point won and the end of an episode in turns, however rare each is. Every second clip shows the model's
-            own frames, as a roll-out does.
+        batch: Clips a step, over all processes.
+        clips: Clips whose contexts are kept, over all processes, a multiple of ``batch``; about 1 MB each for 64 tokens
+            of 256 numbers. Every second pair of them holds an event for certain: a point lost, a point won and the end
+            of an episode in turns, however rare each is. Every second clip shows the model's own frames, as a roll-out
+            does.
     """
 
     steps: int = 1000
-    batch: int = 8
+    batch: int = 16
+    clips: int = 1600
+
+    @property
+    def rounds(self) -> int:
+        """Kept clips at each place of a batch."""
+        return max(1, self.clips // self.batch)
+
+
+@dataclass(frozen=True, eq=False)
+class Contexts:
+    """What a frozen encoder made of the clips at some places of a batch.
+
+    Attributes:
+        places: Whose clips.
+        tokens: [places, rounds, T-1, L, D], the contexts of every frame but a clip's first.
+        rewards: int64 [places, rounds, T-1], sign of the reward that led to the frame, + 1.
+        terminated: int64 [places, rounds, T-1].
+    """
+
+    places: range
+    tokens: Tensor
+    rewards: Tensor
+    terminated: Tensor
 
 
 def event_at(events: Sequence[str], step: int, place: int) -> str | None:
@@ -42,38 +69,69 @@ def event_at(events: Sequence[str], step: int, place: int) -> str | None:
     return events[(step + place // 4) % len(events)]
 
 
-def outcome_loss(
-    heads: OutcomeHead, frozen: WorldModel, store: ClipStore, seed: int, step: int, places: range, sampling_steps: int
+@torch.no_grad()
+def gather_contexts(
+    frozen: WorldModel,
+    store: ClipStore,
+    seed: int,
+    rounds: Iterable[int],
+    places: range,
+    sampling_steps: int,
+) -> Contexts:
+    """Encode the clips that the heads will learn from; the same for a place in however many processes.
+
+    Args:
+        frozen: Gives the contexts; any dtype, which they are kept in.
+        store: Training clips.
+        seed: Of the clips and of the noise of the model's own frames.
+        rounds: Numbers of the batches that the clips are of.
+        places: Places in each.
+        sampling_steps: Denoising steps of the model's own frames.
+    """
+    tokens, rewards, ends = [], [], []
+    for number in rounds:
+        drawn = [store.draw(seed, number, place, event=event_at(store.events, number, place)) for place in places]
+        rewards.append(torch.from_numpy(np.sign([clip.rewards for clip, _ in drawn]).astype(np.int64) + 1))
+        ends.append(torch.from_numpy(np.stack([clip.terminated for clip, _ in drawn]).astype(np.int64)))
+        own = own_rows(places, 2)
+        parts = []
+        for i in range(0, len(drawn), _TOGETHER):
+            these = drawn[i : i + _TOGETHER]
+            parts.append(_encode(frozen, these, [row - i for row in own if i <= row < i + len(these)], sampling_steps))
+        tokens.append(torch.cat(parts))
+    return Contexts(places, torch.stack(tokens, 1), torch.stack(rewards, 1), torch.stack(ends, 1))
+
+
+def _encode(
+    frozen: WorldModel, drawn: Sequence[tuple[Clip, np.random.Generator]], own: Sequence[int], sampling_steps: int
 ) -> Tensor:
-    """Cross-entropy of reward sign and termination, with gradients to the heads only.
+    """Contexts [n, T-1, L, D] of clips, of which those in ``own`` show the model's own frames."""
+    device, dtype = frozen.encoder.position.device, frozen.encoder.position.dtype
+    frames = torch.from_numpy(np.stack([clip.frames for clip, _ in drawn])).to(device)
+    actions = torch.from_numpy(np.stack([clip.actions for clip, _ in drawn])).to(device)
+    seen = frozen.patchify(frames.to(dtype) / 127.5 - 1)
+    previous = torch.cat((torch.full_like(actions[:, :1], frozen.no_action), actions), 1)
+    if own:
+        generators = [torch.Generator().manual_seed(int(drawn[i][1].integers(2**62))) for i in own]
+        noise = torch.stack([torch.randn(seen[0, 1:].shape, generator=generator) for generator in generators])
+        some = torch.tensor(own)
+        made = own_frames(frozen, seen[some], previous[some], actions[some], noise.to(device, dtype), sampling_steps)
+        seen[some] = made
+    return frozen.encode(frozen.views(seen), previous, torch.zeros_like(previous))[:, 1:]
+
+
+def outcome_loss(heads: OutcomeHead, contexts: Contexts, seed: int, step: int) -> Tensor:
+    """Cross-entropy of reward sign and termination on one kept clip of every place, with gradients to the heads only.
 
     Args:
         heads: What is trained, float32.
-        frozen: Gives the contexts; any dtype.
-        store: Training clips.
-        seed, step: Which batch.
-        places: Which of its clips.
-        sampling_steps: Denoising steps of the model's own frames.
+        contexts: See :func:`gather_contexts`.
+        seed, step: Which of the clips.
     """
-    device, dtype = frozen.encoder.position.device, frozen.encoder.position.dtype
-    drawn = [store.draw(seed, step, place, event=event_at(store.events, step, place)) for place in places]
-    clips = [clip for clip, _ in drawn]
-    frames = torch.from_numpy(np.stack([clip.frames for clip in clips])).to(device)
-    actions = torch.from_numpy(np.stack([clip.actions for clip in clips])).to(device)
-    rewards = torch.from_numpy(np.sign([clip.rewards for clip in clips]).astype(np.int64) + 1).to(device)
-    terminated = torch.from_numpy(np.stack([clip.terminated for clip in clips]).astype(np.int64)).to(device)
-    with torch.no_grad():
-        seen = frozen.patchify(frames.to(dtype) / 127.5 - 1)
-        previous = torch.cat((torch.full_like(actions[:, :1], frozen.no_action), actions), 1)
-        own = own_rows(places, 2)
-        if own:
-            some = torch.tensor(own)
-            generators = [torch.Generator().manual_seed(int(drawn[i][1].integers(2**62))) for i in own]
-            noise = torch.stack([torch.randn(seen[0, 1:].shape, generator=generator) for generator in generators])
-            noise = noise.to(device, dtype)
-            seen[some] = own_frames(frozen, seen[some], previous[some], actions[some], noise, sampling_steps)
-        context = frozen.encode(frozen.views(seen), previous, torch.zeros_like(previous))[:, 1:].float()
-    reward_logits, end_logits = heads(context)
-    return F.cross_entropy(reward_logits.flatten(0, 1), rewards.flatten()) + F.cross_entropy(
-        end_logits.flatten(0, 1), terminated.flatten()
-    )
+    rounds = contexts.tokens.shape[1]
+    chosen = [int(np.random.default_rng((seed, step, place)).integers(rounds)) for place in contexts.places]
+    at = torch.arange(len(chosen)), torch.tensor(chosen)
+    reward_logits, end_logits = heads(contexts.tokens[at].float())
+    device = reward_logits.device
+    reward = F.cross_entropy(reward_logits.flatten(0, 1), contexts.rewards[at].flatten().to(device))
+    return reward + F.cross_entropy(end_logits.flatten(0, 1), contexts.terminated[at].flatten().to(device))

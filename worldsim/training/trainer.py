@@ -26,7 +26,7 @@ from worldsim.training.grid import roll_out_grid
 from worldsim.training.loss import LossConfig, own_rows
 from worldsim.training.objective import make_objective
 from worldsim.training.optimizer import Optimizer, OptimizerConfig, schedule, update_ema
-from worldsim.training.outcomes import OutcomesConfig, outcome_loss
+from worldsim.training.outcomes import OutcomesConfig, gather_contexts, outcome_loss
 from worldsim.training.parallel import Ranks
 from worldsim.training.progress import Scalars, held_out_error
 from worldsim.training.run import Run
@@ -115,8 +115,10 @@ class Trainer:
                 "train": train_command(asdict(config), asdict(PretrainConfig(config.world))),
             },
         }
-        free = "run", "commands", "steps", "device", "dtype", "compile", "threads", "report", "sampling_steps"
-        self.run.begin(told, told["commands"]["train"], may_differ=free)
+        # What comes after the steps may be settled last.
+        later = "steps", "outcomes", "sampling_steps"
+        where = "run", "commands", "device", "dtype", "compile", "threads", "report"
+        self.run.begin(told, told["commands"]["train"], may_differ=(*later, *where))
 
     def load(self) -> None:
         """Continue from the checkpoint.
@@ -158,14 +160,14 @@ class Trainer:
         scalars = Scalars(self.run.folder / "tensorboard", self.step + 1) if place.leads else None
         held_out = self._held_out() if place.leads else None
         places, ahead = place.places(config.batch), range(self.step, config.steps)
-        batches = stream(self.clips, self.shape, config.loss, config.seed, ahead, places)
+        batches = stream(self.clips, self.shape, config.loss, config.seed, ahead, places, self.device)
         bar = tqdm(
             total=config.steps, initial=self.step, unit="step", disable=not place.leads, mininterval=5, smoothing=0.05
         )
         parameters = list(self.model.parameters())
         for step, batch in batches:
             own = own_rows(places, config.loss.own_every) if step >= config.loss.own_after * config.steps else ()
-            loss, parts = objective(batch.to(self.device), own)
+            loss, parts = objective(batch, own)
             loss.backward()
             place.average([p.grad for p in parameters if p.grad is not None])
             self.optimizer.step(schedule(step, config.steps, config.optimizer))
@@ -197,9 +199,12 @@ class Trainer:
         frozen = copy.deepcopy(self.ema).to(self.dtype).eval()
         heads = self.model.heads
         scalars = Scalars(self.run.folder / "tensorboard", self.step + 1) if place.leads else None
-        places = place.places(config.outcomes.batch)
-        for step in tqdm(range(self.step, last), unit="step", disable=not place.leads, mininterval=5):
-            loss = outcome_loss(heads, frozen, self.clips, config.seed, step, places, config.loss.own_steps)
+        ahead = {"disable": not place.leads, "mininterval": 5}
+        rounds = tqdm(range(config.outcomes.rounds), desc="contexts", unit="batch", **ahead)
+        places, steps = place.places(config.outcomes.batch), config.loss.own_steps
+        contexts = gather_contexts(frozen, self.clips, config.seed + 1, rounds, places, steps)
+        for step in tqdm(range(self.step, last), desc="outcomes", unit="step", **ahead):
+            loss = outcome_loss(heads, contexts, config.seed, step)
             loss.backward()
             place.average([p.grad for p in heads.parameters() if p.grad is not None])
             self.optimizer.step((last - step) / config.outcomes.steps)
