@@ -77,7 +77,7 @@ def _make_row(
     u = (1 - rng.random((loss.draws, steps))).astype(np.float32)
     # Unused where the context is clean and the frames are real.
     noised = noised or bool(own_rows([place], loss.own_every))
-    row = {
+    row: dict[str, NDArray[Any]] = {
         "frames": clip.frames,
         "actions": clip.actions,
         "rewards": np.sign(clip.rewards).astype(np.int64) + 1,

@@ -199,11 +199,11 @@ class Trainer:
         frozen = copy.deepcopy(self.ema).to(self.dtype).eval()
         heads = self.model.heads
         scalars = Scalars(self.run.folder / "tensorboard", self.step + 1) if place.leads else None
-        ahead = {"disable": not place.leads, "mininterval": 5}
-        rounds = tqdm(range(config.outcomes.rounds), desc="contexts", unit="batch", **ahead)
+        quiet = not place.leads
+        rounds = tqdm(range(config.outcomes.rounds), desc="contexts", unit="batch", disable=quiet, mininterval=5)
         places, steps = place.places(config.outcomes.batch), config.loss.own_steps
         contexts = gather_contexts(frozen, self.clips, config.seed + 1, rounds, places, steps)
-        for step in tqdm(range(self.step, last), desc="outcomes", unit="step", **ahead):
+        for step in tqdm(range(self.step, last), desc="outcomes", unit="step", disable=quiet, mininterval=5):
             loss = outcome_loss(heads, contexts, config.seed, step)
             loss.backward()
             place.average([p.grad for p in heads.parameters() if p.grad is not None])
