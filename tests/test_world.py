@@ -89,6 +89,11 @@ def test_the_same_folder_gives_the_same_weights_until_it_is_saved_anew(
     assert load_world(tiny_folder).fingerprint != first.fingerprint
 
 
+def test_all_files_of_a_world_can_be_read_by_the_same_people(tiny_world: World, tmp_path: Path) -> None:
+    folder = save_world(tiny_world, tmp_path / "world")
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
+
+
 def test_a_world_saved_twice_is_the_same_bytes(tiny_world: World, tmp_path: Path) -> None:
     one, two = save_world(tiny_world, tmp_path / "one"), save_world(tiny_world, tmp_path / "two")
     for name in FILES[:2]:

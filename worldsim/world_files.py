@@ -175,6 +175,7 @@ def write_folder(
             actions=np.stack([start.actions for start in starts]),
             names=np.array([start.name for start in starts]),
         )
+        (draft / WEIGHTS).chmod((draft / STARTS).stat().st_mode)  # safetensors makes files for their owner alone
         if card:
             (draft / CARD).write_text(card, encoding="utf-8")
         header = {

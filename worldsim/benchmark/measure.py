@@ -13,13 +13,22 @@ from typing import Any
 import numpy as np
 import torch
 
+from worldsim.benchmark.cells import Cell
 from worldsim.engine.parts import DecodePart, EncodePart, OutcomePart
 from worldsim.engine.sampler import levels
 from worldsim.engine.session import Session
-from worldsim.world import World
+from worldsim.machine import physical_cores
+from worldsim.world import World, load_world
 
 TENTHS = 10
 _MATMUL = 1024  # side of the square matrices that stand for what the hardware can do
+
+
+def open_world(cell: Cell) -> World:
+    """The world of a cell, with the cell's window, in a process that has the cell's threads from now on."""
+    torch.set_num_threads(cell.threads or physical_cores())
+    world = load_world(cell.world)
+    return with_window(world, cell.window) if cell.window else world
 
 
 def time_ticks(session: Session, ticks: int, rng: np.random.Generator) -> dict[str, Any]:

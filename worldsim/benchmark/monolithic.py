@@ -20,10 +20,8 @@ from worldsim.engine.backends import load_backend
 from worldsim.engine.cache import RingCache
 from worldsim.engine.precision import pick_device, pick_dtype
 from worldsim.engine.sampler import levels, sample
-from worldsim.machine import physical_cores
 from worldsim.model.dit import CausalDiT
 from worldsim.model.world_model import WorldModel
-from worldsim.world import load_world
 
 
 class DenoisePart(nn.Module):
@@ -78,11 +76,8 @@ class DitRunner:
     """A roll-out of the baseline, with the clock where the engine has it."""
 
     def __init__(self, cell: Cell, warmup: int, seed: int) -> None:
-        torch.set_num_threads(cell.threads or physical_cores())
         began = time.perf_counter()
-        world = load_world(cell.world)
-        if cell.window:
-            world = measure.with_window(world, cell.window)
+        world = measure.open_world(cell)
         c = world.config.model
         self._device = pick_device(cell.device)
         dtype = pick_dtype(cell.dtype, self._device)

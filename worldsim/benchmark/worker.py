@@ -38,14 +38,9 @@ class EngineRunner:
 
         from worldsim.benchmark import measure
         from worldsim.engine.session import Session
-        from worldsim.machine import physical_cores
-        from worldsim.world import load_world
 
-        torch.set_num_threads(cell.threads or physical_cores())
         began = time.perf_counter()
-        world = load_world(cell.world)
-        if cell.window:
-            world = measure.with_window(world, cell.window)
+        world = measure.open_world(cell)
         self._session = session = Session(
             world, cell.batch, steps=cell.steps, seed=seed, device=cell.device, dtype=cell.dtype, backend=cell.backend
         )
