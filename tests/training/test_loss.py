@@ -14,8 +14,10 @@ from worldsim.data.episodes import Dataset
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.training.batches import _make_row, device_noise, make_batch, stream
-from worldsim.training.loss import Batch, LossConfig, change_weights, own_frames, own_rows, pretrain_loss, shift_levels
+from worldsim.training.loss import Batch, LossConfig, change_weights, pretrain_loss, shift_levels
+from worldsim.training.objective import Objective
 from worldsim.training.outcomes import Contexts, event_at, gather_contexts, outcome_loss
+from worldsim.training.own import own_frames, own_rows
 
 TINY = ModelConfig(
     num_actions=6, patch=16, dim=32, heads=2, encoder_layers=2, decoder_layers=1, window=4, context_levels=4
@@ -149,31 +151,51 @@ def test_own_frames_are_shown_in_their_clips_only_and_as_a_roll_out_would_show_t
     model: WorldModel, store: ClipStore
 ) -> None:
     batch = batch_of(store, places=range(4))
-    seen = {}
-    encode = model.encode
-    model.encode = lambda *args: seen.update(shown=args) or encode(*args)  # type: ignore[func-returns-value, method-assign]
-    pretrain_loss(model, batch, LOSS, own=own_rows(range(4), 2))
-    views, _, levels = seen["shown"]
-    clean = model.patchify(batch.frames.float() / 127.5 - 1)
-    side = TINY.patch + 2 * TINY.margin
-    inside = slice(TINY.margin, TINY.margin + TINY.patch)
-    both = views.unflatten(-1, (2, side, side, 3))[..., inside, inside, :].flatten(-3)
-    patches, changes = both.unbind(-2)
-    assert torch.equal(changes[:, 1:], patches[:, 1:] - patches[:, :-1]) and not changes[:, 0].any()
+    objective = Objective(model, LOSS, torch.float32, compiled=False)
+    assert batch.context_level[1::2].any(), "no clip to be told that it is clean"
+    clean = objective.show(batch, (), 1)
+    assert torch.equal(clean, model.see(batch.frames, torch.float32))
+    seen = objective.show(batch, own_rows(range(4), 0.5), 1)
+    assert torch.equal(seen[::2], clean[::2])
     for clip in (1, 3):  # every second one
-        assert torch.equal(patches[clip, 0], clean[clip, 0])
-        assert not torch.allclose(patches[clip, 1:], clean[clip, 1:])
-        grey = (patches[clip] + 1) * 127.5
+        assert torch.equal(seen[clip, 0], clean[clip, 0])
+        assert not torch.allclose(seen[clip, 1:], clean[clip, 1:])
+        grey = (seen[clip] + 1) * 127.5
         assert torch.allclose(grey, grey.round(), atol=1e-3) and grey.min() >= -1e-3 and grey.max() <= 255.001
-        assert (levels[clip] == 0).all()
-    pretrain_loss(model, batch, LOSS)
-    assert torch.equal(views[::2], seen["shown"][0][::2])
+        assert batch.context_level[clip] == 0
+    shown = {}
+    encode = model.encode
+    model.encode = lambda *args: shown.update(views=args[0]) or encode(*args)  # type: ignore[func-returns-value, method-assign]
+    batch.context_level[:] = 0
+    pretrain_loss(model, batch, LOSS, seen)
+    assert torch.equal(shown["views"], model.views(seen))
+
+
+def test_own_frames_are_those_of_a_roll_out_one_more_with_every_tick(model: WorldModel, store: ClipStore) -> None:
+    """Picard's iteration against one frame after the other."""
+    batch, ticks = batch_of(store, places=range(1)), 4
+    actions, noise = batch.actions, batch.noise[:, 0]
+    previous, real = model.previous_actions(actions), model.see(batch.frames, torch.float32)
+    rolled = real[:, :1]
+    for t in range(ticks):
+        so_far = own_frames(
+            model, torch.cat((rolled, real[:, t + 1 :]), 1), previous, actions, noise, LOSS.own_steps
+        )
+        rolled = torch.cat((rolled, so_far[:, t + 1 : t + 2]), 1)
+    made = real
+    for n in range(1, ticks + 1):
+        made = own_frames(model, made, previous, actions, noise, LOSS.own_steps)
+        assert torch.allclose(made[:, : n + 1], rolled[:, : n + 1], atol=1e-4)
+        if n < ticks:
+            assert not torch.allclose(made[:, n + 1], rolled[:, n + 1], atol=1e-3)
 
 
 def test_the_same_clips_show_own_frames_in_however_many_parts() -> None:
-    whole = own_rows(range(6), 2)
-    parts = [start + row for start in (0, 3) for row in own_rows(range(start, start + 3), 2)]
+    whole = own_rows(range(6), 0.5)
+    parts = [start + row for start in (0, 2, 4) for row in own_rows(range(start, start + 2), 0.5)]
     assert whole == tuple(parts) == (1, 3, 5)
+    assert own_rows(range(6), 0.67) == (1, 2, 4, 5)
+    assert own_rows(range(6), 1) == tuple(range(6))
     assert own_rows(range(6), 0) == ()
 
 

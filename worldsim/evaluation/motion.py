@@ -17,7 +17,7 @@ from worldsim.engine.precision import pick_device, pick_dtype
 from worldsim.evaluation.moments import Moment
 from worldsim.evaluation.reading import Reading, distance
 from worldsim.evaluation.subject import Subject, spread
-from worldsim.training.loss import own_frames
+from worldsim.training.own import own_frames
 
 SPEEDS = (0.0, 0.4, 1.0, 2.0, 3.0)  # lower edges, pixels a tick
 TURN = 0.5  # px a tick of change in velocity: more than a reader's noise, less than any bounce
@@ -63,7 +63,7 @@ def _one_ahead(subject: Subject, moments: list[Moment]) -> NDArray[np.uint8]:
         frames = torch.from_numpy(np.concatenate((moment.start.frames, moment.frames)))[None].to(device)
         actions = torch.from_numpy(np.concatenate((moment.start.actions, moment.actions)))[None].to(device)
         clean = model.see(frames, dtype)
-        previous = torch.cat((torch.full_like(actions[:, :1], model.no_action), actions), 1)
+        previous = model.previous_actions(actions)
         generator = torch.Generator().manual_seed(settings.seed + number)
         noise = torch.randn(1, actions.shape[1], c.tokens, c.patch_dim, generator=generator).to(device, dtype)
         made = own_frames(model, clean, previous, actions, noise, settings.steps or world.config.steps)

@@ -37,6 +37,10 @@ class WorldModel(nn.Module):
         """Layers with keys and values in the ring."""
         return self.config.encoder_layers
 
+    def previous_actions(self, actions: Tensor) -> Tensor:
+        """Actions [B, T-1] after a clip's frames but the last to those before each of its frames [B, T]."""
+        return torch.cat((torch.full_like(actions[:, :1], self.no_action), actions), 1)
+
     def patchify(self, frames: Tensor) -> Tensor:
         """Frames [..., H, W, 3] to patches [..., L, P]."""
         c = self.config

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from worldsim.data.clips import ClipStore
 from worldsim.model.config import ModelConfig
-from worldsim.training.loss import Batch, LossConfig, own_rows, shift_levels
+from worldsim.training.loss import Batch, LossConfig, shift_levels
+from worldsim.training.own import own_rows
 
 _AHEAD = 4  # batches made in advance for a device that is faster than one thread of the CPU
 
@@ -76,7 +77,7 @@ def _make_row(
     # 1 - u: a level of exactly 0 has nothing to denoise.
     u = (1 - rng.random((loss.draws, steps))).astype(np.float32)
     # Unused where the context is clean and the frames are real.
-    noised = noised or bool(own_rows([place], loss.own_every))
+    noised = noised or bool(own_rows([place], loss.own_share))
     row: dict[str, NDArray[Any]] = {
         "frames": clip.frames,
         "actions": clip.actions,

@@ -100,7 +100,7 @@ def export(run: Run, folder: Path | None = None) -> World:
     model.load_state_dict(part(tensors, "ema"))
     dataset = Dataset.open(settings["data"])
     source: dict[str, Any] = dataset.config["source"]
-    clip = 2 * model.config.window
+    clip = settings["clip"]
     card = CARD.format(
         name=settings["world"],
         source=source["id"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from worldsim.engine.sampler import levels, sample
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel
 
@@ -26,7 +24,9 @@ class LossConfig:
         changed_weight: Weight of pixels that change (or are next to one that does) over that of those that stay.
         context_noise_share: Share of clips whose context is noised (GameNGen, arXiv 2408.14837).
         outcome_weight: Weight of the reward and termination cross-entropies.
-        own_every: Every so many-th clip shows the encoder the model's own frames instead of real ones; 0: none does.
+        own_share: Share of clips that show the encoder the model's own frames instead of real ones; see
+            :func:`~worldsim.training.own.own_frames`.
+        own_ticks: Those frames are 1, 2, ... or this many ticks away from real ones, in turns.
         own_steps: Denoising steps of those frames.
         own_after: Share of the run after which this begins; before it, the model's frames are no frames yet.
     """
@@ -36,9 +36,10 @@ class LossConfig:
     changed_weight: float = 16.0
     context_noise_share: float = 0.5
     outcome_weight: float = 0.1
-    own_every: int = 2
+    own_share: float = 0.67
+    own_ticks: int = 3
     own_steps: int = 2
-    own_after: float = 0.7
+    own_after: float = 0.3
 
 
 @dataclass
@@ -51,7 +52,7 @@ class Batch:
         rewards: int64 [B, T-1], sign of the reward + 1.
         terminated: int64 [B, T-1], 0 or 1.
         context_level: int64 [B], context-noise bucket of the clip.
-        context_noise: [B, T, L, P] standard normal.
+        context_noise: [B, T, L, P] standard normal; where a clip shows the model's own frames, what they are made of.
         t: [B, S, T-1] noise levels in (0, 1].
         noise: [B, S, T-1, L, P] standard normal.
     """
@@ -86,47 +87,8 @@ def change_weights(frames: Tensor, weight: float) -> Tensor:
     return (1 + (weight - 1) * near).unsqueeze(-1)
 
 
-def own_rows(places: Iterable[int], every: int) -> tuple[int, ...]:
-    """Rows of a batch, or of a process's share, that show the model's own frames: those at every so many-th place."""
-    return tuple(row for row, place in enumerate(places) if every and place % every == every - 1)
-
-
-@torch.no_grad()
-def own_frames(
-    model: WorldModel, clean: Tensor, previous: Tensor, actions: Tensor, noise: Tensor, steps: int
-) -> Tensor:
-    """Each frame as the model makes it from the real frames before it, quantised as a roll-out's are.
-
-    Shown to the encoder in place of the real frames, with the real next frame as the target, they teach it to mend what
-    the decoder does wrong instead of passing it on. All frames are made at once, each from real history, so that they
-    stay near the real play that the targets come from (a parallel form of DIAMOND's and Resampling Forcing's training
-    on own frames, arXiv 2405.12399 and 2512.15702).
-
-    Args:
-        model: Makes the frames.
-        clean: Real patches [B, T, L, P].
-        previous: Actions before each frame [B, T].
-        actions: Actions after each frame [B, T-1].
-        noise: Standard normal [B, T-1, L, P].
-        steps: Denoising steps.
-
-    Returns:
-        [B, T, L, P]: the first frame as it is, then the model's.
-    """
-    views = model.views(clean)
-    context = model.encode(views, previous, torch.zeros_like(previous))
-    scene, action = model.scene(context[:, :-1], views[:, :-1]).flatten(0, 1), actions.flatten()
-
-    def denoise(x: Tensor, t: float) -> Tensor:
-        return model.denoise(x, scene, model.modulations(x.new_full((len(x),), t), action))
-
-    made = sample(denoise, noise.flatten(0, 1), levels(steps)).float()
-    shown = ((made + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
-    return torch.cat((clean[:, :1], shown.to(clean.dtype).view_as(clean[:, 1:])), 1)
-
-
 def pretrain_loss(
-    model: WorldModel, batch: Batch, config: LossConfig, *, own: Sequence[int] = ()
+    model: WorldModel, batch: Batch, config: LossConfig, seen: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted x0 error of every next frame of every clip, plus the outcome cross-entropies.
 
@@ -134,7 +96,7 @@ def pretrain_loss(
         model: Called for ``encode``, ``decode`` and ``outcome``; its parameters' dtype is the compute dtype.
         batch: See :class:`Batch`.
         config: See :class:`LossConfig`.
-        own: Rows that show the encoder the model's own frames; see :func:`own_rows`.
+        seen: Patches [B, T, L, P] of the frames that the encoder is shown; None: those of ``batch.frames``.
 
     Returns:
         The scalar loss, and detached parts: ``denoise``, ``reward``, ``end``.
@@ -145,19 +107,10 @@ def pretrain_loss(
     steps, draws = frames_in_clip - 1, config.draws
 
     clean = model.patchify(batch.frames.to(dtype) / 127.5 - 1)  # [B, T, L, P]
-    first = torch.full_like(batch.actions[:, :1], model.no_action)
-    previous = torch.cat((first, batch.actions), 1)  # [B, T]
+    previous = model.previous_actions(batch.actions)  # [B, T]
     context_noise, bucket = batch.context_noise.to(dtype), batch.context_level
-    if own:  # these clips are as a roll-out is: the model's frames, said to be clean
-        some = torch.tensor(own, device=bucket.device)
-        noise = context_noise[some, 1:]
-        made = own_frames(model, clean[some], previous[some], batch.actions[some], noise, config.own_steps)
-        bucket = bucket.index_fill(0, some, 0)
-        seen = clean.index_copy(0, some, made)
-    else:
-        seen = clean
     level = bucket.to(dtype).view(b, 1, 1, 1) * (c.max_context_noise / max(1, c.context_levels - 1))
-    views = model.views((1 - level) * seen + level * context_noise)
+    views = model.views((1 - level) * (clean if seen is None else seen) + level * context_noise)
     context = model.encode(views, previous, bucket[:, None].expand(b, frames_in_clip))
 
     target = clean[:, None, 1:].expand(b, draws, steps, c.tokens, c.patch_dim)

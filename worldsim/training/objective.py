@@ -1,8 +1,8 @@
-"""The pretraining loss in a number format of its own, compiled whole."""
+"""What a training step computes, in a number format of its own, each part compiled whole."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,29 +10,82 @@ from torch.func import functional_call
 
 from worldsim.model.world_model import WorldModel
 from worldsim.training.loss import Batch, LossConfig, pretrain_loss
+from worldsim.training.own import own_frames
 
 
-class Objective(nn.Module):
+class Objective:
+    """The loss of a batch and the frames its clips show, computed in ``dtype`` from the model's float32 weights.
+
+    Args:
+        model: Trained; gradients go to its weights.
+        config: See :class:`~worldsim.training.loss.LossConfig`.
+        dtype: Of all that is computed.
+        compiled: Whether with torch.compile.
+    """
+
+    def __init__(self, model: WorldModel, config: LossConfig, dtype: torch.dtype, compiled: bool) -> None:
+        self.model, self.dtype = model, dtype
+        loss, tick = _Loss(model, config), _OwnTick(model, config.own_steps)
+
+        def in_dtype(module: nn.Module) -> dict[str, Tensor]:
+            return {name: weight.to(dtype) for name, weight in module.named_parameters()}
+
+        def compute_loss(seen: Tensor, *fields: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            result: tuple[Tensor, dict[str, Tensor]] = functional_call(loss, in_dtype(loss), (Batch(*fields), seen))
+            return result
+
+        @torch.no_grad()
+        def make_tick(*inputs: Tensor) -> Tensor:
+            made: Tensor = functional_call(tick, in_dtype(tick), inputs)
+            return made
+
+        self._loss = torch.compile(compute_loss) if compiled else compute_loss
+        self._tick = torch.compile(make_tick) if compiled else make_tick
+
+    def show(self, batch: Batch, own: Sequence[int], ticks: int) -> Tensor:
+        """Patches [B, T, L, P] of what the encoder is shown: real frames, and in the rows ``own`` the model's.
+
+        Those clips are as a roll-out is: said to be clean, whatever level of context noise the batch had for them.
+
+        Args:
+            batch: Its ``context_level`` is written to.
+            own: Rows, see :func:`~worldsim.training.own.own_rows`.
+            ticks: How far away from real frames; see :func:`~worldsim.training.own.own_frames`.
+        """
+        seen = self.model.see(batch.frames, self.dtype)
+        if not own:
+            return seen
+        some = torch.tensor(own, device=seen.device)
+        batch.context_level[some] = 0
+        actions, noise = batch.actions[some], batch.context_noise[some, 1:].to(self.dtype)
+        previous, made = self.model.previous_actions(actions), seen[some]
+        for _ in range(ticks):
+            made = self._tick(made, previous, actions, noise)
+        return seen.index_copy_(0, some, made)
+
+    def loss(self, batch: Batch, seen: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """See :func:`~worldsim.training.loss.pretrain_loss`."""
+        result: tuple[Tensor, dict[str, Tensor]] = self._loss(seen, *vars(batch).values())
+        return result
+
+
+class _Loss(nn.Module):
     """The loss as a module, so that it can be called with its parameters in another number format."""
 
     def __init__(self, model: WorldModel, config: LossConfig) -> None:
         super().__init__()
         self.model, self.config = model, config
 
-    def forward(self, batch: Batch, own: tuple[int, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        return pretrain_loss(self.model, batch, self.config, own=own)
+    def forward(self, batch: Batch, seen: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return pretrain_loss(self.model, batch, self.config, seen)
 
 
-def make_objective(
-    model: WorldModel, config: LossConfig, dtype: torch.dtype, compiled: bool
-) -> Callable[[Batch, tuple[int, ...]], tuple[Tensor, dict[str, Tensor]]]:
-    """The loss of a batch, computed in ``dtype`` with gradients to the model's float32 weights."""
-    objective = Objective(model, config)
+class _OwnTick(nn.Module):
+    """One tick of own frames, likewise."""
 
-    def loss(own: tuple[int, ...], *fields: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        weights = {name: weight.to(dtype) for name, weight in objective.named_parameters()}
-        result: tuple[Tensor, dict[str, Tensor]] = functional_call(objective, weights, (Batch(*fields), own))
-        return result
+    def __init__(self, model: WorldModel, steps: int) -> None:
+        super().__init__()
+        self.model, self.steps = model, steps
 
-    run = torch.compile(loss) if compiled else loss
-    return lambda batch, own: run(own, *vars(batch).values())
+    def forward(self, seen: Tensor, previous: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
+        return own_frames(self.model, seen, previous, actions, noise, self.steps)

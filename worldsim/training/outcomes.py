@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from worldsim.data.clips import Clip, ClipStore
 from worldsim.model.outcome import OutcomeHead
 from worldsim.model.world_model import WorldModel
-from worldsim.training.loss import own_frames, own_rows
+from worldsim.training.own import own_frames, own_rows
 
 _TOGETHER = 8  # clips that are encoded at a time
 
@@ -93,7 +93,7 @@ def gather_contexts(
         drawn = [store.draw(seed, number, place, event=event_at(store.events, number, place)) for place in places]
         rewards.append(torch.from_numpy(np.sign([clip.rewards for clip, _ in drawn]).astype(np.int64) + 1))
         ends.append(torch.from_numpy(np.stack([clip.terminated for clip, _ in drawn]).astype(np.int64)))
-        own = own_rows(places, 2)
+        own = own_rows(places, 0.5)
         parts = []
         for i in range(0, len(drawn), _TOGETHER):
             these = drawn[i : i + _TOGETHER]
@@ -110,7 +110,7 @@ def _encode(
     frames = torch.from_numpy(np.stack([clip.frames for clip, _ in drawn])).to(device)
     actions = torch.from_numpy(np.stack([clip.actions for clip, _ in drawn])).to(device)
     seen = frozen.patchify(frames.to(dtype) / 127.5 - 1)
-    previous = torch.cat((torch.full_like(actions[:, :1], frozen.no_action), actions), 1)
+    previous = frozen.previous_actions(actions)
     if own:
         generators = [torch.Generator().manual_seed(int(drawn[i][1].integers(2**62))) for i in own]
         noise = torch.stack([torch.randn(seen[0, 1:].shape, generator=generator) for generator in generators])

@@ -23,10 +23,11 @@ from worldsim.training.batches import stream
 from worldsim.training.checkpoint import all_finite, load_checkpoint, named, part, save_checkpoint
 from worldsim.training.export import build_world
 from worldsim.training.grid import roll_out_grid
-from worldsim.training.loss import LossConfig, own_rows
-from worldsim.training.objective import make_objective
+from worldsim.training.loss import LossConfig
+from worldsim.training.objective import Objective
 from worldsim.training.optimizer import Optimizer, OptimizerConfig, schedule, update_ema
 from worldsim.training.outcomes import OutcomesConfig, gather_contexts, outcome_loss
+from worldsim.training.own import own_rows
 from worldsim.training.parallel import Ranks
 from worldsim.training.progress import Scalars, held_out_error
 from worldsim.training.run import Run
@@ -53,7 +54,8 @@ class PretrainConfig:
     run: Path | None = None
     init: str | None = None
     steps: int = 8000
-    batch: int = 4
+    batch: int = 3
+    clip: int | None = None
     seed: int = 0
     sampling_steps: int = 2
     device: str = "cpu"
@@ -65,6 +67,17 @@ class PretrainConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     outcomes: OutcomesConfig = field(default_factory=OutcomesConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+
+    def frames(self, window: int) -> int:
+        """Frames in a clip.
+
+        Raises:
+            RunError: fewer than two windows: a roll-out would see what training never showed.
+        """
+        frames = self.clip or 3 * window
+        if frames < 2 * window:
+            raise RunError(f"clip={frames} is less than two windows of {window} frames: give clip={2 * window} or more")
+        return frames
 
 
 class Trainer:
@@ -84,8 +97,7 @@ class Trainer:
         size = {"height": source["height"], "width": source["width"]}
         self.shape = from_dict(ModelConfig, {"num_actions": len(self.dataset.actions), **size, **config.model})
         self.run = Run(config.run or home() / "runs" / config.world)
-        clip = 2 * self.shape.window
-        self.clips = ClipStore(self.dataset, self.dataset.train, clip)
+        self.clips = ClipStore(self.dataset, self.dataset.train, config.frames(self.shape.window))
         self.model = init_weights(WorldModel(self.shape), config.seed).to(self.device)
         if config.init and not self.run.checkpoint.exists():
             adopt_weights(self.model, config.init, self.run)
@@ -108,6 +120,7 @@ class Trainer:
         config = self.config
         told = asdict(config) | {
             "model": asdict(self.shape),
+            "clip": self.clips.length,
             "data": str(self.dataset.folder.resolve()),
             "run": str(self.run.folder),
             "commands": {
@@ -156,18 +169,20 @@ class Trainer:
             return
         from tqdm import tqdm
 
-        objective = make_objective(self.model, config.loss, self.dtype, config.compile)
+        objective = Objective(self.model, config.loss, self.dtype, config.compile)
         scalars = Scalars(self.run.folder / "tensorboard", self.step + 1) if place.leads else None
         held_out = self._held_out() if place.leads else None
         places, ahead = place.places(config.batch), range(self.step, config.steps)
+        own = own_rows(places, config.loss.own_share)
         batches = stream(self.clips, self.shape, config.loss, config.seed, ahead, places, self.device)
         bar = tqdm(
             total=config.steps, initial=self.step, unit="step", disable=not place.leads, mininterval=5, smoothing=0.05
         )
         parameters = list(self.model.parameters())
         for step, batch in batches:
-            own = own_rows(places, config.loss.own_every) if step >= config.loss.own_after * config.steps else ()
-            loss, parts = objective(batch, own)
+            begun = step >= config.loss.own_after * config.steps
+            seen = objective.show(batch, own if begun else (), 1 + step % config.loss.own_ticks)
+            loss, parts = objective.loss(batch, seen)
             loss.backward()
             place.average([p.grad for p in parameters if p.grad is not None])
             self.optimizer.step(schedule(step, config.steps, config.optimizer))

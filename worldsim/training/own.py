@@ -1,0 +1,58 @@
+"""The model's own frames as history: what a roll-out shows it, and training on real frames alone never does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from worldsim.engine.sampler import levels, sample
+from worldsim.model.world_model import WorldModel
+
+
+def own_rows(places: Iterable[int], share: float) -> tuple[int, ...]:
+    """Rows of a batch, or of a process's share of it, that show the model's own frames: evenly spread places."""
+
+    def until(place: int) -> int:  # rounded, so that three thirds are one
+        return math.floor(round(place * share, 6))
+
+    return tuple(row for row, place in enumerate(places) if until(place + 1) > until(place))
+
+
+@torch.no_grad()
+def own_frames(
+    model: WorldModel, seen: Tensor, previous: Tensor, actions: Tensor, noise: Tensor, steps: int
+) -> Tensor:
+    """Each frame as the model makes it from the frames before it, all at once, quantised as a roll-out's are.
+
+    From real frames: each is one tick away from real play. Shown to the encoder in place of the real ones, with the
+    real next frame as the target, they teach it to mend what the decoder does wrong instead of passing it on (a
+    parallel form of DIAMOND's and Resampling Forcing's training on own frames, arXiv 2405.12399 and 2512.15702).
+
+    From what an earlier call gave, with the same noise: each is one tick further away. This is Picard's iteration of
+    the roll-out whose frames are made of that noise: after n calls the first n frames are those of the roll-out, and
+    every later one is the end of n ticks of it that began at real frames.
+
+    Args:
+        model: Makes the frames.
+        seen: Patches of the frames that it sees [B, T, L, P].
+        previous: Actions before each frame [B, T].
+        actions: Actions after each frame [B, T-1].
+        noise: Standard normal [B, T-1, L, P].
+        steps: Denoising steps.
+
+    Returns:
+        [B, T, L, P]: the first frame as it is, then the model's.
+    """
+    views = model.views(seen)
+    context = model.encode(views, previous, torch.zeros_like(previous))
+    scene, action = model.scene(context[:, :-1], views[:, :-1]).flatten(0, 1), actions.flatten()
+
+    def denoise(x: Tensor, t: float) -> Tensor:
+        return model.denoise(x, scene, model.modulations(x.new_full((len(x),), t), action))
+
+    made = sample(denoise, noise.flatten(0, 1), levels(steps)).float()
+    shown = ((made + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
+    return torch.cat((seen[:, :1], shown.to(seen.dtype).view_as(seen[:, 1:])), 1)
