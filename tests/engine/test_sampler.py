@@ -10,15 +10,14 @@ from worldsim.errors import WorldsimError
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 64])
-def test_levels_fall_from_pure_noise_to_clean_and_stay_longer_near_noise(steps: int) -> None:
+def test_levels_fall_evenly_from_pure_noise_to_clean(steps: int) -> None:
     made = levels(steps)
     assert len(made) == steps + 1 and made[0] == 1.0 and made[-1] == 0.0
-    assert all(a > b for a, b in zip(made[:-1], made[1:], strict=True))
-    assert all(shifted >= plain for shifted, plain in zip(made, levels(steps, shift=1.0), strict=True))
+    assert [a - b for a, b in zip(made[:-1], made[1:], strict=True)] == pytest.approx([1 / steps] * steps)
 
 
-def test_two_steps_call_the_denoiser_at_1_and_three_quarters() -> None:
-    assert levels(2) == (1.0, 0.75, 0.0)
+def test_two_steps_call_the_denoiser_at_1_and_one_half() -> None:
+    assert levels(2) == (1.0, 0.5, 0.0)
 
 
 @pytest.mark.parametrize("steps", [0, 65, -1, 2.0, True, "2", None])

@@ -14,28 +14,25 @@ MAX_STEPS = 64
 Denoise = Callable[[Tensor, float], Tensor]
 
 
-def levels(steps: int, shift: float = 3.0) -> tuple[float, ...]:
-    """Noise levels of a sampler with ``steps`` calls of the denoiser, from 1 (pure noise) down to 0.
+def levels(steps: int) -> tuple[float, ...]:
+    """Noise levels of a sampler with ``steps`` calls of the denoiser: evenly from 1 (pure noise) down to 0.
 
-    Uniform levels u are moved towards noise by t = s u / (1 + (s - 1) u) (SD3, arXiv 2403.03206, equation
-    23), where few steps decide what the frame shows.
+    Training draws more levels near noise, but sampling must not stay there. At the first level the denoiser gives the
+    mean of all that may follow, and 0.75 is too noisy still to choose from it: no ball was served and the opponent
+    stayed a smear. With a second level of 0.5, two steps play like eight (docs/experiments/2026-11-21-fourth-pong.md).
 
     Args:
         steps: Calls of the denoiser, 1 to 64.
-        shift: s; 1 leaves the levels uniform.
 
     Returns:
         ``steps + 1`` strictly falling levels, the first 1.0 and the last 0.0.
 
     Raises:
-        WorldsimError: ``steps`` is not a whole number from 1 to 64, or ``shift`` is not positive.
+        WorldsimError: ``steps`` is not a whole number from 1 to 64.
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS:
         raise WorldsimError(f"denoising steps must be a whole number from 1 to {MAX_STEPS}, not {steps!r}")
-    if not shift > 0:
-        raise WorldsimError(f"the noise-level shift must be positive, not {shift!r}")
-    uniform = [1 - i / steps for i in range(steps + 1)]
-    return tuple(shift * u / (1 + (shift - 1) * u) for u in uniform)
+    return tuple(1 - i / steps for i in range(steps + 1))
 
 
 def sample(denoise: Denoise, noise: Tensor, levels: Sequence[float]) -> Tensor:
