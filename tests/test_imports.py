@@ -17,7 +17,7 @@ FLOORS = (
     ("errors",),
     ("schema", "locking", "machine"),
     ("configs", "assets"),
-    ("settings",),
+    ("settings", "checkpoint"),
     ("actions",),
     ("model",),
     ("start", "world_files", "world"),

@@ -21,7 +21,7 @@ from worldsim.actions import ActionTable
 from worldsim.errors import MissingExtra, StartError, WorldError
 from worldsim.model.config import ModelConfig
 from worldsim.world import Start, World, WorldConfig, list_worlds, load_world, new_world, save_world
-from worldsim.world_files import CONFIG, FORMAT, VERSION, WEIGHTS
+from worldsim.world_files import FORMAT, VERSION
 
 FILES = ("config.json", "model.safetensors", "starts.npz")
 
@@ -38,7 +38,6 @@ def edit_model(folder: Path, **values: object) -> None:
 
 def sign(folder: Path) -> None:
     """Write the checksums anew, so that what is under test is found by what it holds."""
-    import hashlib
 
     edit_config(folder, files={name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES[1:]})
 
@@ -406,23 +405,3 @@ def test_a_new_world_can_be_run_and_saved_at_once(tmp_path: Path) -> None:
     )
     session = Session(load_world(save_world(world, tmp_path / "blank")))
     assert session.reset().shape == session.step([1])[0].shape == (1, 64, 64, 3)
-
-
-def test_a_world_of_format_1_is_read_and_computes_what_it_did(make_world: Callable[..., World], tmp_path: Path) -> None:
-    """It saw single patches: the same weights, no margin, and zeros for the difference to the frame before."""
-    old = make_world(margin=0)
-    folder = save_world(old, tmp_path / "old")
-    weights = load_file(folder / WEIGHTS)
-    p = old.config.model.patch_dim
-    for name in ("encoder.patches.weight", "decoder.patches.weight"):
-        weights[name] = weights[name][:, :-p].contiguous()
-    save_file(weights, folder / WEIGHTS)
-    config = json.loads((folder / CONFIG).read_text())
-    config |= {"version": 1}
-    del config["model"]["margin"]
-    config["files"][WEIGHTS] = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    (folder / CONFIG).write_text(json.dumps(config))
-    model = load_world(folder).model
-    for name in ("encoder.patches.weight", "decoder.patches.weight"):
-        held = model.state_dict()[name]
-        assert torch.equal(held[:, :-p], weights[name].float()) and not held[:, -p:].any()

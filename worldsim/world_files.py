@@ -24,9 +24,7 @@ from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel
 from worldsim.start import Start
 
-FORMAT, VERSION = "worldsim-world", 3
-# Version 1: the networks saw single frames. Zero weights for the difference to the frame before compute the same.
-READABLE = (1, 2, VERSION)
+FORMAT, VERSION = "worldsim-world", 4
 CONFIG, WEIGHTS, STARTS, CARD = "config.json", "model.safetensors", "starts.npz", "CARD.md"
 FILES = (CONFIG, WEIGHTS, STARTS, CARD)
 
@@ -53,12 +51,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
         raise WorldError(f'{path} is not a world\'s: a world\'s {CONFIG} says "format": "{FORMAT}"')
     version = values.pop("version", None)
-    if version not in READABLE:
+    if version != VERSION:
         raise WorldError(
             f"{path} has version {version}, this worldsim reads {VERSION}: upgrade worldsim, or save it again"
         )
-    if version < 3 and isinstance(values.get("model"), dict):
-        values["model"].setdefault("margin", 0)  # version 3 brought it
     digests = values.pop("files", None)
     for name in (WEIGHTS, STARTS):
         _existing(folder / name)
@@ -80,21 +76,16 @@ def read_weights(folder: Path, config: ModelConfig) -> WorldModel:
     try:
         with safe_open(path, framework="pt") as file:
             found = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            old = found.get(_SEEN[0]) == [config.dim, config.patch_dim]
             # A damaged config must not allocate more than the weights beside it account for.
             if _least_size(config) > sum(map(math.prod, found.values())):
                 raise WorldError(f"{path} is smaller than the model in {CONFIG}: {_MEND}")
             model = bare_model(config)
             wanted = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
-            if old:
-                wanted |= {name: [wanted[name][0], wanted[name][1] - config.patch_dim] for name in _SEEN}
             odd = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
             if odd:
                 held, asked = (shapes.get(odd[0], "missing") for shapes in (found, wanted))
                 raise WorldError(f"{path} does not fit {CONFIG} ({odd[0]}: {held}, not {asked}): {_MEND}")
             weights = {name: file.get_tensor(name).float() for name in found}
-            if old:
-                weights |= _with_difference(weights, config)
     except SafetensorError as error:
         raise WorldError(f"{path} is not a safetensors file, or truncated ({error}): {_MEND}") from error
     for name, tensor in weights.items():
@@ -102,15 +93,6 @@ def read_weights(folder: Path, config: ModelConfig) -> WorldModel:
             raise WorldError(f"{path} holds NaN or infinity in {name}: {_MEND}")
     model.load_state_dict(weights)
     return model
-
-
-_SEEN = ("encoder.patches.weight", "decoder.patches.weight")  # what reads a frame, its difference last
-
-
-def _with_difference(weights: Mapping[str, torch.Tensor], config: ModelConfig) -> dict[str, torch.Tensor]:
-    """The matrices of a version 1 world that read frames, with zeros for the difference."""
-    zeros = torch.zeros(config.dim, config.patch_dim)
-    return {name: torch.cat((weights[name], zeros), 1) for name in _SEEN}
 
 
 def read_starts(folder: Path, config: ModelConfig) -> tuple[Start, ...]:

@@ -21,11 +21,12 @@ def lively(subject: Subject) -> Subject:
     model.load_state_dict(world.model.state_dict())
     frames = subject.dataset.load(subject.dataset.held_out[0]).frames
     with torch.no_grad():
-        model.heads.tokens.weight.normal_(std=1)
+        model.heads.context.weight.normal_(std=1)
         model.heads.weights.weight.normal_(std=2)
         patches = model.patchify(torch.from_numpy(frames)[None]).float() / 127.5 - 1
         still = torch.zeros(1, len(frames), dtype=torch.int64)
-        outcome_logits = model.outcome(model.encode(model.views(patches), still, still))
+        views = model.views(patches)
+        outcome_logits = model.outcome(model.encode(views, still, still), views, still + 1)
         for head, logits in zip((model.heads.reward, model.heads.end), outcome_logits, strict=True):
             head.bias -= logits.mean((0, 1))  # no class is the answer to every frame
     other = World(world.config, world.actions, model.requires_grad_(False), world.starts)
@@ -44,13 +45,19 @@ def test_predictions_are_those_of_the_full_forward_pass_tick_by_tick(
         patches = model.patchify(torch.from_numpy(episode.frames)[None]).float() / 127.5 - 1
         previous = torch.tensor([[model.no_action, *episode.actions.tolist()]])
         with torch.inference_mode():
-            reward, end = model.outcome(model.encode(model.views(patches), previous, torch.zeros_like(previous)))
-        # The frame after tick t tells its reward.
-        wanted = reward[0, 1:].argmax(-1).numpy() - 1
-        assert len(set(wanted.tolist())) > 1
-        assert (said == wanted).mean() > 0.99
-        np.testing.assert_allclose(chance, reward[0, 1:].softmax(-1), atol=1e-3)
-        assert (over == (end[0, 1:].argmax(-1) == 1).numpy()).mean() > 0.99
+            views = model.views(patches)
+            context = model.encode(views, previous, torch.zeros_like(previous))
+            # The frame after tick t tells its reward; the heads hear what they said of the tick before.
+            told, wanted = torch.ones(1, dtype=torch.int64), []
+            for t in range(1, len(episode.frames)):
+                wanted.append(model.outcome(context[:, t], views[:, t], told))
+                told = wanted[-1][0].argmax(-1)
+        reward, end = (torch.cat(logits) for logits in zip(*wanted, strict=True))
+        signs = reward.argmax(-1).numpy() - 1
+        assert len(set(signs.tolist())) > 1
+        assert (said == signs).mean() > 0.99
+        np.testing.assert_allclose(chance, reward.softmax(-1), atol=1e-3)
+        assert (over == (end.argmax(-1) == 1).numpy()).mean() > 0.99
 
 
 def test_cutting_episodes_in_stretches_leaves_no_tick_out(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:

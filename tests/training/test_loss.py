@@ -14,7 +14,7 @@ from worldsim.data.episodes import Dataset
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.training.batches import _make_row, device_noise, make_batch, stream
-from worldsim.training.loss import Batch, LossConfig, change_weights, pretrain_loss, shift_levels
+from worldsim.training.loss import Batch, LossConfig, change_weights, last_rewards, pretrain_loss, shift_levels
 from worldsim.training.objective import Objective
 from worldsim.training.outcomes import Contexts, event_at, gather_contexts, outcome_loss
 from worldsim.training.own import own_frames, own_rows
@@ -239,9 +239,9 @@ def test_the_heads_learn_from_the_same_clips_in_however_many_processes(model: Wo
     assert whole.tokens.shape == (4, 3, store.length - 1, TINY.tokens, TINY.dim)
     torch.testing.assert_close(whole.tokens, torch.cat([part.tokens for part in parts]), rtol=1e-4, atol=1e-5)
     assert torch.equal(whole.rewards, torch.cat([part.rewards for part in parts]))
-    halves = [outcome_loss(model.heads, part, 0, 7) for part in parts]
-    torch.testing.assert_close(outcome_loss(model.heads, whole, 0, 7), sum(halves) / 2, rtol=1e-4, atol=1e-5)
-    assert outcome_loss(model.heads, whole, 0, 7) != outcome_loss(model.heads, whole, 0, 8), "another of the kept clips"
+    halves = [outcome_loss(model, part, 0, 7) for part in parts]
+    torch.testing.assert_close(outcome_loss(model, whole, 0, 7), sum(halves) / 2, rtol=1e-4, atol=1e-5)
+    assert outcome_loss(model, whole, 0, 7) != outcome_loss(model, whole, 0, 8), "another of the kept clips"
 
 
 def test_kept_contexts_are_those_of_the_frames_that_rewards_led_to(model: WorldModel, store: ClipStore) -> None:
@@ -253,3 +253,8 @@ def test_kept_contexts_are_those_of_the_frames_that_rewards_led_to(model: WorldM
     with torch.no_grad():
         whole = model.encode(model.views(model.patchify(frames)), previous, torch.zeros_like(previous))
     torch.testing.assert_close(kept.tokens[0, 0], whole[0, 1:], rtol=1e-4, atol=1e-5)
+    assert torch.equal(kept.seen[0, 0], model.patchify(torch.from_numpy(clip.frames)))
+
+
+def test_the_heads_are_told_the_last_reward_and_none_before_the_first() -> None:
+    assert last_rewards(torch.tensor([[0, 2, 1, 0]])).tolist() == [[1, 0, 2, 1]]

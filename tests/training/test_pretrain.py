@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from worldsim.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from worldsim.data.episodes import Dataset
 from worldsim.errors import RunError
-from worldsim.training.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from worldsim.training.export import export
 from worldsim.training.optimizer import OptimizerConfig, schedule, split_parameters
 from worldsim.training.outcomes import OutcomesConfig
@@ -188,7 +188,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path: Path) -> None:
     save_checkpoint(path, {"w": torch.ones(3)}, {"step": 1})
     script = (
         "import resource, torch, pathlib, signal\n"
-        "from worldsim.training.checkpoint import save_checkpoint\n"
+        "from worldsim.checkpoint import save_checkpoint\n"
         "from worldsim.errors import RunError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"

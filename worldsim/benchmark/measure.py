@@ -82,9 +82,9 @@ def flops_per_tick(world: World, steps: int, batch: int) -> int:
     with torch.no_grad():
         parts = (DecodePart(model, levels(steps)), EncodePart(model), OutcomePart(model))
         with FlopCounterMode(display=False) as counter:
-            context, _, scene, _, _ = parts[1](frames, view, action, action, cache.keys, cache.values, cache.bias())
+            context, seen, scene, _, _ = parts[1](frames, view, action, action, cache.keys, cache.values, cache.bias())
             parts[0](noise, scene, action)
-            parts[2](context)
+            parts[2](context, seen, action)
     return batch * int(counter.get_total_flops())
 
 

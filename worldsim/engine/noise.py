@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import torch
 from torch import Tensor
@@ -37,10 +37,11 @@ class RowNoise:
         for row, generator in zip(rows, generators, strict=True):
             self._generators[row] = generator
 
-    def draw(self) -> Tensor:
-        """Fresh standard-normal noise, float32 [B, *shape]; valid until the next draw."""
-        for generator, row in zip(self._generators, self._rows, strict=True):
-            row.normal_(generator=generator)
+    def draw(self, idle: Container[int] = ()) -> Tensor:
+        """Fresh standard-normal noise, float32 [B, *shape]; valid until the next draw. Rows in ``idle`` draw none."""
+        for number, (generator, row) in enumerate(zip(self._generators, self._rows, strict=True)):
+            if number not in idle:
+                row.normal_(generator=generator)
         return self._buffer
 
     def states(self, rows: Sequence[int]) -> Tensor:

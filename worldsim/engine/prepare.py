@@ -64,6 +64,6 @@ def prepare_parts(
         bias = cache.bias(by_row=loaded.fixed_shapes)
         memory = action, action, cache.keys, cache.values, bias  # bucket 0 is an example of a level
         encode = loaded.prepare(EncodePart(model).eval(), (frames, view, *memory))
-        outcome = loaded.prepare(OutcomePart(model).eval(), (context,))
+        outcome = loaded.prepare(OutcomePart(model).eval(), (context, view, action))
     decode = loaded.prepare(DecodePart(model, levels).eval(), (noise.to(device), context, action))
     return Parts(loaded, tuple(levels), decode, encode, outcome)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from worldsim.engine.backends import Backend
 from worldsim.engine.cache import RingCache
@@ -21,6 +22,8 @@ from worldsim.engine.state import SessionState, checked_state, gather_state
 from worldsim.engine.stopwatch import Stopwatch
 from worldsim.errors import StartError, WorldsimError
 from worldsim.world import Start, World
+
+_Shown = TypeVar("_Shown")
 
 
 class Outcome(NamedTuple):
@@ -81,11 +84,13 @@ class Session:
         self._noise = RowNoise((c.tokens, c.patch_dim), check_seeds(seed, batch))
         self._level = torch.full((batch,), world.config.context_level, device=self.device)
         self._action = torch.zeros(batch, dtype=torch.int64)
-        self._frames = torch.zeros(batch, c.height, c.width, 3, dtype=torch.uint8)
+        self._frames = torch.zeros(batch, c.height, c.width, 3, dtype=torch.uint8, device=self.device)
         self._context = torch.zeros(batch, c.tokens, c.dim, dtype=self.dtype, device=self.device)
         self._view = torch.zeros(batch, c.tokens, c.view_dim, dtype=self.dtype, device=self.device)
+        self._told = torch.ones(batch, dtype=torch.int64, device=self.device)  # sign of the last reward, + 1
         self._started = np.zeros(batch, bool)
         self._pending = False  # a frame was rendered and not yet committed
+        self._idle: list[int] = []  # rows that were idle in it
         self._closed = False
         self._parts = self.make_parts(backend)
 
@@ -130,7 +135,25 @@ class Session:
     def frames(self) -> NDArray[np.uint8]:
         """The frames last shown, a copy, uint8 [B, H, W, 3]."""
         self._require_started("show frames")
-        return self._frames.numpy().copy()
+        return to_host(self._frames)
+
+    @property
+    def shown(self) -> Tensor:
+        """The frames last shown, uint8 [B, H, W, 3] where the networks run.
+
+        The session's own: read it before the next tick, and do not write to it.
+        """
+        self._require_started("show frames")
+        return self._frames
+
+    @property
+    def context(self) -> Tensor:
+        """The encoder's tokens of the last committed frames, [B, L, D] in the session's dtype and on its device.
+
+        The session's own: read it before the next tick, and do not write to it.
+        """
+        self._require_started("show its tokens")
+        return self._context
 
     @torch.inference_mode()
     def reset(
@@ -175,35 +198,57 @@ class Session:
             self._prime([chosen[k] for k in at], [starts[k] for k in at])
         self._scene = self.model.scene(self._context, self._view)
         self.score[chosen], self.tick[chosen], self._started[chosen] = 0, 0, True
-        return self._frames[chosen].numpy()
+        return to_host(self._frames[chosen])
 
-    @torch.inference_mode()
-    def render(self, actions: Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint8]:
+    def render(
+        self, actions: Sequence[int] | NDArray[np.integer], idle: Sequence[int] | NDArray[np.integer] = ()
+    ) -> NDArray[np.uint8]:
         """The frames that follow if these actions are taken now.
 
         Args:
             actions: Whole numbers [B].
+            idle: Rows that wait to be reset: they draw no noise and keep score and tick. What else they hold, their
+                frames too, means nothing until their reset.
 
         Returns:
             uint8 [B, H, W, 3], the caller's own.
 
         Raises:
             ActionError: wrong shape, dtype or range.
-            WorldsimError: rows never reset, a frame not yet committed, or a closed session.
+            WorldsimError: no such idle row, rows never reset, a frame not yet committed, or a closed session.
         """
+        return self._render(actions, idle, to_host)
+
+    def render_on_device(
+        self, actions: Sequence[int] | NDArray[np.integer], idle: Sequence[int] | NDArray[np.integer] = ()
+    ) -> Tensor:
+        """As :meth:`render`, without the copy to the host: uint8 [B, H, W, 3] where the networks run.
+
+        The session's own: read it before the next tick, and do not write to it.
+        """
+        return self._render(actions, idle, lambda frames: frames)
+
+    @torch.inference_mode()
+    def _render(
+        self,
+        actions: Sequence[int] | NDArray[np.integer],
+        idle: Sequence[int] | NDArray[np.integer],
+        take: Callable[[Tensor], _Shown],
+    ) -> _Shown:
         given = check_actions(actions, self.batch, len(self.world.actions))
+        waiting = check_rows(idle, self.batch) if len(idle) else []
         self._require_started("render")
         if self._pending:
             raise WorldsimError("render() was called twice: commit() the last frame first")
         with self.stopwatch("decode"):
             self._action.numpy()[:] = given
-            action, noise = self._action.to(self.device), self._noise.draw().to(self.device)
+            action, noise = self._action.to(self.device), self._noise.draw(waiting).to(self.device)
             patches = self._parts.decode(noise, self._scene, action)
         with self.stopwatch("to_uint8"):
             grey = patches.add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
             self._frames.copy_(self.model.unpatchify(grey))
-            shown = self._frames.numpy().copy()
-        self._pending = True
+            shown = take(self._frames)
+        self._idle, self._pending = waiting, True
         return shown
 
     @torch.inference_mode()
@@ -220,27 +265,34 @@ class Session:
         if not self._pending:
             raise WorldsimError("commit() was called without a rendered frame: render() first")
         with self.stopwatch("encode"):
-            frames, action, cache = self._frames.to(self.device), self._action.to(self.device), self._cache
+            frames, action, cache = self._frames, self._action.to(self.device), self._cache
             bias = cache.bias(by_row=self._parts.backend.fixed_shapes)
             self._context, self._view, self._scene, key, value = self._parts.encode(
                 frames, self._view, action, self._level, cache.keys, cache.values, bias
             )
             cache.write(key, value)
         with self.stopwatch("outcome"):
-            reward_logits, end_logits = self._parts.outcome(self._context)
-            sign = reward_logits.cpu().numpy().argmax(-1) - 1
+            reward_logits, end_logits = self._parts.outcome(self._context, self._view, self._told)
+            torch.argmax(reward_logits, -1, out=self._told)
+            sign = self._told.cpu().numpy() - 1
             terminated = end_logits.cpu().numpy().argmax(-1) == 1
+        sign[self._idle], terminated[self._idle] = 0, False
         self._pending = False
         self.tick += 1
+        self.tick[self._idle] -= 1
         self.score[:, 0] += sign > 0
         self.score[:, 1] += sign < 0
         if self.world.config.score_limit is not None:
-            terminated |= self.score.max(1) >= self.world.config.score_limit
+            over = self.score.max(1) >= self.world.config.score_limit
+            over[self._idle] = False
+            terminated |= over
         return Outcome(sign.astype(np.float32), terminated)
 
-    def step(self, actions: Sequence[int] | NDArray[np.integer]) -> tuple[NDArray[np.uint8], Outcome]:
+    def step(
+        self, actions: Sequence[int] | NDArray[np.integer], idle: Sequence[int] | NDArray[np.integer] = ()
+    ) -> tuple[NDArray[np.uint8], Outcome]:
         """:meth:`render` and :meth:`commit`."""
-        return self.render(actions), self.commit()
+        return self.render(actions, idle), self.commit()
 
     @torch.inference_mode()
     def snapshot(self, rows: Sequence[int] | NDArray[np.integer] | None = None) -> SessionState:
@@ -256,6 +308,7 @@ class Session:
             written=self._cache.written[chosen],
             context=self._context[chosen],
             view=self._view[chosen],
+            told=self._told[chosen],
             frames=self._frames[chosen],
             actions=self._action[chosen],
             generators=self._noise.states(chosen),
@@ -281,14 +334,15 @@ class Session:
         self._cache.restore(chosen, held.keys.transpose(0, 1), held.values.transpose(0, 1), state.written)
         self._context[chosen] = held.context.to(self.device)
         self._view[chosen] = held.view.to(self.device)
+        self._told[chosen] = held.told.to(self.device)
         self._scene = self.model.scene(self._context, self._view)
-        self._frames[chosen] = held.frames
+        self._frames[chosen] = held.frames.to(self.device)
         self._action[chosen] = held.actions
         self._noise.set_states(chosen, held.generators)
         self.score[chosen] = state.score
         self.tick[chosen] = state.tick
         self._started[chosen] = True
-        self._pending = state.pending
+        self._idle, self._pending = [], state.pending
 
     def close(self) -> None:
         """Let go of the buffers; anything but closing again is an error from now on."""
@@ -306,8 +360,8 @@ class Session:
         context, view = prime(self.model, cache, patches, actions.to(self.device), self._level[: len(rows)])
         if not whole:
             self._cache.adopt(rows, cache)
-        self._context[rows], self._view[rows] = context, view
-        self._frames[rows] = frames[:, -1]
+        self._context[rows], self._view[rows], self._told[rows] = context, view, 1
+        self._frames[rows] = frames[:, -1].to(self.device)
 
     def _require_open(self, what: str) -> None:
         if self._closed:
@@ -318,3 +372,9 @@ class Session:
         if not self._started.all():
             rows = ", ".join(map(str, np.flatnonzero(~self._started)))
             raise WorldsimError(f"cannot {what}: reset() row {rows} first")
+
+
+def to_host(frames: Tensor) -> NDArray[np.uint8]:
+    """Frames as an array of the caller's own."""
+    array: NDArray[np.uint8] = frames.cpu().numpy()
+    return array.copy() if frames.device.type == "cpu" else array

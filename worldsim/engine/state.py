@@ -14,7 +14,7 @@ from torch import Tensor
 from worldsim.errors import WorldsimError
 from worldsim.world import World
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +31,7 @@ class SessionState:
         written: int64 [n], frames each ring has seen.
         context: [n, L, D].
         view: [n, L, V], of the last committed frame.
+        told: int64 [n], sign of the last committed reward, + 1.
         frames: uint8 [n, H, W, 3].
         actions: int64 [n].
         generators: uint8 [n, G].
@@ -47,6 +48,7 @@ class SessionState:
     written: NDArray[np.int64]
     context: NDArray[Any]
     view: NDArray[Any]
+    told: NDArray[np.int64]
     frames: NDArray[np.uint8]
     actions: NDArray[np.int64]
     generators: NDArray[np.uint8]
@@ -95,6 +97,7 @@ def checked_state(
         "written": ((rows,), whole),
         "context": ((rows, c.tokens, c.dim), _stored(dtype)),
         "view": ((rows, c.tokens, c.view_dim), _stored(dtype)),
+        "told": ((rows,), whole),
         "frames": ((rows, c.height, c.width, 3), np.dtype(np.uint8)),
         "actions": ((rows,), whole),
         "generators": ((rows, *random), np.dtype(np.uint8)),
@@ -105,8 +108,9 @@ def checked_state(
         array = getattr(state, name)
         if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != kind:
             raise WorldsimError(f"the state's {name} is damaged: it should be {kind} {list(shape)}")
-    if state.written.min() < 1 or not 0 <= state.actions.min() <= state.actions.max() < c.num_actions:
-        raise WorldsimError("the state's frame count or action is damaged: take a new one")
+    sound = state.written.min() >= 1 and 0 <= state.told.min() <= state.told.max() <= 2
+    if not sound or not 0 <= state.actions.min() <= state.actions.max() < c.num_actions:
+        raise WorldsimError("the state's frame count, action or reward is damaged: take a new one")
     try:
         for row in state.generators:
             torch.Generator().set_state(torch.from_numpy(row.copy()))

@@ -72,6 +72,7 @@ def predict(
         begins = [max(0, first - window) for _, first in batch]
         lasts = [min(len(episodes[e]), first + STRETCH) for e, first in batch]
         cache, before = RingCache(model, len(batch)), None
+        told = torch.ones(len(batch), dtype=torch.int64, device=device)
         level = torch.full((len(batch),), subject.world.config.context_level, device=device)
         for step in range(max(last - begin for last, begin in zip(lasts, begins, strict=True)) + 1):
             # A row that is done repeats its last frame; what it says then is not used.
@@ -86,7 +87,11 @@ def predict(
                 view, torch.tensor(past, device=device), level, cache.keys, cache.values, cache.bias()
             )
             cache.write(key, value)
-            reward_logits, end_logits = (logits.float().cpu() for logits in model.outcome(context))
+            logits = model.outcome(context, view, told)
+            # As after a session's reset: nothing was told before the stretch begins.
+            inside = torch.tensor([t > first for (_, first), t in zip(batch, at, strict=True)], device=device)
+            told = torch.where(inside, logits[0].argmax(-1), 1)
+            reward_logits, end_logits = (part.float().cpu() for part in logits)
             reward, end = reward_logits.argmax(-1).numpy(), end_logits.argmax(-1).numpy()
             chance = reward_logits.softmax(-1).numpy()
             for row, ((e, first), t) in enumerate(zip(batch, at, strict=True)):

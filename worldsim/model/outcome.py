@@ -1,4 +1,4 @@
-"""Reward and end of episode, read from the encoder's tokens of the frame that was just made."""
+"""Reward and end of episode, read from the frame that was just made and the encoder's tokens of it."""
 
 from __future__ import annotations
 
@@ -6,26 +6,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldsim.model.config import ModelConfig
+
 
 class OutcomeHead(nn.Module):
-    """Sign of the reward (3-way: -1, 0, +1) and termination (2-way) from one frame's context.
+    """Sign of the reward (3-way: -1, 0, +1) and termination (2-way) of one tick.
+
+    It sees the frame itself beside the encoder's tokens, because those keep what foretells the next frame, and a ball
+    that leaves the picture foretells nothing. And it is told the sign of the last tick's reward, because a point that
+    shows for two ticks counts once: without that, it gives each of the two a half, and says neither.
 
     Tokens are pooled by a few learned attentions, so that an event anywhere in the frame can be heard.
     """
 
-    def __init__(self, dim: int, poolings: int = 4) -> None:
+    def __init__(self, config: ModelConfig, width: int = 128, poolings: int = 4) -> None:
         super().__init__()
-        self.tokens = nn.Linear(dim, dim)
-        self.weights = nn.Linear(dim, poolings)
-        self.pooled = nn.Linear(poolings * dim, dim)
-        self.reward = nn.Linear(dim, 3)
-        self.end = nn.Linear(dim, 2)
+        self.context = nn.Linear(config.dim, width)
+        self.view = nn.Linear(config.view_dim, width, bias=False)
+        self.last = nn.Embedding(3, width)
+        self.weights = nn.Linear(width, poolings)
+        self.pooled = nn.Linear(poolings * width, width)
+        self.reward = nn.Linear(width, 3)
+        self.end = nn.Linear(width, 2)
 
-    def forward(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Context [..., L, D] of obs[t+1] to the logits of reward[t] [..., 3] and terminated[t] [..., 2]."""
-        weights = (
-            self.weights(context).softmax(-2, dtype=torch.float32).to(context.dtype)
-        )  # [..., L, poolings]
-        pooled = weights.transpose(-1, -2) @ F.silu(self.tokens(context))  # [..., poolings, D]
-        pooled = F.silu(self.pooled(pooled.flatten(-2)))
+    def forward(self, context: Tensor, view: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of reward[t] [..., 3] and terminated[t] [..., 2].
+
+        Args:
+            context: [..., L, D], the encoder's tokens of obs[t+1].
+            view: [..., L, V] of obs[t+1], see :meth:`~worldsim.model.world_model.WorldModel.view`.
+            last: int64 [...], sign of reward[t-1], + 1.
+        """
+        tokens = F.silu(self.context(context) + self.view(view) + self.last(last).unsqueeze(-2))
+        weights = self.weights(tokens).softmax(-2, dtype=torch.float32).to(tokens.dtype)  # [..., L, poolings]
+        pooled = F.silu(self.pooled((weights.transpose(-1, -2) @ tokens).flatten(-2)))
         return self.reward(pooled), self.end(pooled)

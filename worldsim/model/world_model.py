@@ -17,7 +17,7 @@ class WorldModel(nn.Module):
     """A causal, action-conditioned diffusion model of one game (SCD, arXiv 2602.10095; no autoencoder).
 
     ``encode`` turns frames and the actions that led to them into contexts, ``decode`` denoises the next frame given one
-    context and the current action, ``outcome`` reads reward and termination from the context of a frame.
+    context and the current action, ``outcome`` reads reward and termination from a frame and its context.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -25,7 +25,7 @@ class WorldModel(nn.Module):
         self.config = config
         self.encoder = CausalEncoder(config)
         self.decoder = FrameDecoder(config)
-        self.heads = OutcomeHead(config.dim)
+        self.heads = OutcomeHead(config)
 
     @property
     def no_action(self) -> int:
@@ -135,9 +135,10 @@ class WorldModel(nn.Module):
         """:meth:`decode` with all that can be prepared before the action is known; see :meth:`FrameDecoder.denoise`."""
         return self.decoder.denoise(noisy, scene, modulations)
 
-    def outcome(self, context: Tensor) -> tuple[Tensor, Tensor]:
+    def outcome(self, context: Tensor, view: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of reward sign [..., 3] and termination [..., 2]; see :class:`OutcomeHead`."""
-        return self.heads(context)
+        logits: tuple[Tensor, Tensor] = self.heads(context, view, last)
+        return logits
 
     def parameter_count(self) -> int:
         """Number of parameters."""

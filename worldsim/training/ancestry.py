@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from worldsim.checkpoint import write_atomically
 from worldsim.data.episodes import Dataset
 from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel
-from worldsim.training.checkpoint import write_atomically
 from worldsim.training.run import Run
 from worldsim.world import load_world
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from worldsim.checkpoint import load_checkpoint, part
 from worldsim.data.episodes import Dataset
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel
 from worldsim.settings import command, from_dict, home
-from worldsim.training.checkpoint import load_checkpoint, part
 from worldsim.training.run import Run
 from worldsim.world import Start, World, WorldConfig, save_world
 

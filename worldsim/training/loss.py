@@ -87,6 +87,11 @@ def change_weights(frames: Tensor, weight: float) -> Tensor:
     return (1 + (weight - 1) * near).unsqueeze(-1)
 
 
+def last_rewards(rewards: Tensor) -> Tensor:
+    """Of rewards [..., T-1] as signs + 1, those of the tick before; none (1) before the first."""
+    return torch.cat((torch.ones_like(rewards[..., :1]), rewards[..., :-1]), -1)
+
+
 def pretrain_loss(
     model: WorldModel, batch: Batch, config: LossConfig, seen: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -127,7 +132,7 @@ def pretrain_loss(
     error = (x0.view_as(target).float() - target.float()).square() * weights[:, None]
     denoise = error.mean()
 
-    reward_logits, end_logits = model.outcome(context[:, 1:])
+    reward_logits, end_logits = model.outcome(context[:, 1:], views[:, 1:], last_rewards(batch.rewards))
     reward = F.cross_entropy(reward_logits.float().flatten(0, 1), batch.rewards.flatten())
     end = F.cross_entropy(end_logits.float().flatten(0, 1), batch.terminated.flatten())
     loss = denoise + config.outcome_weight * (reward + end)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from worldsim.checkpoint import write_atomically
 from worldsim.errors import RunError
-from worldsim.training.checkpoint import write_atomically
 
 PAGE = """# A worldsim training run
 

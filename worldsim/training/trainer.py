@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 
+from worldsim.checkpoint import all_finite, load_checkpoint, named, part, save_checkpoint
 from worldsim.data.clips import ClipStore
 from worldsim.data.episodes import Dataset
 from worldsim.engine.precision import pick_device, pick_dtype
@@ -20,7 +21,6 @@ from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.settings import from_dict, home
 from worldsim.training.ancestry import adopt_weights, collect_command, train_command
 from worldsim.training.batches import stream
-from worldsim.training.checkpoint import all_finite, load_checkpoint, named, part, save_checkpoint
 from worldsim.training.export import build_world
 from worldsim.training.grid import roll_out_grid
 from worldsim.training.loss import LossConfig
@@ -219,10 +219,11 @@ class Trainer:
         places, steps = place.places(config.outcomes.batch), config.loss.own_steps
         contexts = gather_contexts(frozen, self.clips, config.seed + 1, rounds, places, steps)
         for step in tqdm(range(self.step, last), desc="outcomes", unit="step", disable=quiet, mininterval=5):
-            loss = outcome_loss(heads, contexts, config.seed, step)
+            loss = outcome_loss(self.model, contexts, config.seed, step)
             loss.backward()
             place.average([p.grad for p in heads.parameters() if p.grad is not None])
-            self.optimizer.step((last - step) / config.outcomes.steps)
+            rate = config.outcomes.lr / config.optimizer.adam_lr
+            self.optimizer.step(rate * (last - step) / config.outcomes.steps)
             update_ema(self.ema.heads.parameters(), heads.parameters(), step, 0.98)
             self.step = step + 1
             if scalars and (self.step % 20 == 0 or self.step == last):
