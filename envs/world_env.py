@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from worldsim.engine.session import Session
 from worldsim.engine.state import SessionState
+from worldsim.envs.observation import Observer
 from worldsim.errors import ActionError, StartError, WorldsimError
 from worldsim.world import World, load_world
 
@@ -45,10 +46,10 @@ class EnvState:
     over: bool
 
 
-class WorldEnv(gym.Env[NDArray[np.uint8], np.int64]):
+class WorldEnv(gym.Env[NDArray[Any], np.int64]):
     """The dream of a world, behind the interface of the game it was learned from.
 
-    Observations are uint8 [H, W, 3] frames; rewards are -1, 0 or +1 a tick; ``terminated`` is what the world
+    Observations are frames, see ``obs_type``; rewards are -1, 0 or +1 a tick; ``terminated`` is what the world
     predicts, or a side at its score limit; ``truncated`` is set after the world's own longest episode,
     however many ticks a step has.
 
@@ -60,7 +61,8 @@ class WorldEnv(gym.Env[NDArray[np.uint8], np.int64]):
         steps: Denoising steps per frame, 1 to 64; the world's own choice if not given.
         action_repeat: Ticks an action is held; rewards add up, and the last frame is the observation.
         max_ticks: Ticks after which an episode is truncated; the world's own if not given, 0 for never.
-        device, dtype: See :class:`~worldsim.engine.session.Session`.
+        obs_type: ``"rgb"``, ``"gray"`` or ``"latent"``, see :class:`~worldsim.envs.observation.Observer`.
+        device, dtype, backend: See :class:`~worldsim.engine.session.Session`.
 
     Raises:
         WorldError: no such world, or a bad one.
@@ -76,34 +78,29 @@ class WorldEnv(gym.Env[NDArray[np.uint8], np.int64]):
         steps: int | None = None,
         action_repeat: int = 1,
         max_ticks: int | None = None,
+        obs_type: str = "rgb",
         device: str = "cpu",
         dtype: str | None = None,
+        backend: str = "eager",
     ) -> None:
-        if render_mode not in (None, *self.metadata["render_modes"]):
-            raise WorldsimError(
-                f"render_mode {render_mode!r} is not supported: use 'rgb_array', or play.py for a window"
-            )
-        if isinstance(action_repeat, bool) or not isinstance(action_repeat, int) or action_repeat < 1:
-            raise WorldsimError(f"action_repeat must be a whole number from 1 on, not {action_repeat!r}")
-        if max_ticks is not None and (isinstance(max_ticks, bool) or not isinstance(max_ticks, int) or max_ticks < 0):
-            raise WorldsimError(f"max_ticks must be a whole number from 0 on, or none, not {max_ticks!r}")
+        check_settings(render_mode, action_repeat, max_ticks)
         self.world = world if isinstance(world, World) else load_world(world)
         config = self.world.config
         self.render_mode = render_mode
         self.action_repeat = action_repeat
         self.max_ticks = config.max_episode_steps if max_ticks is None else max_ticks
         self.metadata = {**self.metadata, "render_fps": config.fps / action_repeat}
-        shape = (config.model.height, config.model.width, 3)
-        self.observation_space = spaces.Box(0, 255, shape, np.uint8)
+        self._observer = Observer(self.world, obs_type)
+        self.observation_space = self._observer.space
         self.action_space = spaces.Discrete(len(self.world.actions))
-        self.session = Session(self.world, steps=steps, device=device, dtype=dtype)
+        self.session = Session(self.world, steps=steps, device=device, dtype=dtype, backend=backend)
         self._seeded = False
         self._over: bool | None = None  # None: never reset
         self._closed = False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    ) -> tuple[NDArray[Any], dict[str, Any]]:
         """Start an episode.
 
         Args:
@@ -115,18 +112,15 @@ class WorldEnv(gym.Env[NDArray[np.uint8], np.int64]):
             StartError: an unknown option or start, or frames and actions that do not fit this world.
         """
         self._require_open("reset")
-        options = options or {}
-        unknown = [key for key in options if key != "start"]
-        if unknown:
-            raise StartError(f"unknown reset option {unknown[0]!r}: the one there is, is 'start'")
+        options = check_options(options, ("start",))
         super().reset(seed=seed)
         if seed is None and not self._seeded:
             seed = int(self.np_random.integers(2**63))
         frames = self.session.reset(start=options.get("start"), seed=seed)
         self._seeded, self._over = True, False
-        return frames[0], self._info(Latency(0.0, {}))
+        return self._observer.array(self.session, frames)[0], self._info(Latency(0.0, {}))
 
-    def step(self, action: int | np.integer) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+    def step(self, action: int | np.integer) -> tuple[NDArray[Any], float, bool, bool, dict[str, Any]]:
         """Take an action for ``action_repeat`` ticks, or until the episode ends.
 
         Raises:
@@ -151,7 +145,8 @@ class WorldEnv(gym.Env[NDArray[np.uint8], np.int64]):
                 break
         self._over = terminated or truncated
         latency = Latency(stages["decode"] + stages["to_uint8"], stages)
-        return frames[0], reward, terminated, truncated, self._info(latency)
+        observation = self._observer.array(self.session, frames)[0]
+        return observation, reward, terminated, truncated, self._info(latency)
 
     def render(self) -> NDArray[np.uint8] | None:
         """The current frame, uint8 [H, W, 3].
@@ -187,11 +182,11 @@ class WorldEnv(gym.Env[NDArray[np.uint8], np.int64]):
             raise ResetNeeded("call env.reset() before env.clone_state()")
         return EnvState(STATE_VERSION, self.session.snapshot(), self._over)
 
-    def restore_state(self, state: EnvState) -> NDArray[np.uint8]:
+    def restore_state(self, state: EnvState) -> NDArray[Any]:
         """Continue from a cloned state, of this environment or another of the same world.
 
         Returns:
-            The state's frame, uint8 [H, W, 3].
+            The state's observation.
 
         Raises:
             WorldsimError: a state of another world, version or dtype, or a damaged one. The environment is as
@@ -204,7 +199,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], np.int64]):
             )
         self.session.restore(state.session)
         self._over, self._seeded = bool(state.over), True
-        return self.session.frames[0]
+        return self._observer.array(self.session, self.session.frames)[0]
 
     def _info(self, latency: Latency) -> dict[str, Any]:
         score, tick = self.session.score[0], self.session.tick[0]
@@ -213,3 +208,29 @@ class WorldEnv(gym.Env[NDArray[np.uint8], np.int64]):
     def _require_open(self, what: str) -> None:
         if self._closed:
             raise ClosedEnvironmentError(f"cannot {what}: the environment is closed, make a new one")
+
+
+def check_settings(render_mode: str | None, action_repeat: int, max_ticks: int | None) -> None:
+    """What environments of one row and of many are told alike.
+
+    Raises:
+        WorldsimError: one of them is out of range.
+    """
+    if render_mode not in (None, *WorldEnv.metadata["render_modes"]):
+        raise WorldsimError(f"render_mode {render_mode!r} is not supported: use 'rgb_array', or play.py for a window")
+    if isinstance(action_repeat, bool) or not isinstance(action_repeat, int) or action_repeat < 1:
+        raise WorldsimError(f"action_repeat must be a whole number from 1 on, not {action_repeat!r}")
+    if max_ticks is not None and (isinstance(max_ticks, bool) or not isinstance(max_ticks, int) or max_ticks < 0):
+        raise WorldsimError(f"max_ticks must be a whole number from 0 on, or none, not {max_ticks!r}")
+
+
+def check_options(options: dict[str, Any] | None, known: tuple[str, ...]) -> dict[str, Any]:
+    """The options of a reset.
+
+    Raises:
+        StartError: one that there is not.
+    """
+    unknown = [key for key in options or {} if key not in known]
+    if unknown:
+        raise StartError(f"unknown reset option {unknown[0]!r}: there is {', '.join(map(repr, known))}")
+    return dict(options or {})
