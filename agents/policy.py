@@ -1,0 +1,195 @@
+"""A policy network, what it is fed in the dream and in the real game alike, and its file."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from worldsim.checkpoint import write_atomically
+from worldsim.engine.cache import RingCache
+from worldsim.engine.precision import pick_device, pick_dtype
+from worldsim.envs.observation import Observer, grey
+from worldsim.errors import WorldsimError
+from worldsim.schema import from_dict
+from worldsim.world import World
+
+STACK = 4  # grey frames that a convolutional policy sees at once
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """What a policy was trained on, and its shape; it travels with the weights.
+
+    Attributes:
+        world: Name of the world.
+        fingerprint: Of its weights. A policy on the tokens of one world's encoder is of no use with another's.
+        obs_type: ``"latent"`` (tokens of the encoder) or ``"gray"`` (the last four frames).
+        shape: Of one observation.
+        actions: Names of the actions, in order.
+        action_repeat: Ticks an action is held.
+        width: Of the hidden layers.
+    """
+
+    world: str
+    fingerprint: str
+    obs_type: str
+    shape: tuple[int, ...]
+    actions: tuple[str, ...]
+    action_repeat: int = 2
+    width: int = 256
+
+
+def _layer(layer: nn.Linear | nn.Conv2d, scale: float = math.sqrt(2)) -> nn.Module:
+    nn.init.orthogonal_(layer.weight, scale)
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class Policy(nn.Module):
+    """Actor and critic on one body: an MLP for tokens, the convolutions of the DQN paper for stacked frames."""
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        self.config = config
+        if config.obs_type == "latent":
+            self.body = nn.Sequential(
+                nn.Flatten(),
+                _layer(nn.Linear(math.prod(config.shape), config.width)),
+                nn.LayerNorm(config.width),
+                nn.ReLU(),
+                _layer(nn.Linear(config.width, config.width)),
+                nn.ReLU(),
+            )
+        elif config.obs_type == "gray":
+            convolutions = nn.Sequential(
+                _layer(nn.Conv2d(STACK, 32, 8, 4)),
+                nn.ReLU(),
+                _layer(nn.Conv2d(32, 64, 4, 2)),
+                nn.ReLU(),
+                _layer(nn.Conv2d(64, 64, 3, 1)),
+                nn.ReLU(),
+                nn.Flatten(),
+            )
+            size = convolutions(torch.zeros(1, *config.shape)).shape[1]
+            self.body = nn.Sequential(convolutions, _layer(nn.Linear(size, config.width)), nn.ReLU())
+        else:
+            raise WorldsimError(f"a policy sees 'latent' or 'gray', not {config.obs_type!r}")
+        self.actor = _layer(nn.Linear(config.width, len(config.actions)), 0.01)
+        self.critic = _layer(nn.Linear(config.width, 1), 1.0)
+
+    def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [N, actions] and values [N] of observations [N, ...]."""
+        seen = observations.float()
+        features = self.body(seen / 255 if self.config.obs_type == "gray" else seen)
+        return self.actor(features), self.critic(features).squeeze(-1)
+
+    @torch.no_grad()
+    def act(self, observations: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Actions int64 [N]: drawn with a generator, without one the likeliest."""
+        logits, _ = self(observations)
+        if generator is None:
+            return logits.argmax(-1)
+        return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(-1)
+
+    def save(self, path: Path, **facts: Any) -> None:
+        """Write weights, config and further facts, atomically."""
+        held = {name: weight.detach().cpu().contiguous() for name, weight in self.state_dict().items()}
+        write_atomically(path, save(held, {"worldsim-policy": json.dumps({"config": asdict(self.config), **facts})}))
+
+
+def load_policy(path: Path) -> tuple[Policy, dict[str, Any]]:
+    """A policy and the facts it was saved with.
+
+    Raises:
+        WorldsimError: not a policy's file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts: dict[str, Any] = json.loads((file.metadata() or {})["worldsim-policy"])
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        policy = Policy(from_dict(PolicyConfig, facts.pop("config")))
+        policy.load_state_dict(weights)
+    except (SafetensorError, KeyError, ValueError, OSError, RuntimeError) as error:
+        raise WorldsimError(f"{path} is not a whole policy: train one, python -m worldsim.agents.ppo") from error
+    return policy.eval(), facts
+
+
+class Stack:
+    """The last grey frames of every row, uint8 [N, 4, H, W]; of a row that begins, its first frame four times."""
+
+    def __init__(self, first: Tensor) -> None:
+        self.frames = first[:, None].repeat(1, STACK, 1, 1)
+
+    def push(self, frames: Tensor, begun: NDArray[np.bool_] | None = None) -> Tensor:
+        """Take the next frames [N, H, W]; ``begun`` marks rows that they are the first of."""
+        self.frames = torch.cat((self.frames[:, 1:], frames[:, None]), 1)
+        if begun is not None and begun.any():
+            rows = torch.from_numpy(begun)
+            self.frames[rows] = frames[rows, None].expand(-1, STACK, -1, -1)
+        return self.frames
+
+
+class Watcher:
+    """Turns real frames into what a policy was trained on: grey stacks, or the tokens of the world's own encoder.
+
+    Args:
+        world: Whose encoder.
+        policy: What it is for.
+        rows: Games side by side.
+        device, dtype: Of the encoder.
+
+    Raises:
+        WorldsimError: the policy was trained on another world's tokens.
+    """
+
+    def __init__(
+        self, world: World, policy: PolicyConfig, rows: int, device: str = "cpu", dtype: str | None = None
+    ) -> None:
+        if policy.obs_type == "latent" and policy.fingerprint != world.fingerprint:
+            raise WorldsimError(f"the policy sees with another {world.name!r} than this one: train it anew")
+        self._device = pick_device(device)
+        self._dtype = pick_dtype(dtype, self._device)
+        self._model = world.model_on(self._device, self._dtype)
+        self._observer = Observer(world, policy.obs_type)
+        self._latent = policy.obs_type == "latent"
+        self._cache = RingCache(self._model, rows)
+        self._level = torch.full((rows,), world.config.context_level, device=self._device)
+        self._view: Tensor | None = None
+        self._stack: Stack | None = None
+
+    @torch.inference_mode()
+    def watch(self, frames: NDArray[np.uint8], actions: NDArray[np.int64] | None) -> None:
+        """See frames [N, H, W, 3] that followed from actions [N]; ``None`` for the first frames of all rows."""
+        shown = torch.from_numpy(frames)
+        if not self._latent:
+            return  # grey frames are stacked by decision, not by tick
+        model = self._model
+        before = torch.full_like(self._level, model.no_action)
+        if actions is not None:
+            before = torch.from_numpy(actions).to(self._device)
+        self._view = model.view(model.see(shown.to(self._device), self._dtype), self._view)
+        cache = self._cache
+        context, key, value = model.encode_step(self._view, before, self._level, cache.keys, cache.values, cache.bias())
+        cache.write(key, value)
+        self._context = context
+
+    def observe(self, frames: NDArray[np.uint8]) -> Tensor:
+        """Observations [N, ...] for the next decision, of the frames that were watched last."""
+        if self._latent:
+            return self._observer.pool(self._context)
+        shades = grey(torch.from_numpy(frames))
+        if self._stack is None:
+            self._stack = Stack(shades)
+            return self._stack.frames
+        return self._stack.push(shades)

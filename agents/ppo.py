@@ -1,0 +1,300 @@
+"""Proximal policy optimisation in a dream (PPO, arXiv 1707.06347), one file: ``python -m worldsim.agents.ppo``.
+
+The agent takes no step in the real game. Advantages are those of arXiv 1506.02438; a row that is cut off rather than
+over is bootstrapped from its last observation.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from worldsim.agents.policy import Policy, PolicyConfig, Stack
+from worldsim.checkpoint import load_checkpoint, named, part, save_checkpoint, write_atomically
+from worldsim.envs.vector_env import WorldVectorEnv
+from worldsim.errors import MissingExtra, RunError, WorldsimError
+from worldsim.settings import command, from_dict, home
+from worldsim.world import load_world
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """What ``configs/ppo.yaml`` explains.
+
+    Attributes:
+        world, run: Where to learn, and the folder that is written to.
+        total_steps: Decisions over all rows.
+        envs, rollout: Rows, and decisions of each between two updates.
+        epochs, minibatches: Passes over a roll-out, and parts of each.
+        lr, gamma, gae_lambda, clip, entropy, value, max_grad_norm: PPO's own, named as in the paper.
+        obs_type, action_repeat, max_episode_steps: Of the environment; the last cuts episodes before drift adds up.
+        denoising_steps, backend, device, dtype, threads, seed: How the dream runs.
+        save_seconds: Between two checkpoints.
+    """
+
+    world: str
+    run: Path | None = None
+    total_steps: int = 1_000_000
+    envs: int = 32
+    rollout: int = 64
+    epochs: int = 3
+    minibatches: int = 4
+    lr: float = 3e-4
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    clip: float = 0.1
+    entropy: float = 0.01
+    value: float = 0.5
+    max_grad_norm: float = 0.5
+    obs_type: str = "latent"
+    action_repeat: int = 2
+    max_episode_steps: int = 900
+    denoising_steps: int | None = None
+    backend: str = "eager"
+    device: str = "cpu"
+    dtype: str | None = None
+    threads: int | None = None
+    seed: int = 0
+    save_seconds: float = 60
+
+    def __post_init__(self) -> None:
+        for name in ("total_steps", "envs", "rollout", "epochs", "minibatches", "max_episode_steps"):
+            if getattr(self, name) < 1:
+                raise RunError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.envs * self.rollout % self.minibatches:
+            raise RunError(f"minibatches={self.minibatches} does not divide envs x rollout: {self.envs * self.rollout}")
+
+
+def advantages(
+    rewards: Tensor, values: Tensor, over: Tensor, last: Tensor, gamma: float, lam: float
+) -> tuple[Tensor, Tensor]:
+    """Generalised advantages and returns, both [T, N] (arXiv 1506.02438, equation 16).
+
+    Args:
+        rewards: [T, N]; where a row was cut off, with the discounted value of its last observation added.
+        values: [T, N], of the observations before each action.
+        over: bool [T, N], the row's episode ended with this step.
+        last: [N], values of the observations after the last action.
+        gamma, lam: Discount, and the weight of longer looks ahead.
+    """
+    made, running = torch.zeros_like(rewards), torch.zeros_like(last)
+    following = torch.cat((values[1:], last[None]))
+    for t in reversed(range(len(rewards))):
+        goes_on = 1.0 - over[t].float()
+        surprise = rewards[t] + gamma * following[t] * goes_on - values[t]
+        running = surprise + gamma * lam * goes_on * running
+        made[t] = running
+    return made, made + values
+
+
+class Learner:
+    """One training: environment, policy, optimiser, and how it goes on after a stop."""
+
+    def __init__(self, config: PPOConfig) -> None:
+        self.config = config
+        self.world = load_world(config.world)
+        self.folder = config.run or home() / "agents" / self.world.name
+        self.env = WorldVectorEnv(
+            config.envs,
+            self.world,
+            steps=config.denoising_steps,
+            action_repeat=config.action_repeat,
+            max_episode_steps=config.max_episode_steps,
+            obs_type=config.obs_type,
+            autoreset_mode="SameStep",
+            tensors=True,
+            device=config.device,
+            dtype=config.dtype,
+            backend=config.backend,
+        )
+        shape = self.env.single_observation_space.shape
+        assert shape is not None
+        told = PolicyConfig(
+            world=self.world.name,
+            fingerprint=self.world.fingerprint,
+            obs_type=config.obs_type,
+            shape=(4, *shape) if config.obs_type == "gray" else shape,
+            actions=tuple(self.world.actions.names),
+            action_repeat=config.action_repeat,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.policy = Policy(told).to(self.env.session.device)
+        self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=config.lr, eps=1e-5)
+        self.steps = 0
+        self._begin()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The training state."""
+        return self.folder / "checkpoint.safetensors"
+
+    def _begin(self) -> None:
+        """Settings of a new run, or the state of one that goes on."""
+        free = ("run", "total_steps", "backend", "device", "dtype", "threads", "save_seconds")
+        told = {key: value for key, value in asdict(self.config).items() if key not in free}
+        told["fingerprint"] = self.world.fingerprint
+        path = self.folder / "settings.json"
+        if path.exists() and self.checkpoint.exists():
+            held = json.loads(path.read_text(encoding="utf-8"))
+            for key, value in told.items():
+                if held.get(key) != value:
+                    was = f"{key}={held.get(key)}, not {value}"
+                    raise RunError(f"{self.folder} was begun with {was}: give run=<folder>")
+            tensors, facts = load_checkpoint(self.checkpoint)
+            self.policy.load_state_dict(part(tensors, "policy"))
+            state = self.optimizer.state_dict()
+            parameters = range(len(state["param_groups"][0]["params"]))
+            moments = part(tensors, "adam")
+            state["state"] = {
+                i: {kind: moments[f"{i}.{kind}"] for kind in ("step", "exp_avg", "exp_avg_sq")} for i in parameters
+            }
+            self.optimizer.load_state_dict(state)
+            self.steps = int(facts["steps"])
+        else:
+            write_atomically(path, json.dumps(told, indent=1).encode())
+
+    def save(self) -> None:
+        """Write state and policy, atomically."""
+        states = self.optimizer.state_dict()["state"]
+        moments = {f"{i}.{kind}": value for i, held in states.items() for kind, value in held.items()}
+        tensors = named("policy", self.policy.state_dict()) | named("adam", moments)
+        save_checkpoint(self.checkpoint, tensors, {"steps": self.steps})
+        self.policy.save(self.folder / "policy.safetensors", steps=self.steps)
+
+    def train(self) -> None:
+        """Roll out and update in turns to the last step. It goes on where it stopped, in fresh episodes."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+            from tqdm import tqdm
+        except ImportError as error:
+            raise MissingExtra("tensorboard", "train") from error
+        config, env = self.config, self.env
+        generator = torch.Generator(env.session.device).manual_seed(config.seed + self.steps)
+        writer: Any = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.steps)  # type: ignore[no-untyped-call]
+        self._observation = self._first(env.reset(seed=config.seed + self.steps)[0])
+        self._returns, self._lengths = np.zeros(config.envs), np.zeros(config.envs, int)
+        started = saved = time.monotonic()
+        began = self.steps
+        bar = tqdm(total=config.total_steps, initial=self.steps, unit="step", mininterval=5)
+        while self.steps < config.total_steps:
+            batch, finished = self._roll_out(generator)
+            scalars = self._update(batch, generator)
+            self.steps += config.rollout * config.envs
+            bar.update(config.rollout * config.envs)
+            if finished:
+                scalars["episode/return"] = float(np.mean([total for total, _ in finished]))
+                scalars["episode/length"] = float(np.mean([length for _, length in finished]))
+                bar.set_postfix_str(f"return {scalars['episode/return']:.2f} of {len(finished)}")
+            scalars["steps_per_second"] = (self.steps - began) / (time.monotonic() - started)
+            for name, number in scalars.items():
+                writer.add_scalar(name, number, self.steps)
+            if time.monotonic() - saved > config.save_seconds or self.steps >= config.total_steps:
+                self.save()
+                saved = time.monotonic()
+        bar.close()
+        writer.close()
+
+    @torch.no_grad()
+    def _roll_out(self, generator: torch.Generator) -> tuple[dict[str, Tensor], list[tuple[float, int]]]:
+        """``rollout`` decisions of every row, [T, N, ...] by name, and (return, length) of the episodes that ended."""
+        config = self.config
+        store: dict[str, list[Tensor]] = {name: [] for name in ("seen", "action", "logp", "value", "reward", "over")}
+        finished: list[tuple[float, int]] = []
+        for _ in range(config.rollout):
+            logits, value = self.policy(self._observation)
+            action = torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(-1)
+            logp = logits.log_softmax(-1).gather(-1, action[:, None]).squeeze(-1)
+            seen = self._observation.clone()
+            given, reward, terminated, truncated, infos = self.env.step(action)
+            over, reward = terminated | truncated, reward.float()
+            ended = over.cpu().numpy()
+            self._returns += reward.cpu().numpy()
+            self._lengths += 1
+            finished += [(float(self._returns[row]), int(self._lengths[row])) for row in np.flatnonzero(ended)]
+            self._returns[ended], self._lengths[ended] = 0, 0
+            cut = torch.nonzero(truncated & ~terminated).flatten().tolist()
+            if cut:
+                reward[cut] += config.gamma * self._last_values(infos, cut)
+            for name, one in zip(store, (seen, action, logp, value, reward, over), strict=True):
+                store[name].append(one)
+            self._observation = self._next(given, ended)
+        batch = {name: torch.stack(parts) for name, parts in store.items()}
+        last = self.policy(self._observation)[1]
+        gains, targets = advantages(
+            batch["reward"], batch["value"], batch["over"], last, config.gamma, config.gae_lambda
+        )
+        return batch | {"gain": gains, "target": targets}, finished
+
+    def _update(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, float]:
+        """The clipped surrogate objective (equations 7 and 9), over shuffled parts of the roll-out."""
+        config = self.config
+        flat = {name: value.flatten(0, 1) for name, value in batch.items()}
+        count = len(flat["gain"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.lr * max(0.0, 1 - self.steps / config.total_steps)
+        sums: dict[str, float] = {}
+        for _ in range(config.epochs):
+            order = torch.randperm(count, generator=generator, device=flat["gain"].device)
+            for rows in order.split(count // config.minibatches):
+                part_of = {name: value[rows] for name, value in flat.items()}
+                logits, value = self.policy(part_of["seen"])
+                logs = logits.log_softmax(-1)
+                ratio = (logs.gather(-1, part_of["action"][:, None]).squeeze(-1) - part_of["logp"]).exp()
+                gain = (part_of["gain"] - part_of["gain"].mean()) / (part_of["gain"].std() + 1e-8)
+                actor = -torch.minimum(ratio * gain, ratio.clamp(1 - config.clip, 1 + config.clip) * gain).mean()
+                critic = F.mse_loss(value, part_of["target"]) / 2
+                entropy = -(logs.exp() * logs).sum(-1).mean()
+                self.optimizer.zero_grad(set_to_none=True)
+                (actor + config.value * critic - config.entropy * entropy).backward()
+                torch.nn.utils.clip_grad_norm_(self.policy.parameters(), config.max_grad_norm)
+                self.optimizer.step()
+                clipped = ((ratio.detach() - 1).abs() > config.clip).float().mean()
+                for name, one in {"actor": actor, "critic": critic, "entropy": entropy, "clipped": clipped}.items():
+                    sums[f"loss/{name}"] = sums.get(f"loss/{name}", 0.0) + float(one.detach())
+        return {name: total / (config.epochs * config.minibatches) for name, total in sums.items()}
+
+    def _first(self, given: Tensor) -> Tensor:
+        if self.config.obs_type != "gray":
+            return given
+        self._stack = Stack(given)
+        return self._stack.frames
+
+    def _next(self, given: Tensor, begun: Any) -> Tensor:
+        return self._stack.push(given, begun) if self.config.obs_type == "gray" else given
+
+    @torch.no_grad()
+    def _last_values(self, infos: dict[str, Any], rows: list[int]) -> Tensor:
+        """Values of the last observations of rows that were cut off."""
+        final = torch.stack([infos["final_obs"][row] for row in rows])
+        if self.config.obs_type == "gray":
+            final = torch.cat((self._stack.frames[rows, 1:], final[:, None]), 1)
+        values: Tensor = self.policy(final)[1]
+        return values
+
+
+@command("ppo")
+def main(settings: dict[str, Any]) -> None:
+    """Learn a policy in a dream."""
+    config = from_dict(PPOConfig, settings)
+    if config.obs_type not in ("latent", "gray"):
+        raise WorldsimError(f"obs_type {config.obs_type!r} is not one of latent, gray")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    learner = Learner(config)
+    learner.train()
+    print(f"{learner.folder / 'policy.safetensors'}: judge it with `python -m worldsim.agents.evaluate policy=<file>`")
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.exit(main())
