@@ -153,7 +153,7 @@ def test_a_state_that_does_not_belong_is_refused_and_the_session_plays_on(make_w
         "keys is damaged": replace(state, keys=state.keys[:, :1]),
         "tick is damaged": replace(state, tick=state.tick.astype(np.float64)),
         "frames is damaged": replace(state, frames=None),  # type: ignore[arg-type]
-        "action is damaged": replace(state, actions=state.actions + 3),
+        "action or reward is damaged": replace(state, actions=state.actions + 3),
         "generator is damaged": nan,
         "not a state": "state",
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from worldsim.engine.noise import RowNoise
 from worldsim.engine.precision import pick_device, pick_dtype
 from worldsim.engine.prepare import Parts, prepare_parts
 from worldsim.engine.prime import StartLike, choose_start, prime
+from worldsim.engine.referee import Outcome, Referee
 from worldsim.engine.sampler import levels
 from worldsim.engine.state import SessionState, checked_state, gather_state
 from worldsim.engine.stopwatch import Stopwatch
@@ -24,13 +25,6 @@ from worldsim.errors import StartError, WorldsimError
 from worldsim.world import Start, World
 
 _Shown = TypeVar("_Shown")
-
-
-class Outcome(NamedTuple):
-    """What followed from an action, read from the frame it led to."""
-
-    reward: NDArray[np.float32]  #: [B], -1, 0 or +1
-    terminated: NDArray[np.bool_]  #: [B]
 
 
 class Session:
@@ -50,8 +44,6 @@ class Session:
 
     Attributes:
         stopwatch: Stages ``decode`` and ``to_uint8``, from an action to its frame; ``encode`` and ``outcome`` after it.
-        score: int64 [B, 2], points rewarded with +1 and with -1 since the row's reset.
-        tick: int64 [B], committed ticks since the row's reset.
 
     Raises:
         WorldsimError: ``batch``, ``steps`` or ``seed`` is out of range.
@@ -78,8 +70,7 @@ class Session:
         self._levels = levels(world.config.steps if steps is None else steps)
         self.stopwatch = Stopwatch(sync=torch.cuda.synchronize if self.device.type == "cuda" else None)
         c = self.model.config
-        self.score = np.zeros((batch, 2), np.int64)
-        self.tick = np.zeros(batch, np.int64)
+        self._referee = Referee(batch, world.config.score_limit, self.device)
         self._cache = RingCache(self.model, batch)
         self._noise = RowNoise((c.tokens, c.patch_dim), check_seeds(seed, batch))
         self._level = torch.full((batch,), world.config.context_level, device=self.device)
@@ -87,7 +78,6 @@ class Session:
         self._frames = torch.zeros(batch, c.height, c.width, 3, dtype=torch.uint8, device=self.device)
         self._context = torch.zeros(batch, c.tokens, c.dim, dtype=self.dtype, device=self.device)
         self._view = torch.zeros(batch, c.tokens, c.view_dim, dtype=self.dtype, device=self.device)
-        self._told = torch.ones(batch, dtype=torch.int64, device=self.device)  # sign of the last reward, + 1
         self._started = np.zeros(batch, bool)
         self._pending = False  # a frame was rendered and not yet committed
         self._idle: list[int] = []  # rows that were idle in it
@@ -130,6 +120,16 @@ class Session:
         self._levels = levels(steps)
         example = self._cache, self._noise.buffer, self._view, self._context
         self._parts = prepare_parts(self._parts.backend, self.model, self._levels, *example, made=self._parts)
+
+    @property
+    def score(self) -> NDArray[np.int64]:
+        """Points rewarded with +1 and with -1 since each row's reset, int64 [B, 2]."""
+        return self._referee.score
+
+    @property
+    def tick(self) -> NDArray[np.int64]:
+        """Committed ticks since each row's reset, int64 [B]."""
+        return self._referee.tick
 
     @property
     def frames(self) -> NDArray[np.uint8]:
@@ -197,7 +197,7 @@ class Session:
             at = [k for k, one in enumerate(starts) if len(one.frames) == length]
             self._prime([chosen[k] for k in at], [starts[k] for k in at])
         self._scene = self.model.scene(self._context, self._view)
-        self.score[chosen], self.tick[chosen], self._started[chosen] = 0, 0, True
+        self._started[chosen] = True
         return to_host(self._frames[chosen])
 
     def render(
@@ -272,21 +272,10 @@ class Session:
             )
             cache.write(key, value)
         with self.stopwatch("outcome"):
-            reward_logits, end_logits = self._parts.outcome(self._context, self._view, self._told)
-            torch.argmax(reward_logits, -1, out=self._told)
-            sign = self._told.cpu().numpy() - 1
-            terminated = end_logits.cpu().numpy().argmax(-1) == 1
-        sign[self._idle], terminated[self._idle] = 0, False
+            logits = self._parts.outcome(self._context, self._view, self._referee.told)
+            outcome = self._referee.judge(*logits, self._idle)
         self._pending = False
-        self.tick += 1
-        self.tick[self._idle] -= 1
-        self.score[:, 0] += sign > 0
-        self.score[:, 1] += sign < 0
-        if self.world.config.score_limit is not None:
-            over = self.score.max(1) >= self.world.config.score_limit
-            over[self._idle] = False
-            terminated |= over
-        return Outcome(sign.astype(np.float32), terminated)
+        return outcome
 
     def step(
         self, actions: Sequence[int] | NDArray[np.integer], idle: Sequence[int] | NDArray[np.integer] = ()
@@ -308,7 +297,7 @@ class Session:
             written=self._cache.written[chosen],
             context=self._context[chosen],
             view=self._view[chosen],
-            told=self._told[chosen],
+            told=self._referee.told[chosen],
             frames=self._frames[chosen],
             actions=self._action[chosen],
             generators=self._noise.states(chosen),
@@ -334,7 +323,7 @@ class Session:
         self._cache.restore(chosen, held.keys.transpose(0, 1), held.values.transpose(0, 1), state.written)
         self._context[chosen] = held.context.to(self.device)
         self._view[chosen] = held.view.to(self.device)
-        self._told[chosen] = held.told.to(self.device)
+        self._referee.told[chosen] = held.told.to(self.device)
         self._scene = self.model.scene(self._context, self._view)
         self._frames[chosen] = held.frames.to(self.device)
         self._action[chosen] = held.actions
@@ -360,7 +349,8 @@ class Session:
         context, view = prime(self.model, cache, patches, actions.to(self.device), self._level[: len(rows)])
         if not whole:
             self._cache.adopt(rows, cache)
-        self._context[rows], self._view[rows], self._told[rows] = context, view, 1
+        self._context[rows], self._view[rows] = context, view
+        self._referee.begin(rows)
         self._frames[rows] = frames[:, -1].to(self.device)
 
     def _require_open(self, what: str) -> None:

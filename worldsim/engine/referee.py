@@ -1,0 +1,64 @@
+"""Who has scored, and when it is over: what the outcome heads say of each tick, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class Outcome(NamedTuple):
+    """What followed from an action, read from the frame it led to."""
+
+    reward: NDArray[np.float32]  #: [B], -1, 0 or +1
+    terminated: NDArray[np.bool_]  #: [B]
+
+
+class Referee:
+    """Keeps the score of every row.
+
+    Args:
+        batch: Rows.
+        score_limit: Points of a side that end an episode; ``None`` if there is no such number.
+        device: Where the heads run.
+
+    Attributes:
+        score: int64 [B, 2], points rewarded with +1 and with -1 since the row began.
+        tick: int64 [B], judged ticks since the row began.
+        told: int64 [B], sign of the last reward + 1, on the device: the heads hear it.
+    """
+
+    def __init__(self, batch: int, score_limit: int | None, device: torch.device) -> None:
+        self._limit = score_limit
+        self.score = np.zeros((batch, 2), np.int64)
+        self.tick = np.zeros(batch, np.int64)
+        self.told = torch.ones(batch, dtype=torch.int64, device=device)
+
+    def begin(self, rows: Sequence[int]) -> None:
+        """Rows start over."""
+        self.score[rows], self.tick[rows], self.told[rows] = 0, 0, 1
+
+    def judge(self, reward_logits: Tensor, end_logits: Tensor, idle: Sequence[int]) -> Outcome:
+        """The outcome of a tick.
+
+        Args:
+            reward_logits: [B, 3], of the signs -1, 0 and +1.
+            end_logits: [B, 2], of going on and of the end.
+            idle: Rows that took no part in it.
+        """
+        torch.argmax(reward_logits, -1, out=self.told)
+        self.told[idle] = 1
+        playing = np.ones(len(self.tick), bool)
+        playing[idle] = False
+        sign = self.told.cpu().numpy() - 1
+        self.tick += playing
+        self.score[:, 0] += sign > 0
+        self.score[:, 1] += sign < 0
+        terminated = end_logits.cpu().numpy().argmax(-1) == 1
+        if self._limit is not None:
+            terminated |= self.score.max(1) >= self._limit
+        return Outcome(sign.astype(np.float32), terminated & playing)
