@@ -81,7 +81,8 @@ def test_flops_are_those_of_the_matrix_products(make_world) -> None:
     encode = 2 * length * v * d + c.encoder_layers * (block + 2 * length * 4 * d * d + past)
     scene = 2 * length * (v * d + d * d)
     decode = 2 * length * 2 * p * d + c.decoder_layers * block  # noisy patches in, clean ones out
-    heads = 2 * (length * d * d + 2 * length * d * 4 + 4 * d * d + 5 * d)
+    w = d // 2
+    heads = 2 * (length * (d + v) * w + 2 * length * w * 4 + 4 * w * w + 5 * w)
     for steps in (1, 3):
         wanted = encode + scene + steps * decode + heads
         assert measure.flops_per_tick(world, steps, 2) == pytest.approx(2 * wanted, rel=0.02)

@@ -19,8 +19,9 @@ class OutcomeHead(nn.Module):
     Tokens are pooled by a few learned attentions, so that an event anywhere in the frame can be heard.
     """
 
-    def __init__(self, config: ModelConfig, width: int = 128, poolings: int = 4) -> None:
+    def __init__(self, config: ModelConfig, poolings: int = 4) -> None:
         super().__init__()
+        width = max(1, config.dim // 2)
         self.context = nn.Linear(config.dim, width)
         self.view = nn.Linear(config.view_dim, width, bias=False)
         self.last = nn.Embedding(3, width)

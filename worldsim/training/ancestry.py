@@ -44,7 +44,7 @@ def _with_margin(weights: Mapping[str, Tensor], old: ModelConfig, new: ModelConf
     """The weights of a model that computes the same from patches with a wider margin: zeros for what is new."""
     grown = dict(weights)
     edge = new.margin - old.margin
-    for name in ("encoder.patches.weight", "decoder.patches.weight"):
+    for name in ("encoder.patches.weight", "decoder.patches.weight", "heads.view.weight"):
         rest, seen = weights[name].split((weights[name].shape[1] - old.view_dim, old.view_dim), 1)
         side = old.patch + 2 * old.margin
         square = seen.view(len(seen), 2, side, side, 3)  # the frame and its difference
