@@ -328,7 +328,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 # None of the weights fit, some do, or all of them but not the larger starts.
-@pytest.mark.parametrize("size", [0, 5_000, 250_000])
+@pytest.mark.parametrize("size", [0, 5_000, 300_000])
 def test_a_disk_that_is_full_while_saving_leaves_the_old_world(
     make_world: Callable[..., World], tiny_folder: Path, size: int
 ) -> None:
@@ -340,7 +340,7 @@ def test_a_disk_that_is_full_while_saving_leaves_the_old_world(
         assert str(target) in str(error.value) and "\n" not in str(error.value)
     assert contents(tiny_folder) == old and not fresh.exists()
     assert load_world(save_world(new, tiny_folder)).starts[0].frames.shape[0] == 100
-    assert (tiny_folder / "model.safetensors").stat().st_size < 250_000 < (tiny_folder / "starts.npz").stat().st_size
+    assert (tiny_folder / "model.safetensors").stat().st_size < 300_000 < (tiny_folder / "starts.npz").stat().st_size
 
 
 def test_a_really_full_disk_leaves_the_old_world(make_world: Callable[..., World], tmp_path: Path) -> None:
