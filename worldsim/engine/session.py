@@ -272,8 +272,8 @@ class Session:
             )
             cache.write(key, value)
         with self.stopwatch("outcome"):
-            logits = self._parts.outcome(self._context, self._view, self._referee.told)
-            outcome = self._referee.judge(*logits, self._idle)
+            reward_logits, end_logits = self._parts.outcome(self._context, self._view, self._referee.told)
+            outcome = self._referee.judge(reward_logits, end_logits, self._idle)
         self._pending = False
         return outcome
 
