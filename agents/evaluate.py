@@ -188,7 +188,7 @@ def _players(config: JudgeConfig, world: World, source: SourceConfig) -> Choose:
         script = SCRIPTED.get(source.behaviour or "")
         if script is None:
             raise WorldsimError(f"source {source.name} has no scripted player: give policy=random or a file")
-        players = [script(world.actions, rng) for rng in generators]
+        players = [script(world.actions, rng, source.height) for rng in generators]
     return lambda _, states: np.array([player.act(state) for player, state in zip(players, states, strict=True)])
 
 

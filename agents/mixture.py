@@ -69,6 +69,7 @@ class Mixture:
         fps: decisions a second.
         script: name of the scripted player, or None.
         rng: everything random comes from it.
+        pixels: of its frames, each way.
 
     Raises:
         SourceError: there is no such script.
@@ -81,10 +82,12 @@ class Mixture:
         fps: float,
         script: str | None,
         rng: np.random.Generator,
+        pixels: int = 64,
     ) -> None:
         if script is not None and script not in SCRIPTED:
             raise SourceError(f"no scripted player {script!r}: there are {', '.join(SCRIPTED)}")
         self._config, self._actions, self._fps, self._rng = config, actions, fps, rng
+        self._pixels = pixels
         self._script = SCRIPTED[script] if script else None
         spans = {
             "idle": config.idle_seconds,
@@ -128,7 +131,7 @@ class Mixture:
         self._left = max(1, round(float(rng.uniform(*self._spans[kind])) * self._fps))
         self._epsilon, self._fumble_left = 0.0, 0
         if kind == "scripted" and self._script:
-            self._player = self._script(self._actions, rng)
+            self._player = self._script(self._actions, rng, self._pixels)
             low, high = config.epsilon
             steady = rng.random() < config.steady
             self._epsilon = low if steady else float(np.exp(rng.uniform(np.log(low), np.log(high))))

@@ -24,6 +24,13 @@ class Player(Protocol):
         ...
 
 
+def _in_64ths(state: State, pixels: int) -> State:
+    """Positions in frames of ``pixels`` each way as those in frames of 64, which the players' measures are of."""
+    return {
+        name: (value + 0.5) * 64 / pixels - 0.5 if name.endswith(("_x", "_y")) else value for name, value in state.items()
+    }
+
+
 def _mirrored(position: float, low: float, high: float) -> float:
     """Where something is that flew to ``position``, had it not been thrown back by walls at low and high."""
     phase = (position - low) % (2 * (high - low))
@@ -37,12 +44,12 @@ class PongPlayer:
     the paddle it hits with, whether it dodges, whether it leans on FIRE.
     """
 
-    HALF = 3.2  # half a paddle, in frame pixels
+    HALF = 3.2  # half a paddle; this and all below in 64ths of a frame
     EDGE = 56.0  # column of the player's paddle
     TOP, BOTTOM = 0.5, 62.5  # where a ball's centre turns
 
-    def __init__(self, actions: ActionTable, rng: np.random.Generator) -> None:
-        self._rng = rng
+    def __init__(self, actions: ActionTable, rng: np.random.Generator, pixels: int) -> None:
+        self._rng, self._pixels = rng, pixels
         self._plain = (actions.index("NOOP"), actions.index("UP"), actions.index("DOWN"))
         self._fire = (actions.index("FIRE"), actions.index("UPFIRE"), actions.index("DOWNFIRE"))
         self._firing = float(rng.choice([0.0, 0.1, 0.3, 1.0, 1.0, 1.0]))  # a hit with FIRE held is a fast ball
@@ -60,6 +67,7 @@ class PongPlayer:
 
     def act(self, state: State) -> int:
         """The action for this tick."""
+        state = _in_64ths(state, self._pixels)
         self._seen.append(state)
         target = self._target(self._seen[0])
         paddle, speed = state["player_y"], state["player_y"] - self._paddle
@@ -93,12 +101,12 @@ class PongPlayer:
 class BreakoutPlayer:
     """Goes where the ball will come down, serves when there is none, and aims with all parts of the paddle."""
 
-    HALF = 3.2  # half a paddle, in frame pixels
+    HALF = 3.2  # half a paddle; this and all below in 64ths of a frame
     ROW = 60.0  # where the paddle meets the ball
     LEFT, RIGHT = 3.5, 59.5  # where a ball's centre turns
 
-    def __init__(self, actions: ActionTable, rng: np.random.Generator) -> None:
-        self._rng = rng
+    def __init__(self, actions: ActionTable, rng: np.random.Generator, pixels: int) -> None:
+        self._rng, self._pixels = rng, pixels
         self._keys = tuple(actions.index(name) for name in ("NOOP", "LEFT", "RIGHT", "FIRE"))
         self._seen: deque[State] = deque(maxlen=1 + int(rng.choice([0, 0, 0, 0, 0, 0, 1, 2, 4])))
         self._reach = float(rng.choice([0.2, 0.6, 0.9, 1.1])) * self.HALF
@@ -110,6 +118,7 @@ class BreakoutPlayer:
 
     def act(self, state: State) -> int:
         """The action for this tick."""
+        state = _in_64ths(state, self._pixels)
         self._seen.append(state)
         x, y = self._seen[0]["ball_x"], self._seen[0]["ball_y"]
         right, down = x - self._ball[0], y - self._ball[1]
@@ -133,7 +142,7 @@ class BreakoutPlayer:
 class CarRacingDriver:
     """Steers towards the track ahead, at a speed of its own that may be more than the bends allow."""
 
-    def __init__(self, actions: ActionTable, rng: np.random.Generator) -> None:
+    def __init__(self, actions: ActionTable, rng: np.random.Generator, pixels: int) -> None:
         self._noop, self._right, self._left, self._gas, self._brake = (
             actions.index(name) for name in ("NOOP", "RIGHT", "LEFT", "GAS", "BRAKE")
         )
@@ -150,7 +159,8 @@ class CarRacingDriver:
         return self._gas if speed < self._speed else self._noop
 
 
-SCRIPTED: dict[str, Callable[[ActionTable, np.random.Generator], Player]] = {
+#: By the name of a source's behaviour; made of its actions, random numbers, and pixels of its frames each way.
+SCRIPTED: dict[str, Callable[[ActionTable, np.random.Generator, int], Player]] = {
     "pong": PongPlayer,
     "breakout": BreakoutPlayer,
     "carracing": CarRacingDriver,

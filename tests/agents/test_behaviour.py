@@ -71,7 +71,7 @@ def test_epsilon_is_the_share_of_random_actions(share: float) -> None:
     acts = []
     for seed in range(20):
         mixture = Mixture(config, ActionTable.numbered(PONG.names), 30.0, "pong", np.random.default_rng(seed))
-        mixture._script = lambda actions, rng: RandomPlayer(1, rng)  # always action 0
+        mixture._script = lambda actions, rng, pixels: RandomPlayer(1, rng)  # always action 0
         acts += [mixture.act(state)[0] for _ in range(3000)]
     assert np.mean(np.array(acts) != 0) == pytest.approx(share * 5 / 6, rel=0.12)
 
@@ -83,11 +83,11 @@ def test_the_pong_player_returns_balls_that_an_idle_one_misses() -> None:
     for name in ("scripted", "idle"):
         rng = np.random.default_rng(11)
         _, info = source.reset(seed=0)
-        player = PongPlayer(PONG, rng)
+        player = PongPlayer(PONG, rng, source.config.height)
         lost[name] = 0
         for tick in range(900):
             if tick % 150 == 0:
-                player = PongPlayer(PONG, rng)
+                player = PongPlayer(PONG, rng, source.config.height)
             _, reward, *_, info = source.step(player.act(info["state"]) if name == "scripted" else 0)
             lost[name] += reward < 0
     source.close()

@@ -69,7 +69,7 @@ def test_the_recording_replayed_in_the_game_is_the_same(pong: Dataset) -> None:
 def test_shapes_and_settings_are_recorded(pong: Dataset) -> None:
     assert [info.steps for info in pong.episodes] == [250, 250]
     episode = pong.load(pong.episodes[0])
-    assert episode.frames.shape == (251, 64, 64, 3)
+    assert episode.frames.shape == (251, 80, 80, 3)
     assert set(episode.state) >= {"ball_x", "ball_y", "player_y", "opponent_y"}
     assert pong.actions == load_source("pong").action_table()
     assert pong.config["source"]["id"] == "ALE/Pong-v5"

@@ -46,7 +46,7 @@ def test_a_frame_is_the_last_raw_frame_cropped_and_averaged(pong: Source) -> Non
         screen, *_ = raw.step(0)
     rng = np.random.default_rng(0)
     for _ in range(120):
-        np.testing.assert_array_equal(frame, cv2.resize(screen[34:194], (64, 64), interpolation=cv2.INTER_AREA))
+        np.testing.assert_array_equal(frame, cv2.resize(screen[34:194], (80, 80), interpolation=cv2.INTER_AREA))
         action = int(rng.integers(6))
         frame, reward, *_ = pong.step(action)
         total = 0.0
@@ -66,7 +66,7 @@ def test_a_maximum_over_two_raw_frames_can_be_asked_for() -> None:
     for _ in range(60):
         one, two = last.step(DOWN)[0], both.step(DOWN)[0]
         differ = differ or bool((one != two).any())
-        assert two.astype(int).sum() >= one.astype(int).sum() - 64 * 64 * 3  # a maximum only brightens, but rounds
+        assert two.astype(int).sum() >= one.astype(int).sum() - 80 * 80 * 3  # a maximum only brightens, but rounds
     assert differ
 
 
@@ -96,15 +96,15 @@ def test_state_is_where_the_pixels_are(pong: Source) -> None:
             if part.sum() < 60:
                 return np.nan, np.nan
             x = (part.sum(0) * np.arange(left, right)).sum() / part.sum()
-            return x, (part.sum(1) * np.arange(64)).sum() / part.sum()
+            return x, (part.sum(1) * np.arange(80)).sum() / part.sum()
 
         ball = state["ball_x"]
-        if not 4 < ball < 11:
-            np.testing.assert_allclose(centre(6, 9)[1], state["opponent_y"], atol=0.5)
-        if not 53 < ball < 61:
-            np.testing.assert_allclose(centre(55, 59)[1], state["player_y"], atol=0.5)
-        if not (ball <= 10 or ball >= 54):  # also when absent
-            np.testing.assert_allclose(centre(9, 55), (ball, state["ball_y"]), atol=0.5)
+        if not 5 < ball < 14:
+            np.testing.assert_allclose(centre(8, 11)[1], state["opponent_y"], atol=0.5)
+        if not 66 < ball < 76:
+            np.testing.assert_allclose(centre(69, 73)[1], state["player_y"], atol=0.5)
+        if not (ball <= 12 or ball >= 67):  # also when absent
+            np.testing.assert_allclose(centre(11, 69), (ball, state["ball_y"]), atol=0.5)
             seen += not np.isnan(ball)
         if tick % 8 == 0:
             up = state["ball_y"] < state["player_y"] if rng.random() < 0.7 else rng.random() < 0.5

@@ -74,7 +74,7 @@ def test_drift_compares_the_dream_with_the_real_game_under_every_policy(subject:
         assert len(found["along"]) == 2
         assert found["last"]["player present"]["real"] == 1
         assert found["last"]["player present"]["dream"] < 1
-    assert pictures["idle"].shape == (2, 64, 64, 3)
+    assert pictures["idle"].shape == (2, 80, 80, 3)
     assert set(report["points"]) == {"dream", "real"}
 
 

@@ -91,7 +91,7 @@ def test_actions_that_never_show_the_same_are_kinds_of_their_own() -> None:
 
 def test_inverse_dynamics_answers_for_every_tick_of_a_roll_out(subject: Subject, pong_data: Dataset) -> None:
     judge = InverseDynamics(pong_data, subject.effects, LESSON)
-    frames = np.zeros((FRAMES - 1 + 5, 2, 64, 64, 3), np.uint8)
+    frames = np.zeros((FRAMES - 1 + 5, 2, 80, 80, 3), np.uint8)
     assert judge.read(frames).shape == (5, 2)
     assert judge.classes(np.array([1, 4])).tolist() == [0, 1]
 

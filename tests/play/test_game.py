@@ -205,13 +205,13 @@ def test_the_panel_goes_and_comes_back_and_the_picture_keeps_its_shape(open_a_ga
 
 def test_the_autopilot_sees_the_picture_and_presses_keys() -> None:
     source = load_source("pong")
-    world = new_world("pong", ModelConfig(6, dim=32, heads=2), source.action_table(), source={"id": source.id})
+    world = new_world("pong", ModelConfig(6, 80, 80, 10, dim=32, heads=2), source.action_table(), source={"id": source.id})
     pilot = Autopilot(world, seed=1)
     pressed = []
     for turn in range(8):  # the ball comes in above the paddle on the right
-        frame = np.full((64, 64, 3), source.objects["background"]["colour"], np.uint8)
-        frame[12:14, 40 + turn] = source.objects["ball"]["colour"]
-        frame[40:47, 56:58] = source.objects["player"]["colour"]
+        frame = np.full((80, 80, 3), source.objects["background"]["colour"], np.uint8)
+        frame[12:14, 50 + turn] = source.objects["ball"]["colour"]
+        frame[50:58, 70:72] = source.objects["player"]["colour"]
         pressed += pilot.presses(turn, frame)
     assert ("up", True) in pressed and ("down", True) not in pressed
 

@@ -48,7 +48,7 @@ def play_episode(source: Source, behaviour: MixtureConfig, seed: int, limit: int
         limit: steps after which the recording is cut, or None.
     """
     rng = np.random.Generator(np.random.PCG64(seed))
-    player = Mixture(behaviour, source.actions, source.config.fps, source.config.behaviour, rng)
+    player = Mixture(behaviour, source.actions, source.config.fps, source.config.behaviour, rng, source.config.height)
     frame, info = source.reset(seed=seed)
     frames, states = [frame], [info["state"]]
     actions: list[int] = []

@@ -34,8 +34,9 @@ class Autopilot:
             )
         model = world.config.model
         self._actions = world.actions
-        self._reader = ColourReader(source.objects, model.height, model.width)
-        self._player: Player = SCRIPTED[source.behaviour](world.actions, np.random.default_rng(seed))
+        objects = world.config.source.get("objects", source.objects)
+        self._reader = ColourReader(objects, model.height, model.width)
+        self._player: Player = SCRIPTED[source.behaviour](world.actions, np.random.default_rng(seed), model.height)
         self._held: frozenset[str] = frozenset()
 
     def presses(self, turn: int, frame: NDArray[np.uint8]) -> list[tuple[str, bool]]:
