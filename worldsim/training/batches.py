@@ -74,8 +74,8 @@ def _make_row(
     steps = store.length - 1
     noised = model.context_levels > 1 and rng.random() < loss.context_noise_share
     level = int(rng.integers(1, model.context_levels)) if noised else 0
-    # 1 - u: a level of exactly 0 has nothing to denoise.
-    u = (1 - rng.random((loss.draws, steps))).astype(np.float32)
+    u = stratified(rng, loss.draws, steps)
+    own_level = rng.uniform(loss.own_level, 1, steps).astype(np.float32)
     # Unused where the context is clean and the frames are real.
     noised = noised or bool(own_rows([place], loss.own_share))
     row: dict[str, NDArray[Any]] = {
@@ -84,6 +84,7 @@ def _make_row(
         "rewards": np.sign(clip.rewards).astype(np.int64) + 1,
         "terminated": clip.terminated.astype(np.int64),
         "context_level": np.array(level),
+        "own_level": own_level,
         "t": shift_levels(u, loss.noise_shift),
     }
     if not noise:
@@ -91,6 +92,13 @@ def _make_row(
     shapes = _noise_shapes(model, loss, steps)
     context = _normal(rng, shapes["context_noise"]) if noised else np.zeros(shapes["context_noise"], np.float32)
     return row | {"context_noise": context, "noise": _normal(rng, shapes["noise"])}
+
+
+def stratified(rng: np.random.Generator, draws: int, steps: int) -> NDArray[np.float32]:
+    """Uniform numbers in (0, 1] [draws, steps]: those of one step lie in different ``draws``-ths of the interval."""
+    # 1 - u: a level of exactly 0 has nothing to denoise.
+    place = rng.permuted(np.tile(np.arange(draws)[:, None], (1, steps)), axis=0)
+    return (1 - (place + rng.random((draws, steps))) / draws).astype(np.float32)
 
 
 def _noise_shapes(model: ModelConfig, loss: LossConfig, steps: int) -> dict[str, tuple[int, ...]]:

@@ -27,17 +27,19 @@ class LossConfig:
         own_share: Share of clips that show the encoder the model's own frames instead of real ones; see
             :func:`~worldsim.training.own.own_frames`.
         own_ticks: Those frames are 1, 2, ... or this many ticks away from real ones, in turns.
+        own_level: They are made from recorded frames noised to a level between this and 1.
         own_steps: Denoising steps of those frames.
         own_after: Share of the run after which this begins; before it, the model's frames are no frames yet.
     """
 
     draws: int = 2
-    noise_shift: float = 3.0
+    noise_shift: float = 5.0
     changed_weight: float = 16.0
     context_noise_share: float = 0.5
     outcome_weight: float = 0.1
     own_share: float = 0.67
     own_ticks: int = 3
+    own_level: float = 0.5
     own_steps: int = 2
     own_after: float = 0.3
 
@@ -53,6 +55,7 @@ class Batch:
         terminated: int64 [B, T-1], 0 or 1.
         context_level: int64 [B], context-noise bucket of the clip.
         context_noise: [B, T, L, P] standard normal; where a clip shows the model's own frames, what they are made of.
+        own_level: [B, T-1] noise levels in (0, 1] that the model's own frames are made from.
         t: [B, S, T-1] noise levels in (0, 1].
         noise: [B, S, T-1, L, P] standard normal.
     """
@@ -63,6 +66,7 @@ class Batch:
     terminated: Tensor
     context_level: Tensor
     context_noise: Tensor
+    own_level: Tensor
     t: Tensor
     noise: Tensor
 

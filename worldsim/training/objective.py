@@ -58,9 +58,10 @@ class Objective:
         some = torch.tensor(own, device=seen.device)
         batch.context_level[some] = 0
         actions, noise = batch.actions[some], batch.context_noise[some, 1:].to(self.dtype)
-        previous, made = self.model.previous_actions(actions), seen[some]
+        previous, made, level = self.model.previous_actions(actions), seen[some], batch.own_level[some].to(self.dtype)
+        real = made[:, 1:]
         for _ in range(ticks):
-            made = self._tick(made, previous, actions, noise)
+            made = self._tick(made, previous, actions, noise, real, level)
         return seen.index_copy_(0, some, made)
 
     def loss(self, batch: Batch, seen: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -87,5 +88,7 @@ class _OwnTick(nn.Module):
         super().__init__()
         self.model, self.steps = model, steps
 
-    def forward(self, seen: Tensor, previous: Tensor, actions: Tensor, noise: Tensor) -> Tensor:
-        return own_frames(self.model, seen, previous, actions, noise, self.steps)
+    def forward(
+        self, seen: Tensor, previous: Tensor, actions: Tensor, noise: Tensor, real: Tensor, level: Tensor
+    ) -> Tensor:
+        return own_frames(self.model, seen, previous, actions, noise, self.steps, real, level)

@@ -23,17 +23,27 @@ def own_rows(places: Iterable[int], share: float) -> tuple[int, ...]:
 
 @torch.no_grad()
 def own_frames(
-    model: WorldModel, seen: Tensor, previous: Tensor, actions: Tensor, noise: Tensor, steps: int
+    model: WorldModel,
+    seen: Tensor,
+    previous: Tensor,
+    actions: Tensor,
+    noise: Tensor,
+    steps: int,
+    real: Tensor | None = None,
+    level: Tensor | None = None,
 ) -> Tensor:
     """Each frame as the model makes it from the frames before it, all at once, quantised as a roll-out's are.
 
-    From real frames: each is one tick away from real play. Shown to the encoder in place of the real ones, with the
-    real next frame as the target, they teach it to mend what the decoder does wrong instead of passing it on (a
-    parallel form of DIAMOND's and Resampling Forcing's training on own frames, arXiv 2405.12399 and 2512.15702).
+    Shown to the encoder in place of the real ones, with the real next frame as the target, they teach it to mend what
+    the decoder does wrong instead of passing it on (a parallel form of DIAMOND's training on own frames, arXiv
+    2405.12399). Made from pure noise (level 1), a frame may also choose another future than the recorded one: a ball
+    served elsewhere. The target then asks for what its history contradicts, and a model learns to draw both. Made from
+    the real frame noised to a lower level, it chooses as the recording did and its faults are its own (Resampling
+    Forcing, arXiv 2512.15702).
 
-    From what an earlier call gave, with the same noise: each is one tick further away. This is Picard's iteration of
-    the roll-out whose frames are made of that noise: after n calls the first n frames are those of the roll-out, and
-    every later one is the end of n ticks of it that began at real frames.
+    From what an earlier call gave, with the same noise and levels, each frame is one tick further away from real ones.
+    At level 1 this is Picard's iteration of the roll-out whose frames are made of that noise: after n calls the first
+    n frames are those of the roll-out, and every later one is the end of n ticks of it that began at real frames.
 
     Args:
         model: Makes the frames.
@@ -42,6 +52,8 @@ def own_frames(
         actions: Actions after each frame [B, T-1].
         noise: Standard normal [B, T-1, L, P].
         steps: Denoising steps.
+        real, level: Patches of the recorded next frames [B, T-1, L, P], and to which level in (0, 1] each is noised
+            [B, T-1] to be made again; None: all from pure noise.
 
     Returns:
         [B, T, L, P]: the first frame as it is, then the model's.
@@ -50,9 +62,12 @@ def own_frames(
     context = model.encode(views, previous, torch.zeros_like(previous))
     scene, action = model.scene(context[:, :-1], views[:, :-1]).flatten(0, 1), actions.flatten()
 
-    def denoise(x: Tensor, t: float) -> Tensor:
-        return model.denoise(x, scene, model.modulations(x.new_full((len(x),), t), action))
+    highest = noise.new_ones(len(action)) if level is None else level.flatten()
+    begun = noise if real is None or level is None else torch.lerp(real, noise, level[..., None, None])
 
-    made = sample(denoise, noise.flatten(0, 1), levels(steps)).float()
+    def denoise(x: Tensor, t: float) -> Tensor:  # a sampler's levels keep their ratios below any first one
+        return model.denoise(x, scene, model.modulations(t * highest, action))
+
+    made = sample(denoise, begun.flatten(0, 1), levels(steps)).float()
     shown = ((made + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
     return torch.cat((seen[:, :1], shown.to(seen.dtype).view_as(seen[:, 1:])), 1)
