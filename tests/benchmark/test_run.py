@@ -82,6 +82,10 @@ def test_flops_are_those_of_the_matrix_products(make_world) -> None:
     scene = 2 * length * (v * d + d * d)
     decode = 2 * length * 2 * p * d + c.decoder_layers * block  # noisy patches in, clean ones out
     w = d // 2
+    side, taps = c.patch + 2 * c.margin, 2 * c.margin + 1
+    wide, busy = side + taps - 1, min(c.extrapolated, length)
+    encode += 2 * busy * taps * (side * 3 * side * wide + side * wide * taps + taps * c.patch * side)
+    encode += 2 * busy * taps * c.patch * side * 3 * c.patch
     heads = 2 * (length * (d + v) * w + 2 * length * w * 4 + 4 * w * w + 5 * w)
     for steps in (1, 3):
         wanted = encode + scene + steps * decode + heads

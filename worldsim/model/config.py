@@ -14,6 +14,8 @@ class ModelConfig:
         height, width: Frame size in pixels; multiples of ``patch``.
         patch: Side of a square patch in pixels; a frame is ``(height / patch) * (width / patch)`` tokens.
         margin: Pixels around its patch that a token of a seen frame sees too.
+        extrapolated: At most so many tokens of a frame, those around which most has changed, are also told how their
+            patch changes if motion goes on; see :class:`~worldsim.model.motion.MotionExtrapolation`. 0: nobody asks.
         dim: Width of a token.
         heads: Attention heads; ``dim`` is a multiple of it.
         encoder_layers: Causal blocks, run once a frame.
@@ -29,6 +31,7 @@ class ModelConfig:
     width: int = 64
     patch: int = 8
     margin: int = 4
+    extrapolated: int = 16
     dim: int = 256
     heads: int = 4
     encoder_layers: int = 4
@@ -57,6 +60,10 @@ class ModelConfig:
             )
         if self.margin < 0:
             raise ValueError(f"model.margin must be at least 0 pixels, not {self.margin}")
+        if self.extrapolated < 0 or (self.extrapolated and not self.margin):
+            raise ValueError(
+                f"model.extrapolated must be at least 0, and 0 where model.margin is 0, not {self.extrapolated}"
+            )
         if self.dim % self.heads:
             raise ValueError(f"model.dim {self.dim} is not a multiple of model.heads {self.heads}")
         if self.window < 2:
@@ -86,8 +93,16 @@ class ModelConfig:
 
     @property
     def view_dim(self) -> int:
-        """Values that a token sees of a frame (V): an RGB patch with its margin, and its difference to before."""
-        return 6 * (self.patch + 2 * self.margin) ** 2
+        """Values that a token sees of a frame (V), see :meth:`~worldsim.model.world_model.WorldModel.view`.
+
+        A patch with margin and its change, or, with extrapolation, that patch, its change without margin, and what is due.
+        """
+        return self.seen_dim + (2 * self.patch_dim if self.extrapolated else self.seen_dim)
+
+    @property
+    def seen_dim(self) -> int:
+        """Values in an RGB patch with its margin."""
+        return 3 * (self.patch + 2 * self.margin) ** 2
 
     @property
     def head_dim(self) -> int:

@@ -58,10 +58,16 @@ class DecoderBlock(nn.Module):
 
 
 class FrameDecoder(nn.Module):
-    """Noisy patches, the context, the last frame and the action in, the clean frame out (x0-prediction)."""
+    """Noisy patches, the context, the last frame and the action in, the clean frame out (x0-prediction).
+
+    With extrapolation every pixel is a blend of what the layers draw and of the frame that follows if motion goes on, as in
+    video prediction by masks (arXiv 1605.07157). Added to that frame instead, what they draw would have to take away all that was ever drawn
+    wrong; roll-outs ran away (docs/experiments).
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.config = config
         self.patches = nn.Linear(config.patch_dim + config.view_dim, config.dim)  # noisy | last frame
         self.context = nn.Linear(config.dim, config.dim, bias=False)
         self.position = nn.Parameter(0.5 * torch.randn(config.tokens, config.dim))
@@ -70,7 +76,8 @@ class FrameDecoder(nn.Module):
         self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.decoder_layers))
         self.norm = RMSNorm(config.dim, eps=1e-6, elementwise_affine=False)
         self.modulation = nn.Linear(config.dim, 2 * config.dim)
-        self.out = nn.Linear(config.dim, config.patch_dim)
+        blends = config.patch**2 if config.extrapolated else 0
+        self.out = nn.Linear(config.dim, config.patch_dim + blends)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
         nn.init.zeros_(self.out.weight)
@@ -92,9 +99,19 @@ class FrameDecoder(nn.Module):
         return self.denoise(noisy, self.scene(context, last), self.modulations(t, action))
 
     def scene(self, context: Tensor, last: Tensor) -> Tensor:
-        """The part of the input that no noise level and no action changes: tokens [N, L, D], once a frame."""
+        """What no noise level and no action changes, once a frame.
+
+        Returns:
+            [N, L, S]: tokens of width D and, with extrapolation, the patches that follow if motion goes on (P).
+        """
         seen = F.linear(last, self.patches.weight[:, -last.shape[-1] :], self.patches.bias)
-        return seen + self.context(context) + self.position
+        tokens = seen + self.context(context) + self.position
+        if not self.config.extrapolated:
+            return tokens
+        c = self.config
+        side, inner = c.patch + 2 * c.margin, slice(c.margin, c.margin + c.patch)
+        frame = last[..., : c.seen_dim].unflatten(-1, (side, side, 3))[..., inner, inner, :].flatten(-3)
+        return torch.cat((tokens, frame + last[..., -c.patch_dim :]), -1)
 
     def modulations(self, t: Tensor, action: Tensor) -> list[Tensor]:
         """What noise levels [N] and actions [N] do, each block's [N, 6 D] and the output's [N, 2 D].
@@ -106,11 +123,18 @@ class FrameDecoder(nn.Module):
 
     def denoise(self, noisy: Tensor, scene: Tensor, modulations: Sequence[Tensor]) -> Tensor:
         """As :meth:`forward`, from :meth:`scene` and :meth:`modulations`: the least work between action and frame."""
-        x = F.linear(noisy, self.patches.weight[:, : noisy.shape[-1]]) + scene
+        dim = self.position.shape[-1]
+        x = F.linear(noisy, self.patches.weight[:, : noisy.shape[-1]]) + scene[..., :dim]
         for block, modulation in zip(self._blocks(), modulations, strict=False):
             x = block(x, modulation)
         shift, scale = modulations[-1].chunk(2, -1)
-        return self.out(modulate(self.norm(x), shift, scale))
+        drawn = self.out(modulate(self.norm(x), shift, scale))
+        if not self.config.extrapolated:
+            return drawn
+        drawn, blend = drawn.split((noisy.shape[-1], drawn.shape[-1] - noisy.shape[-1]), -1)
+        share = blend.sigmoid().unsqueeze(-1)  # [N, L, pixels, 1]
+        mixed = torch.lerp(drawn.unflatten(-1, (-1, 3)), scene[..., dim:].unflatten(-1, (-1, 3)), share)
+        return mixed.flatten(-2)
 
     def _blocks(self) -> Iterator[DecoderBlock]:
         for block in self.blocks:  # ModuleList forgets what it holds

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from worldsim.model.config import ModelConfig
 from worldsim.model.decoder import FrameDecoder
 from worldsim.model.encoder import CausalEncoder
+from worldsim.model.motion import MotionExtrapolation
 from worldsim.model.outcome import OutcomeHead
 
 
@@ -26,6 +27,7 @@ class WorldModel(nn.Module):
         self.encoder = CausalEncoder(config)
         self.decoder = FrameDecoder(config)
         self.heads = OutcomeHead(config)
+        self.motion = MotionExtrapolation(config) if config.extrapolated else None
 
     @property
     def no_action(self) -> int:
@@ -52,9 +54,9 @@ class WorldModel(nn.Module):
         return self.patchify(frames).float().div(127.5).sub(1).to(dtype)
 
     def view(self, patches: Tensor, before: Tensor | None) -> Tensor:
-        """What the networks see of a frame: each patch with its margin, beside its difference to the frame before.
+        """What the networks see of a frame: each patch with its margin, how it changed, and how it will if all goes on.
 
-        Speed is in the difference: from single frames the network must find it by attention, and learns the few paths
+        Speed is in the change: from single frames the network must find it by attention, and learns the few paths
         of a served ball by heart instead. What enters a patch within a frame is in the margin: without it, a fast ball
         was lost at the patches' borders (docs/experiments).
 
@@ -65,31 +67,56 @@ class WorldModel(nn.Module):
         Returns:
             [..., L, V].
         """
-        seen = self._wide(self._framed(patches)).reshape(*patches.shape[:-1], -1)
-        return torch.cat((seen, seen - (seen if before is None else before[..., : seen.shape[-1]])), -1)
+        seen = self._with_margin(patches, self.config.margin)
+        past = seen if before is None else before[..., : seen.shape[-1]]
+        if self.motion is None:
+            return torch.cat((seen, seen - past), -1)
+        last = self._middle(past)
+        return torch.cat((seen, patches - last, self._due(seen - past, last)), -1)
 
     def views(self, patches: Tensor) -> Tensor:
         """The views [B, T, L, V] of whole clips [B, T, L, P]."""
-        frames = self._framed(patches)
-        change = frames - torch.cat((frames[:, :1], frames[:, :-1]), 1)
-        both = self._wide(torch.stack((frames, change), 2)).movedim(2, 4)  # [B, T, rows, columns, 2, side, 3 side]
-        return both.reshape(*patches.shape[:-1], -1)
+        seen, last = self._with_margin(patches, self.config.margin), torch.cat((patches[:, :1], patches[:, :-1]), 1)
+        change = self._with_margin(patches - last, self.config.margin)
+        if self.motion is None:
+            return torch.cat((seen, change), -1)
+        return torch.cat((seen, patches - last, self._due(change, last)), -1)
 
-    def _framed(self, patches: Tensor) -> Tensor:
-        """Patches [..., L, P] to frames [..., H + 2 m, 3 (W + 2 m)] with a margin of 0, mid-grey, around them."""
+    def _due(self, change: Tensor, last: Tensor) -> Tensor:
+        """The change [..., L, P] after a change with margin [..., L, X] from patches [..., L, P], if motion goes on."""
+        assert self.motion is not None
+        pixels = last.reshape(*last.shape[:-2], -1, 3)
+        centred = (pixels - pixels.mean(-2, keepdim=True)).view_as(last)  # keeps sums of products small
+        margin = 2 * self.config.margin
+        around = self._wide(self._framed(centred, margin), margin)
+        due: Tensor = self.motion(change.reshape(-1, *change.shape[-2:]), around.reshape(-1, *around.shape[-4:]))
+        return due.view_as(last)
+
+    def _with_margin(self, patches: Tensor, margin: int) -> Tensor:
+        """Patches [..., L, P] to patches with a margin [..., L, X]; around the frame it is 0, mid-grey."""
+        return self._wide(self._framed(patches, margin), margin).reshape(*patches.shape[:-1], -1)
+
+    def _middle(self, seen: Tensor) -> Tensor:
+        """Patches with their margin [..., L, X] to patches [..., L, P]."""
+        c = self.config
+        side, inner = c.patch + 2 * c.margin, slice(c.margin, c.margin + c.patch)
+        return seen.reshape(*seen.shape[:-1], side, side, 3)[..., inner, inner, :].reshape(*seen.shape[:-1], c.patch_dim)
+
+    def _framed(self, patches: Tensor, margin: int) -> Tensor:
+        """Patches [..., L, P] to frames [..., H + 2 m, 3 (W + 2 m)] with a margin m around them."""
         c = self.config
         # Compiled for a CPU, a pad in place of the joins, or more dimensions than needed, is many times slower.
         grid = patches.reshape(*patches.shape[:-2], c.rows, c.columns, c.patch, 3 * c.patch)
         frames = grid.transpose(-3, -2).reshape(*patches.shape[:-2], c.height, 3 * c.width)
-        left = frames.new_zeros(*frames.shape[:-1], 3 * c.margin)
+        left = frames.new_zeros(*frames.shape[:-1], 3 * margin)
         frames = torch.cat((left, frames, left), -1)
-        top = frames.new_zeros(*frames.shape[:-2], c.margin, frames.shape[-1])
+        top = frames.new_zeros(*frames.shape[:-2], margin, frames.shape[-1])
         return torch.cat((top, frames, top), -2)
 
-    def _wide(self, frames: Tensor) -> Tensor:
+    def _wide(self, frames: Tensor, margin: int) -> Tensor:
         """Framed frames to every patch with its margin [..., rows, columns, side, 3 side]; nothing is copied."""
         c = self.config
-        side = c.patch + 2 * c.margin
+        side = c.patch + 2 * margin
         row = frames.ndim - 2  # OpenVINO 2026.4 does not convert a second unfold of a dimension counted from the end
         return frames.unfold(row, side, c.patch).unfold(row + 1, 3 * side, 3 * c.patch)
 

@@ -32,7 +32,9 @@ def adopt_weights(model: WorldModel, name: str, run: Run) -> None:
     parent = load_world(name)
     theirs, ours = asdict(parent.config.model), asdict(model.config)
     for key in theirs:
-        if theirs[key] != ours[key] and not (key == "margin" and theirs[key] < ours[key]):
+        # What motion is extrapolated from is within the margin, so a wider one would compute something else.
+        wider = key == "margin" and theirs[key] < ours[key] and not ours["extrapolated"]
+        if theirs[key] != ours[key] and not wider:
             raise RunError(f"init={name} has model.{key}={theirs[key]}, not {ours[key]}: give the same, or no init")
     model.load_state_dict(_with_margin(parent.model.state_dict(), parent.config.model, model.config))
     made = parent.card.partition(_MADE_BY)[2].partition("\n## ")[0].strip("\n")
@@ -44,6 +46,8 @@ def _with_margin(weights: Mapping[str, Tensor], old: ModelConfig, new: ModelConf
     """The weights of a model that computes the same from patches with a wider margin: zeros for what is new."""
     grown = dict(weights)
     edge = new.margin - old.margin
+    if not edge:
+        return grown
     for name in ("encoder.patches.weight", "decoder.patches.weight", "heads.view.weight"):
         rest, seen = weights[name].split((weights[name].shape[1] - old.view_dim, old.view_dim), 1)
         side = old.patch + 2 * old.margin

@@ -95,7 +95,9 @@ class Trainer:
         self.dataset = Dataset.open(config.data or home() / "data" / config.world, skip_bad=True)
         source = self.dataset.config["source"]
         size = {"height": source["height"], "width": source["width"]}
-        self.shape = from_dict(ModelConfig, {"num_actions": len(self.dataset.actions), **size, **config.model})
+        given = {name: value for name, value in config.model.items() if value is not None}
+        eighth = {"patch": max(1, size["height"] // 8)}
+        self.shape = from_dict(ModelConfig, {"num_actions": len(self.dataset.actions), **size, **eighth, **given})
         self.run = Run(config.run or home() / "runs" / config.world)
         self.clips = ClipStore(self.dataset, self.dataset.train, config.frames(self.shape.window))
         self.model = init_weights(WorldModel(self.shape), config.seed).to(self.device)
