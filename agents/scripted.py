@@ -26,8 +26,9 @@ class Player(Protocol):
 
 def _in_64ths(state: State, pixels: int) -> State:
     """Positions in frames of ``pixels`` each way as those in frames of 64, which the players' measures are of."""
+    scale = 64 / pixels
     return {
-        name: (value + 0.5) * 64 / pixels - 0.5 if name.endswith(("_x", "_y")) else value for name, value in state.items()
+        name: (value + 0.5) * scale - 0.5 if name.endswith(("_x", "_y")) else value for name, value in state.items()
     }
 
 

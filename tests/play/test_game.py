@@ -205,7 +205,8 @@ def test_the_panel_goes_and_comes_back_and_the_picture_keeps_its_shape(open_a_ga
 
 def test_the_autopilot_sees_the_picture_and_presses_keys() -> None:
     source = load_source("pong")
-    world = new_world("pong", ModelConfig(6, 80, 80, 10, dim=32, heads=2), source.action_table(), source={"id": source.id})
+    model = ModelConfig(6, 80, 80, 10, dim=32, heads=2)
+    world = new_world("pong", model, source.action_table(), source={"id": source.id})
     pilot = Autopilot(world, seed=1)
     pressed = []
     for turn in range(8):  # the ball comes in above the paddle on the right

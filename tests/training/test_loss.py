@@ -20,7 +20,7 @@ from worldsim.training.outcomes import Contexts, event_at, gather_contexts, outc
 from worldsim.training.own import own_frames, own_rows
 
 TINY = ModelConfig(
-    num_actions=6, height=80, width=80, patch=16, dim=32, heads=2, encoder_layers=2, decoder_layers=1, window=4, context_levels=4
+    6, height=80, width=80, patch=16, dim=32, heads=2, encoder_layers=2, decoder_layers=1, window=4, context_levels=4
 )
 LOSS = LossConfig()
 

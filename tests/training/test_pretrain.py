@@ -254,11 +254,12 @@ def test_a_run_can_start_from_a_world_and_says_so(pong_data: Dataset, straight: 
 
 
 def test_a_run_can_start_from_a_world_that_saw_a_narrower_margin(pong_data: Dataset, tmp_path: Path) -> None:
-    narrow = Trainer(config(pong_data, tmp_path / "narrow", model=SHAPE | {"margin": 1, "extrapolated": 0}, steps=2), Ranks())
+    shape = SHAPE | {"extrapolated": 0}
+    narrow = Trainer(config(pong_data, tmp_path / "narrow", model=shape | {"margin": 1}, steps=2), Ranks())
     narrow.train()
     export(narrow.run, tmp_path / "narrow_world")
     old = load_world(str(tmp_path / "narrow_world")).model
-    told = {"init": str(tmp_path / "narrow_world"), "model": SHAPE | {"margin": 3, "extrapolated": 0}}
+    told = {"init": str(tmp_path / "narrow_world"), "model": shape | {"margin": 3}}
     new = Trainer(config(pong_data, tmp_path / "wide", **told), Ranks()).model
     patches = torch.rand(2, 5, old.config.tokens, old.config.patch_dim, generator=torch.Generator().manual_seed(0))
     still = torch.zeros(2, 5, dtype=torch.int64)
@@ -270,7 +271,7 @@ def test_a_run_can_start_from_a_world_that_saw_a_narrower_margin(pong_data: Data
         frames = [model.decode(patches[:, 0], t, contexts[0], view, still[:, 0]) for model, view in seen]
         torch.testing.assert_close(*frames)
     with pytest.raises(RunError, match=r"has model.margin=1, not 0"):
-        Trainer(config(pong_data, tmp_path / "other", init=told["init"], model=SHAPE | {"margin": 0, "extrapolated": 0}), Ranks())
+        Trainer(config(pong_data, tmp_path / "other", init=told["init"], model=shape | {"margin": 0}), Ranks())
 
 
 def test_muon_takes_the_blocks_matrices_only(pong_data: Dataset, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def _fused_attention(session: Session) -> None:
 
 def _float32_ring(session: Session) -> None:
     """The ring in float32: its products are too small for bfloat16 to pay on a CPU."""
-    cache = session._cache
+    cache = session._memory.cache
     cache.keys, cache.values = cache.keys.to(session.dtype), cache.values.to(session.dtype)
 
 

@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.engine.backends import Backend
-from worldsim.engine.cache import RingCache
 from worldsim.engine.inputs import check_actions, check_rows, check_seeds
+from worldsim.engine.memory import Memory
 from worldsim.engine.noise import RowNoise
 from worldsim.engine.precision import pick_device, pick_dtype
 from worldsim.engine.prepare import Parts, prepare_parts
-from worldsim.engine.prime import StartLike, choose_start, prime
+from worldsim.engine.prime import StartLike, choose_start
 from worldsim.engine.referee import Outcome, Referee
 from worldsim.engine.sampler import levels
 from worldsim.engine.state import SessionState, checked_state, gather_state
 from worldsim.engine.stopwatch import Stopwatch
 from worldsim.errors import StartError, WorldsimError
-from worldsim.world import Start, World
+from worldsim.world import World
 
 _Shown = TypeVar("_Shown")
 
@@ -71,13 +71,8 @@ class Session:
         self.stopwatch = Stopwatch(sync=torch.cuda.synchronize if self.device.type == "cuda" else None)
         c = self.model.config
         self._referee = Referee(batch, world.config.score_limit, self.device)
-        self._cache = RingCache(self.model, batch)
+        self._memory = Memory(self.model, batch, world.config.context_level)
         self._noise = RowNoise((c.tokens, c.patch_dim), check_seeds(seed, batch))
-        self._level = torch.full((batch,), world.config.context_level, device=self.device)
-        self._action = torch.zeros(batch, dtype=torch.int64)
-        self._frames = torch.zeros(batch, c.height, c.width, 3, dtype=torch.uint8, device=self.device)
-        self._context = torch.zeros(batch, c.tokens, c.dim, dtype=self.dtype, device=self.device)
-        self._view = torch.zeros(batch, c.tokens, c.view_dim, dtype=self.dtype, device=self.device)
         self._started = np.zeros(batch, bool)
         self._pending = False  # a frame was rendered and not yet committed
         self._idle: list[int] = []  # rows that were idle in it
@@ -97,8 +92,7 @@ class Session:
         Raises:
             BackendError: there is no such backend, or it cannot be used here.
         """
-        example = self._cache, self._noise.buffer, self._view, self._context
-        return prepare_parts(backend, self.model, self._levels, *example)
+        return self._prepare(backend)
 
     def adopt(self, parts: Parts) -> None:
         """Run ticks with other parts from now on; between any two calls.
@@ -118,8 +112,7 @@ class Session:
     @steps.setter
     def steps(self, steps: int) -> None:
         self._levels = levels(steps)
-        example = self._cache, self._noise.buffer, self._view, self._context
-        self._parts = prepare_parts(self._parts.backend, self.model, self._levels, *example, made=self._parts)
+        self._parts = self._prepare(self._parts.backend, made=self._parts)
 
     @property
     def score(self) -> NDArray[np.int64]:
@@ -135,7 +128,7 @@ class Session:
     def frames(self) -> NDArray[np.uint8]:
         """The frames last shown, a copy, uint8 [B, H, W, 3]."""
         self._require_started("show frames")
-        return to_host(self._frames)
+        return to_host(self._memory.frames)
 
     @property
     def shown(self) -> Tensor:
@@ -144,7 +137,7 @@ class Session:
         The session's own: read it before the next tick, and do not write to it.
         """
         self._require_started("show frames")
-        return self._frames
+        return self._memory.frames
 
     @property
     def context(self) -> Tensor:
@@ -153,7 +146,7 @@ class Session:
         The session's own: read it before the next tick, and do not write to it.
         """
         self._require_started("show its tokens")
-        return self._context
+        return self._memory.context
 
     @torch.inference_mode()
     def reset(
@@ -192,13 +185,10 @@ class Session:
         # Nothing can be refused from here on.
         self._noise.replace(chosen, generators)
         self._pending = False
-        # Rows that start from equally many frames are primed together.
-        for length in sorted({len(one.frames) for one in starts}):
-            at = [k for k, one in enumerate(starts) if len(one.frames) == length]
-            self._prime([chosen[k] for k in at], [starts[k] for k in at])
-        self._scene = self.model.scene(self._context, self._view)
+        self._memory.begin(chosen, starts)
+        self._referee.begin(chosen)
         self._started[chosen] = True
-        return to_host(self._frames[chosen])
+        return to_host(self._memory.frames[chosen])
 
     def render(
         self, actions: Sequence[int] | NDArray[np.integer], idle: Sequence[int] | NDArray[np.integer] = ()
@@ -240,14 +230,15 @@ class Session:
         self._require_started("render")
         if self._pending:
             raise WorldsimError("render() was called twice: commit() the last frame first")
+        memory = self._memory
         with self.stopwatch("decode"):
-            self._action.numpy()[:] = given
-            action, noise = self._action.to(self.device), self._noise.draw(waiting).to(self.device)
-            patches = self._parts.decode(noise, self._scene, action)
+            memory.action.numpy()[:] = given
+            action, noise = memory.action.to(self.device), self._noise.draw(waiting).to(self.device)
+            patches = self._parts.decode(noise, memory.scene, action)
         with self.stopwatch("to_uint8"):
             grey = patches.add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-            self._frames.copy_(self.model.unpatchify(grey))
-            shown = take(self._frames)
+            memory.frames.copy_(self.model.unpatchify(grey))
+            shown = take(memory.frames)
         self._idle, self._pending = waiting, True
         return shown
 
@@ -265,14 +256,10 @@ class Session:
         if not self._pending:
             raise WorldsimError("commit() was called without a rendered frame: render() first")
         with self.stopwatch("encode"):
-            frames, action, cache = self._frames, self._action.to(self.device), self._cache
-            bias = cache.bias(by_row=self._parts.backend.fixed_shapes)
-            self._context, self._view, self._scene, key, value = self._parts.encode(
-                frames, self._view, action, self._level, cache.keys, cache.values, bias
-            )
-            cache.write(key, value)
+            self._memory.keep(self._parts.encode, by_row=self._parts.backend.fixed_shapes)
         with self.stopwatch("outcome"):
-            reward_logits, end_logits = self._parts.outcome(self._context, self._view, self._referee.told)
+            told = self._memory.context, self._memory.view, self._referee.told
+            reward_logits, end_logits = self._parts.outcome(*told)
             outcome = self._referee.judge(reward_logits, end_logits, self._idle)
         self._pending = False
         return outcome
@@ -292,14 +279,8 @@ class Session:
             world=self.world.fingerprint,
             dtype=self.dtype,
             pending=self._pending,
-            keys=self._cache.keys[:, chosen].transpose(0, 1),
-            values=self._cache.values[:, chosen].transpose(0, 1),
-            written=self._cache.written[chosen],
-            context=self._context[chosen],
-            view=self._view[chosen],
+            **self._memory.held(chosen),
             told=self._referee.told[chosen],
-            frames=self._frames[chosen],
-            actions=self._action[chosen],
             generators=self._noise.states(chosen),
             score=self.score[chosen],
             tick=self.tick[chosen],
@@ -315,18 +296,13 @@ class Session:
         """
         self._require_open("restore")
         chosen = check_rows(rows, self.batch)
-        held = checked_state(state, self.world, self.dtype, self._cache.keys.dtype, len(chosen))
+        held = checked_state(state, self.world, self.dtype, self._memory.cache.keys.dtype, len(chosen))
         if state.pending != self._pending and len(chosen) < self.batch:
             raise WorldsimError(
                 "the state and the session differ in a pending frame: restore all rows, or commit() first"
             )
-        self._cache.restore(chosen, held.keys.transpose(0, 1), held.values.transpose(0, 1), state.written)
-        self._context[chosen] = held.context.to(self.device)
-        self._view[chosen] = held.view.to(self.device)
+        self._memory.restore(chosen, vars(held))
         self._referee.told[chosen] = held.told.to(self.device)
-        self._scene = self.model.scene(self._context, self._view)
-        self._frames[chosen] = held.frames.to(self.device)
-        self._action[chosen] = held.actions
         self._noise.set_states(chosen, held.generators)
         self.score[chosen] = state.score
         self.tick[chosen] = state.tick
@@ -336,22 +312,11 @@ class Session:
     def close(self) -> None:
         """Let go of the buffers; anything but closing again is an error from now on."""
         self._closed = True
-        self._cache = self._context = self._view = self._scene = self._noise = None  # type: ignore[assignment]
+        self._memory = self._noise = None  # type: ignore[assignment]
 
-    def _prime(self, rows: list[int], starts: list[Start]) -> None:
-        """Start ``rows`` from starts of one length."""
-        whole = rows == list(range(self.batch))
-        cache = self._cache if whole else self._cache.like(len(rows))
-        cache.reset()
-        frames = torch.from_numpy(np.stack([start.frames for start in starts]))  # [n, N, H, W, 3]
-        actions = torch.from_numpy(np.stack([start.actions for start in starts]))  # [n, N-1]
-        patches = self.model.see(frames.to(self.device), self.dtype)
-        context, view = prime(self.model, cache, patches, actions.to(self.device), self._level[: len(rows)])
-        if not whole:
-            self._cache.adopt(rows, cache)
-        self._context[rows], self._view[rows] = context, view
-        self._referee.begin(rows)
-        self._frames[rows] = frames[:, -1].to(self.device)
+    def _prepare(self, backend: str | Backend, made: Parts | None = None) -> Parts:
+        example = self._memory.cache, self._noise.buffer, self._memory.view, self._memory.context
+        return prepare_parts(backend, self.model, self._levels, *example, made=made)
 
     def _require_open(self, what: str) -> None:
         if self._closed:

@@ -72,7 +72,8 @@ def policies(subject: Subject) -> dict[str, Callable[[np.random.Generator], Play
     makers: dict[str, Callable[[np.random.Generator], Player]] = {"random": lambda rng: RandomPlayer(len(table), rng)}
     script = SCRIPTED.get(subject.source.behaviour or "")
     if script and subject.reader:
-        makers["scripted"] = lambda rng: Scripted(lambda: script(table, rng, subject.source.height), subject.ticks(MANNER))
+        side = subject.source.height
+        makers["scripted"] = lambda rng: Scripted(lambda: script(table, rng, side), subject.ticks(MANNER))
     makers["idle"] = lambda rng: HeldPlayer(table.noop)
     kinds = subject.effects
     for kind, action in enumerate(kinds.first):

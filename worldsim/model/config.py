@@ -95,7 +95,7 @@ class ModelConfig:
     def view_dim(self) -> int:
         """Values that a token sees of a frame (V), see :meth:`~worldsim.model.world_model.WorldModel.view`.
 
-        A patch with margin and its change, or, with extrapolation, that patch, its change without margin, and what is due.
+        A patch with margin and its change; with extrapolation that patch, its change without margin, and what is due.
         """
         return self.seen_dim + (2 * self.patch_dim if self.extrapolated else self.seen_dim)
 

@@ -60,9 +60,9 @@ class DecoderBlock(nn.Module):
 class FrameDecoder(nn.Module):
     """Noisy patches, the context, the last frame and the action in, the clean frame out (x0-prediction).
 
-    With extrapolation every pixel is a blend of what the layers draw and of the frame that follows if motion goes on, as in
-    video prediction by masks (arXiv 1605.07157). Added to that frame instead, what they draw would have to take away all that was ever drawn
-    wrong; roll-outs ran away (docs/experiments).
+    With extrapolation every pixel is a blend of what the layers draw and of the frame that follows if motion goes on,
+    as masks blend predictions of video (arXiv 1605.07157). Were what they draw added to that frame, it would have to
+    take away whatever was drawn wrong before; such roll-outs ran away (docs/experiments).
     """
 
     def __init__(self, config: ModelConfig) -> None:

@@ -29,7 +29,8 @@ class MotionExtrapolation(nn.Module):
     displacements -v, the next change is d moved by v: it draws the thing where it goes and takes it away where it is.
     A network can learn this too, but only for each place, speed and sub-pixel phase by itself (docs/experiments).
 
-    Only the tokens around which most has changed are looked at. Displacements reach as far as the margin, so a margin of 4 follows 4 pixels a tick.
+    Only the tokens around which most has changed are looked at. Displacements reach as far as the margin: 4 pixels a
+    tick for a margin of 4. A thing of which a token sees a part at its border may be moved along itself.
     """
 
     diagonals: Tensor

@@ -100,7 +100,7 @@ class WorldModel(nn.Module):
         """Patches with their margin [..., L, X] to patches [..., L, P]."""
         c = self.config
         side, inner = c.patch + 2 * c.margin, slice(c.margin, c.margin + c.patch)
-        return seen.reshape(*seen.shape[:-1], side, side, 3)[..., inner, inner, :].reshape(*seen.shape[:-1], c.patch_dim)
+        return seen.unflatten(-1, (side, side, 3))[..., inner, inner, :].flatten(-3)
 
     def _framed(self, patches: Tensor, margin: int) -> Tensor:
         """Patches [..., L, P] to frames [..., H + 2 m, 3 (W + 2 m)] with a margin m around them."""
