@@ -22,7 +22,7 @@ from worldsim.training.own import own_frames, own_rows
 TINY = ModelConfig(
     6, height=80, width=80, patch=16, dim=32, heads=2, encoder_layers=2, decoder_layers=1, window=4, context_levels=4
 )
-LOSS = LossConfig()
+LOSS = LossConfig(context_noise_share=0.5)
 
 
 @pytest.fixture(scope="module")

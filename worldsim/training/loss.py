@@ -22,7 +22,8 @@ class LossConfig:
         draws: Noise levels drawn per encoder pass; the decoder is cheap, so several amortise it (SCD).
         noise_shift: Noise levels are t = s u / (1 + (s - 1) u), u uniform: towards pure noise, where few steps work.
         changed_weight: Weight of pixels that change (or are next to one that does) over that of those that stay.
-        context_noise_share: Share of clips whose context is noised (GameNGen, arXiv 2408.14837).
+        context_noise_share: Share of clips whose context is noised (GameNGen, arXiv 2408.14837). Not together with
+            extrapolated motion, which would carry the noise on; own frames do what it is for.
         outcome_weight: Weight of the reward and termination cross-entropies.
         own_share: Share of clips that show the encoder the model's own frames instead of real ones; see
             :func:`~worldsim.training.own.own_frames`.
@@ -35,13 +36,13 @@ class LossConfig:
     draws: int = 2
     noise_shift: float = 5.0
     changed_weight: float = 16.0
-    context_noise_share: float = 0.5
+    context_noise_share: float = 0.0
     outcome_weight: float = 0.1
     own_share: float = 0.67
-    own_ticks: int = 3
+    own_ticks: int = 2
     own_level: float = 0.5
     own_steps: int = 2
-    own_after: float = 0.3
+    own_after: float = 0.15
 
 
 @dataclass
