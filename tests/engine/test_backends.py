@@ -48,7 +48,7 @@ def test_a_backend_dreams_what_eager_float32_dreams(backend: str, make_world) ->
         actions = random.integers(0, len(world.actions), 2)
         one, two = eager.render(actions), fast.render(actions)
         assert np.abs(one.astype(int) - two.astype(int)).max() <= 1  # rounding of a last bit
-        fast._frames.copy_(eager._frames)  # the same memory, or chance would add up
+        fast._memory.frames.copy_(eager._memory.frames)  # the same memory, or chance would add up
         assert (eager.commit().reward == fast.commit().reward).all()
         left, right = eager.snapshot(), fast.snapshot()
         np.testing.assert_allclose(left.context, right.context, rtol=0, atol=1e-3)

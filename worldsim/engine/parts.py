@@ -44,7 +44,7 @@ class DecodePart(nn.Module):
 
         Args:
             noise: Standard normal, float32 [B, L, P].
-            scene: Tokens [B, L, D], see :meth:`WorldModel.scene`.
+            scene: [B, L, S], see :meth:`WorldModel.scene`.
             action: int64 [B], the action taken now.
 
         Returns:
@@ -81,7 +81,7 @@ class EncodePart(nn.Module):
             bias: [layers, B or 1, h, 1, W-1].
 
         Returns:
-            Context [B, L, D], view [B, L, V], scene [B, L, D], and this frame's keys and values
+            Context [B, L, D], view [B, L, V], scene [B, L, S], and this frame's keys and values
             [layers, B, h, L, hd].
         """
         view = self.model.view(self.model.see(frames, before.dtype), before)

@@ -105,6 +105,11 @@ class ModelConfig:
         return 3 * (self.patch + 2 * self.margin) ** 2
 
     @property
+    def scene_dim(self) -> int:
+        """Values of a token that the decoder has of the past (S), see :meth:`FrameDecoder.scene`."""
+        return self.dim + (self.patch_dim if self.extrapolated else 0)
+
+    @property
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.dim // self.heads

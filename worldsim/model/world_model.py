@@ -151,7 +151,7 @@ class WorldModel(nn.Module):
         return self.decoder(noisy, t, context, last, action)
 
     def scene(self, context: Tensor, last: Tensor) -> Tensor:
-        """What :meth:`denoise` needs of the past, tokens [B, L, D]; see :meth:`FrameDecoder.scene`."""
+        """What :meth:`denoise` needs of the past, [B, L, S]; see :meth:`FrameDecoder.scene`."""
         return self.decoder.scene(context, last)
 
     def modulations(self, t: Tensor, action: Tensor) -> list[Tensor]:

@@ -130,7 +130,7 @@ def pretrain_loss(
     def per_draw(x: Tensor) -> Tensor:
         return x[:, None].expand(b, draws, *x.shape[1:]).flatten(0, 2)
 
-    scene = model.scene(context[:, :-1], views[:, :-1])  # [B, T-1, L, D]
+    scene = model.scene(context[:, :-1], views[:, :-1])  # [B, T-1, L, S]
     modulations = model.modulations(batch.t.flatten(), per_draw(batch.actions))
     x0 = model.denoise(noisy.flatten(0, 2), per_draw(scene), modulations)
     weights = model.patchify(change_weights(batch.frames, config.changed_weight).expand(b, steps, c.height, c.width, 3))
