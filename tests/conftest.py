@@ -39,7 +39,7 @@ def tiny_world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Action("DOWNFIRE", (("down", "space"), ("s", "space"))),
         )
     )
-    model = ModelConfig(len(actions), dim=32, heads=2, encoder_layers=2, decoder_layers=1, window=4)
+    model = ModelConfig(len(actions), 80, 80, 10, dim=32, heads=2, encoder_layers=2, decoder_layers=1, window=4)
     return save_world(new_world("tiny", model, actions), tmp_path_factory.mktemp("worlds") / "tiny")
 
 
