@@ -126,8 +126,8 @@ def judge(config: JudgeConfig) -> dict[str, Any]:
 
 
 def _in_real(config: JudgeConfig, world: World, policy: Policy | None, repeat: int) -> NDArray[np.float64]:
-    size = {"height": world.config.model.height, "width": world.config.model.width}  # as the policy has seen it
-    source = load_source(config.source or world.name, **size)
+    # In the size that the policy has seen.
+    source = load_source(config.source or world.name).at(world.config.model.height, world.config.model.width)
     sources = [make_source(source) for _ in range(config.episodes)]
     try:
         if policy is None:

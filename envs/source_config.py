@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from worldsim.actions import ActionTable
@@ -69,6 +69,14 @@ class SourceConfig:
         if self.state is not None and self.state not in READERS:
             there = ", ".join(READERS)
             raise SourceError(f"source {self.name}: no state reader {self.state!r}: there are {there}")
+
+    def at(self, height: int, width: int) -> SourceConfig:
+        """The same source with frames of another size; the sizes of its objects follow."""
+        objects = {name: dict(look) for name, look in self.objects.items()}
+        for look in objects.values():
+            if "size" in look:
+                look["size"] = [look["size"][0] * width / self.width, look["size"][1] * height / self.height]
+        return replace(self, height=height, width=width, objects=objects)
 
     def action_table(self) -> ActionTable:
         """The actions as a table; only of a resolved config (``make_source(config).config``)."""

@@ -80,7 +80,7 @@ def test_flops_are_those_of_the_matrix_products(make_world) -> None:
     past = 4 * length * d * (c.window - 1)
     encode = 2 * length * v * d + c.encoder_layers * (block + 2 * length * 4 * d * d + past)
     scene = 2 * length * (v * d + d * d)
-    decode = 2 * length * 2 * p * d + c.decoder_layers * block  # noisy patches in, clean ones out
+    decode = 2 * length * (2 * p + c.patch**2) * d + c.decoder_layers * block  # noisy in; clean and blends out
     w = d // 2
     side, taps = c.patch + 2 * c.margin, 2 * c.margin + 1
     wide, busy = side + taps - 1, min(c.extrapolated, length)

@@ -242,3 +242,17 @@ def test_a_folder_that_another_process_records_into_is_left_alone(tmp_path: Path
     with sole_writer(folder, DataError), pytest.raises(DataError, match="another process"):
         _collect(CARTPOLE, folder)
     assert [path.name for path in folder.iterdir()] == [".lock"]
+
+
+def test_a_recording_can_have_frames_of_another_size(tmp_path: Path) -> None:
+    pytest.importorskip("ale_py")
+    small = replace(PONG, size=(40, 64), steps=250, folder=str(tmp_path / "small"), seed=1)
+    whole = replace(small, size=None, folder=str(tmp_path / "whole"))
+    data, usual = (collect(config, progress=False) for config in (small, whole))
+    one, other = (d.load(d.episodes[0]) for d in (data, usual))
+    assert one.frames.shape == (251, 40, 64, 3) and other.frames.shape == (251, 80, 80, 3)
+    assert data.config["source"]["objects"]["player"]["size"] == [1.6, 4.0]
+    seen = ~np.isnan(one.state["player_y"])
+    np.testing.assert_allclose(
+        one.state["player_y"][seen], (other.state["player_y"][seen] + 0.5) / 2 - 0.5, atol=1e-4
+    )

@@ -37,6 +37,7 @@ class CollectConfig:
         steps: at least so many; the recording is the shortest run of whole episodes that reaches it.
         processes: that play at the same time; they do not change what is recorded.
         seed: of everything.
+        size: height and width of the frames; None for the source's own.
         held_out: share of episodes that are marked as never to be trained on.
         folder: where to; None for ``home()/data/<source name>``.
         episode_steps: cut episodes after so many steps; None for the source's own limit.
@@ -47,6 +48,7 @@ class CollectConfig:
     steps: int = 200_000
     processes: int = 2
     seed: int = 0
+    size: tuple[int, int] | None = None
     held_out: float = 0.06
     folder: str | None = None
     episode_steps: int | None = None
@@ -77,7 +79,8 @@ def collect(config: CollectConfig, *, progress: bool = True) -> Dataset:
         DataError: the folder holds other data, or the disk is full; what was recorded stays.
         SourceError, MissingExtra: the source cannot be made.
     """
-    source = make_source(load_source(config.source))
+    wanted = load_source(config.source)
+    source = make_source(wanted.at(*config.size) if config.size else wanted)
     source.close()
     folder = Path(config.folder).expanduser() if config.folder else home() / "data" / source.config.name
     settings = {

@@ -34,7 +34,7 @@ class Autopilot:
             )
         model = world.config.model
         self._actions = world.actions
-        objects = world.config.source.get("objects", source.objects)
+        objects = source.at(model.height, model.width).objects
         self._reader = ColourReader(objects, model.height, model.width)
         self._player: Player = SCRIPTED[source.behaviour](world.actions, np.random.default_rng(seed), model.height)
         self._held: frozenset[str] = frozenset()

@@ -13,9 +13,11 @@ from torch.nn import functional as F
 
 from worldsim.checkpoint import write_atomically
 from worldsim.data.episodes import Dataset
+from worldsim.envs.source_config import load_source
 from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel
+from worldsim.settings import group_names
 from worldsim.training.run import Run
 from worldsim.world import load_world
 
@@ -73,8 +75,12 @@ def train_command(told: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
 
 def collect_command(dataset: Dataset) -> str:
     """The command line that recorded a data set."""
-    name, seed = dataset.config["source"]["name"], dataset.config["seed"]
-    return f"worldsim collect source={name} steps={sum(info.steps for info in dataset.episodes)} seed={seed}"
+    source, seed = dataset.config["source"], dataset.config["seed"]
+    usual = load_source(source["name"] if source["name"] in group_names("source") else source["id"])
+    own = (source["height"], source["width"]) == (usual.height, usual.width)
+    size = "" if own else f" size=[{source['height']},{source['width']}]"
+    steps = sum(info.steps for info in dataset.episodes)
+    return f"worldsim collect source={source['name']} steps={steps} seed={seed}{size}"
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
