@@ -13,7 +13,7 @@ from worldsim.data.collect import CollectConfig, collect
 from worldsim.data.episodes import Dataset
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel, init_weights
-from worldsim.training.batches import _make_row, device_noise, make_batch, stream
+from worldsim.training.batches import _make_row, device_noise, make_batch, stratified, stream
 from worldsim.training.loss import Batch, LossConfig, change_weights, last_rewards, pretrain_loss, shift_levels
 from worldsim.training.objective import Objective
 from worldsim.training.outcomes import Contexts, event_at, gather_contexts, outcome_loss
@@ -255,6 +255,13 @@ def test_kept_contexts_are_those_of_the_frames_that_rewards_led_to(model: WorldM
         whole = model.encode(model.views(model.patchify(frames)), previous, torch.zeros_like(previous))
     torch.testing.assert_close(kept.tokens[0, 0], whole[0, 1:], rtol=1e-4, atol=1e-5)
     assert torch.equal(kept.seen[0, 0], model.patchify(torch.from_numpy(clip.frames)))
+
+
+def test_the_levels_of_one_step_are_spread_and_all_together_uniform() -> None:
+    u = stratified(np.random.default_rng(0), 4, 5000)
+    assert u.shape == (4, 5000) and u.min() > 0 and u.max() <= 1
+    assert (np.sort(np.ceil(u * 4), 0) == np.arange(1, 5)[:, None]).all(), "one in each quarter"
+    np.testing.assert_allclose(np.quantile(u, (0.1, 0.5, 0.9), axis=1), [[0.1] * 4, [0.5] * 4, [0.9] * 4], atol=0.03)
 
 
 def test_the_heads_are_told_the_last_reward_and_none_before_the_first() -> None:

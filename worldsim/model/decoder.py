@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from worldsim.model.attention import MLP, RMSNorm, SpatialAttention
 from worldsim.model.config import ModelConfig
+from worldsim.model.motion import without_margin
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -108,10 +109,8 @@ class FrameDecoder(nn.Module):
         tokens = seen + self.context(context) + self.position
         if not self.config.extrapolated:
             return tokens
-        c = self.config
-        side, inner = c.patch + 2 * c.margin, slice(c.margin, c.margin + c.patch)
-        frame = last[..., : c.seen_dim].unflatten(-1, (side, side, 3))[..., inner, inner, :].flatten(-3)
-        return torch.cat((tokens, frame + last[..., -c.patch_dim :]), -1)
+        frame = without_margin(last[..., : self.config.seen_dim], self.config)
+        return torch.cat((tokens, frame + last[..., -self.config.patch_dim :]), -1)
 
     def modulations(self, t: Tensor, action: Tensor) -> list[Tensor]:
         """What noise levels [N] and actions [N] do, each block's [N, 6 D] and the output's [N, 2 D].

@@ -21,6 +21,12 @@ def toeplitz(rows: int, taps: int) -> Tensor:
     return band.flatten(1)
 
 
+def without_margin(seen: Tensor, config: ModelConfig) -> Tensor:
+    """Patches with their margin [..., X] to patches [..., P]."""
+    side, inner = config.patch + 2 * config.margin, slice(config.margin, config.margin + config.patch)
+    return seen.unflatten(-1, (side, side, 3))[..., inner, inner, :].flatten(-3)
+
+
 class MotionExtrapolation(nn.Module):
     """The next change of each patch, if what has just changed around it goes on in a straight line.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from worldsim.model.config import ModelConfig
 from worldsim.model.decoder import FrameDecoder
 from worldsim.model.encoder import CausalEncoder
-from worldsim.model.motion import MotionExtrapolation
+from worldsim.model.motion import MotionExtrapolation, without_margin
 from worldsim.model.outcome import OutcomeHead
 
 
@@ -71,7 +71,7 @@ class WorldModel(nn.Module):
         past = seen if before is None else before[..., : seen.shape[-1]]
         if self.motion is None:
             return torch.cat((seen, seen - past), -1)
-        last = self._middle(past)
+        last = without_margin(past, self.config)
         return torch.cat((seen, patches - last, self._due(seen - past, last)), -1)
 
     def views(self, patches: Tensor) -> Tensor:
@@ -95,12 +95,6 @@ class WorldModel(nn.Module):
     def _with_margin(self, patches: Tensor, margin: int) -> Tensor:
         """Patches [..., L, P] to patches with a margin [..., L, X]; around the frame it is 0, mid-grey."""
         return self._wide(self._framed(patches, margin), margin).reshape(*patches.shape[:-1], -1)
-
-    def _middle(self, seen: Tensor) -> Tensor:
-        """Patches with their margin [..., L, X] to patches [..., L, P]."""
-        c = self.config
-        side, inner = c.patch + 2 * c.margin, slice(c.margin, c.margin + c.patch)
-        return seen.unflatten(-1, (side, side, 3))[..., inner, inner, :].flatten(-3)
 
     def _framed(self, patches: Tensor, margin: int) -> Tensor:
         """Patches [..., L, P] to frames [..., H + 2 m, 3 (W + 2 m)] with a margin m around them."""

@@ -96,8 +96,10 @@ class Trainer:
         source = self.dataset.config["source"]
         size = {"height": source["height"], "width": source["width"]}
         given = {name: value for name, value in config.model.items() if value is not None}
-        eighth = {"patch": max(1, size["height"] // 8)}
-        self.shape = from_dict(ModelConfig, {"num_actions": len(self.dataset.actions), **size, **eighth, **given})
+        eighth = source["height"] // 8
+        if eighth and not source["height"] % eighth and not source["width"] % eighth:
+            given = {"patch": eighth, **given}
+        self.shape = from_dict(ModelConfig, {"num_actions": len(self.dataset.actions), **size, **given})
         self.run = Run(config.run or home() / "runs" / config.world)
         self.clips = ClipStore(self.dataset, self.dataset.train, config.frames(self.shape.window))
         self.model = init_weights(WorldModel(self.shape), config.seed).to(self.device)
