@@ -38,6 +38,7 @@ class PPOConfig:
         obs_type, action_repeat, max_episode_steps: Of the environment; the last cuts episodes before drift adds up.
         denoising_steps, backend, device, dtype, threads, seed: How the dream runs.
         save_seconds: Between two checkpoints.
+        keep: Policies kept along training, evenly spread, in ``policies/``: to see what was learned when.
     """
 
     world: str
@@ -64,6 +65,7 @@ class PPOConfig:
     threads: int | None = None
     seed: int = 0
     save_seconds: float = 60
+    keep: int = 8
 
     def __post_init__(self) -> None:
         for name in ("total_steps", "envs", "rollout", "epochs", "minibatches", "max_episode_steps"):
@@ -139,7 +141,7 @@ class Learner:
 
     def _begin(self) -> None:
         """Settings of a new run, or the state of one that goes on."""
-        free = ("run", "total_steps", "backend", "device", "dtype", "threads", "save_seconds")
+        free = ("run", "total_steps", "backend", "device", "dtype", "threads", "save_seconds", "keep")
         told = {key: value for key, value in asdict(self.config).items() if key not in free}
         told["fingerprint"] = self.world.fingerprint
         path = self.folder / "settings.json"
@@ -170,6 +172,12 @@ class Learner:
         save_checkpoint(self.checkpoint, tensors, {"steps": self.steps})
         self.policy.save(self.folder / "policy.safetensors", steps=self.steps)
 
+    def _keep(self, before: int) -> None:
+        """Put the policy aside if a further part of the training is done."""
+        done, total = (steps * self.config.keep // self.config.total_steps for steps in (before, self.steps))
+        if total > done:
+            self.policy.save(self.folder / "policies" / f"step_{self.steps:010d}.safetensors", steps=self.steps)
+
     def train(self) -> None:
         """Roll out and update in turns to the last step. It goes on where it stopped, in fresh episodes."""
         try:
@@ -189,6 +197,7 @@ class Learner:
             batch, finished = self._roll_out(generator)
             scalars = self._update(batch, generator)
             self.steps += config.rollout * config.envs
+            self._keep(self.steps - config.rollout * config.envs)
             bar.update(config.rollout * config.envs)
             if finished:
                 scalars["episode/return"] = float(np.mean([total for total, _ in finished]))

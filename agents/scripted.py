@@ -1,13 +1,13 @@
 """Scripted players: they read the source's own state and play well, badly, late or at an angle.
 
-Each is made for one stretch of play and draws its manner from ``rng``: variety is what a recording needs.
+Each is made for one stretch of play and draws its manner from ``rng``: variety is what a recording needs. A player of a
+given skill always has the same manner: that is what a comparison needs.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -15,12 +15,31 @@ import numpy as np
 from worldsim.actions import ActionTable
 from worldsim.envs.source_state import State
 
+SKILLS = ("novice", "average", "expert")
+
 
 class Player(Protocol):
     """Chooses an action from the source's state."""
 
     def act(self, state: State) -> int:
         """The action for this tick."""
+        ...
+
+
+class Script(Protocol):
+    """Makes the scripted player of a game."""
+
+    def __call__(
+        self, actions: ActionTable, rng: np.random.Generator, pixels: int, skill: str | None = None
+    ) -> Player:
+        """A player.
+
+        Args:
+            actions: Of the source.
+            rng: Everything random comes from it.
+            pixels: Of the frames, each way.
+            skill: One of :data:`SKILLS`; None: a manner drawn from ``rng``.
+        """
         ...
 
 
@@ -49,7 +68,9 @@ class PongPlayer:
     EDGE = 56.0  # column of the player's paddle
     TOP, BOTTOM = 0.5, 62.5  # where a ball's centre turns
 
-    def __init__(self, actions: ActionTable, rng: np.random.Generator, pixels: int) -> None:
+    def __init__(
+        self, actions: ActionTable, rng: np.random.Generator, pixels: int, skill: str | None = None
+    ) -> None:
         self._rng, self._pixels = rng, pixels
         self._plain = (actions.index("NOOP"), actions.index("UP"), actions.index("DOWN"))
         self._fire = (actions.index("FIRE"), actions.index("UPFIRE"), actions.index("DOWNFIRE"))
@@ -61,6 +82,14 @@ class PongPlayer:
         # the player scored 11 times in 6000 ticks at 0.6-0.9, 20 times at 1.0-1.2, 25 times at 1.1-1.3.
         manners = ((0.0, 0.4), (0.0, 1.0), (0.8, 1.2), (1.0, 1.3), (1.1, 1.3))
         self._reach = manners[int(rng.integers(len(manners)))]
+        if skill is not None:
+            firing, late, self._foresight, self._reach = {
+                "novice": (0.0, 5, False, (0.0, 0.6)),
+                "average": (0.1, 2, False, (0.0, 1.0)),
+                "expert": (1.0, 0, True, (1.0, 1.2)),
+            }[skill]
+            self._firing, self._dodging = firing, False
+            self._seen = deque(maxlen=1 + late)
         self._aim = self._new_aim()
         self._ball = (math.nan, math.nan)
         self._coming = False
@@ -106,12 +135,17 @@ class BreakoutPlayer:
     ROW = 60.0  # where the paddle meets the ball
     LEFT, RIGHT = 3.5, 59.5  # where a ball's centre turns
 
-    def __init__(self, actions: ActionTable, rng: np.random.Generator, pixels: int) -> None:
+    def __init__(
+        self, actions: ActionTable, rng: np.random.Generator, pixels: int, skill: str | None = None
+    ) -> None:
         self._rng, self._pixels = rng, pixels
         self._keys = tuple(actions.index(name) for name in ("NOOP", "LEFT", "RIGHT", "FIRE"))
         self._seen: deque[State] = deque(maxlen=1 + int(rng.choice([0, 0, 0, 0, 0, 0, 1, 2, 4])))
         self._reach = float(rng.choice([0.2, 0.6, 0.9, 1.1])) * self.HALF
         self._serves = rng.random() < 0.9
+        if skill is not None:
+            late, reach = {"novice": (6, 0.2), "average": (3, 0.6), "expert": (0, 0.9)}[skill]
+            self._seen, self._reach, self._serves = deque(maxlen=1 + late), reach * self.HALF, True
         self._aim = 0.0
         self._ball = (math.nan, math.nan)
         self._falling = False
@@ -143,12 +177,16 @@ class BreakoutPlayer:
 class CarRacingDriver:
     """Steers towards the track ahead, at a speed of its own that may be more than the bends allow."""
 
-    def __init__(self, actions: ActionTable, rng: np.random.Generator, pixels: int) -> None:
+    def __init__(
+        self, actions: ActionTable, rng: np.random.Generator, pixels: int, skill: str | None = None
+    ) -> None:
         self._noop, self._right, self._left, self._gas, self._brake = (
             actions.index(name) for name in ("NOOP", "RIGHT", "LEFT", "GAS", "BRAKE")
         )
         self._speed = float(rng.choice([20.0, 30.0, 40.0, 60.0]))  # metres a second
         self._slack = float(rng.choice([0.05, 0.1, 0.2]))  # radians off before it steers
+        if skill is not None:
+            self._speed, self._slack = {"novice": (15.0, 0.3), "average": (30.0, 0.2), "expert": (40.0, 0.1)}[skill]
 
     def act(self, state: State) -> int:
         """The action for this tick."""
@@ -160,8 +198,8 @@ class CarRacingDriver:
         return self._gas if speed < self._speed else self._noop
 
 
-#: By the name of a source's behaviour; made of its actions, random numbers, and pixels of its frames each way.
-SCRIPTED: dict[str, Callable[[ActionTable, np.random.Generator, int], Player]] = {
+#: By the name of a source's behaviour.
+SCRIPTED: dict[str, Script] = {
     "pong": PongPlayer,
     "breakout": BreakoutPlayer,
     "carracing": CarRacingDriver,

@@ -19,6 +19,7 @@ FLOORS = (
     ("configs", "assets"),
     ("settings", "checkpoint"),
     ("actions",),
+    ("vision", "film"),
     ("model",),
     ("start", "world_files", "world"),
     ("engine",),

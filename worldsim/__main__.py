@@ -16,6 +16,7 @@ VERBS = {
     "train": ("worldsim.training.pretrain", "learn a world from the episodes"),
     "export": ("worldsim.training.export", "make a world folder of a run"),
     "evaluate": ("worldsim.evaluation.evaluate", "measure a world against the real game"),
+    "transfer": ("worldsim.evaluation.transfer", "play the dream and the real game with the same players"),
     "card": ("worldsim.evaluation.card", "copy measured figures into README and CARD"),
     "benchmark": ("worldsim.benchmark.run", "measure what a key press costs; `benchmark compare a.json b.json`"),
     "play": ("worldsim.play.app", "play a world in a window"),

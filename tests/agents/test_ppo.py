@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -144,24 +145,29 @@ def test_a_policy_plays_the_dream_and_the_real_game(tiny_world_folder: Path, tmp
     Learner(PPOConfig(**settings, total_steps=12)).train()
     code = evaluate.main(
         [f"policy={run}/policy.safetensors", f"world={tiny_world_folder}", "source=pong", "episodes=2", "max_steps=70",
-         f"out={tmp_path}/report.json"]
+         f"out={tmp_path}/report.json", f"film={tmp_path}/game.gif"]
     )  # fmt: skip
     report = json.loads((tmp_path / "report.json").read_text())
     assert code == 0 and report["steps"] == 12
     assert len(report["dream"]["returns"]) == 2
+    for place in ("dream", "real"):
+        ok, film = cv2.imreadanimation(str(tmp_path / f"game-{place}.gif"))
+        assert ok and len(film.frames) > 60 and film.frames[0].shape[:2] == (480, 480)
     # In the real game the opponent has scored once within 140 ticks.
     assert all(-2 <= total <= 0 for total in report["real"]["returns"]) and min(report["real"]["returns"]) < 0
 
 
 def test_scripted_and_random_players_are_judged_too() -> None:
     pytest.importorskip("ale_py")
-    told = judge(JudgeConfig("scripted", world=None, source="pong", episodes=2, where=("real",), max_steps=300, seed=3))
-    assert len(told["real"]["returns"]) == 2
+    for name in ("scripted", "random", "scripted:average"):
+        told = judge(JudgeConfig(name, source="pong", episodes=2, max_steps=40, seed=3))
+        assert len(told["real"]["returns"]) == len(told["dream"]["returns"]) == 2
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"policy": "nothing.safetensors"}, "not a whole policy"),
-    ({"policy": "scripted", "where": ("dream",)}, "give where=\\[real\\]"),
+    ({"policy": "chess:grandmaster"}, "not a whole policy"),
+    ({"policy": "random", "film": Path("game.avi")}, "must end in"),
 ]
 
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from worldsim.evaluation.events import GONE, matches, points, score
 from worldsim.evaluation.outcome import in_pictures
-from worldsim.evaluation.reading import Reading, Readings
+from worldsim.vision.reading import Reading, Readings
 
 
 def at(ticks: list[int], length: int = 20) -> NDArray[np.bool_]:

@@ -11,11 +11,11 @@ import pytest
 
 from worldsim.evaluation import drift, objects
 from worldsim.evaluation.bars import Bar, bars
-from worldsim.evaluation.colour_reader import ColourReader
 from worldsim.evaluation.moments import clones
 from worldsim.evaluation.report import as_json, bar_table
 from worldsim.evaluation.roll_outs import DreamRows, RealRows, dream
 from worldsim.evaluation.subject import Subject, spread
+from worldsim.vision.colours import ColourReader
 
 
 def test_a_dream_equal_to_the_recording_is_perfect(subject: Subject) -> None:

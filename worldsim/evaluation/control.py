@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from worldsim.agents.random import RandomPlayer
 from worldsim.evaluation.inverse import FRAMES, InverseDynamics, accuracy
 from worldsim.evaluation.moments import clones
-from worldsim.evaluation.reading import distance
 from worldsim.evaluation.roll_outs import branch, dream
 from worldsim.evaluation.subject import Subject, spread
+from worldsim.vision.reading import distance
 
 HORIZONS = (1 / 6, 0.5, 1.0)
 PLAYER = "player"  # what a source calls the object that the actions move

@@ -15,9 +15,9 @@ from worldsim.agents.scripted import SCRIPTED, Player
 from worldsim.evaluation.fidelity import frechet
 from worldsim.evaluation.moments import clones
 from worldsim.evaluation.outcome import in_pictures
-from worldsim.evaluation.reading import Readings, as_state, joined
 from worldsim.evaluation.roll_outs import DreamRows, RealRows
 from worldsim.evaluation.subject import Subject
+from worldsim.vision.reading import Readings, as_state, joined
 
 CHUNK = 30  # ticks of frames that are kept at a time
 FEATURES_EVERY = 3  # ticks: frames in a row are nearly the same sample

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from worldsim.agents import players
 from worldsim.data.episodes import Dataset
 from worldsim.engine.precision import pick_device, pick_dtype
 from worldsim.envs.sources import load_source
@@ -186,8 +187,7 @@ def prepare(config: EvaluateConfig, quiet: bool = False) -> Subject:
     world = load_world(config.world)
     folder = config.data
     if folder is None:
-        name = config.source or _source_of_world(world.name, world.config.source.get("id"))
-        folder = home() / "data" / name
+        folder = home() / "data" / (config.source or players.source_of(world).name)
     dataset = Dataset.open(folder)
     recorded = config.source or str(dataset.config["source"].get("name"))
     known = load_source(recorded).objects if recorded in group_names("source") else None
@@ -199,19 +199,6 @@ def prepare(config: EvaluateConfig, quiet: bool = False) -> Subject:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _source_of_world(name: str, game: Any) -> str:
-    """Name of the source a world was learned from: its own name if that is one, else one with the same Gymnasium id."""
-    names = group_names("source")
-    if name in names:
-        return name
-    found = [source for source in names if load_source(source).id == game]
-    if not found:
-        raise WorldsimError(
-            f"which game is world {name!r} a copy of? name it with source=, one of {', '.join(names)}, or data="
-        )
-    return found[0]
 
 
 @command("evaluate")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.evaluation.reading import Reading, Readings
+from worldsim.vision.reading import Reading, Readings
 
 GONE = 5  # ticks without a ball that make it gone, not hidden: it hides for one at the upper and lower edge
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from worldsim.engine.precision import pick_device, pick_dtype
 from worldsim.evaluation.moments import Moment
-from worldsim.evaluation.reading import Reading, distance
 from worldsim.evaluation.subject import Subject, spread
 from worldsim.training.own import own_frames
+from worldsim.vision.reading import Reading, distance
 
 SPEEDS = (0.0, 0.4, 1.0, 2.0, 3.0)  # lower edges, pixels a tick
 TURN = 0.5  # px a tick of change in velocity: more than a reader's noise, less than any bounce

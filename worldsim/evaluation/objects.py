@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.evaluation.reading import Reading, distance
 from worldsim.evaluation.subject import Subject, spread
+from worldsim.vision.reading import Reading, distance
 
 HORIZONS = (1 / 6, 0.5, 1.0, 2.0, 4.0)
 BALL = "ball"  # comes and goes; every other object is expected to stay

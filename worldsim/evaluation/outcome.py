@@ -14,8 +14,8 @@ from worldsim.data.episodes import Episode
 from worldsim.engine.cache import RingCache
 from worldsim.engine.precision import pick_device, pick_dtype
 from worldsim.evaluation.events import points, score
-from worldsim.evaluation.reading import Readings
 from worldsim.evaluation.subject import Subject
+from worldsim.vision.reading import Readings
 
 STRETCH = 400  # ticks of an episode that run as one row of a batch
 SIGNS = {"+1": 1, "-1": -1}

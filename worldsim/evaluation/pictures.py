@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.errors import MissingExtra
-from worldsim.evaluation.reading import distance
 from worldsim.evaluation.subject import Subject
+from worldsim.vision.reading import distance
 
 GRID_SECONDS = (1 / 30, 1 / 6, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 GRID_STARTS = 6

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from worldsim.data.episodes import Dataset
 from worldsim.evaluation.learning import Lesson, Windows, fresh, taught, training_windows
 from worldsim.evaluation.nets import StateNet, on_frames
-from worldsim.evaluation.reading import Reading, Readings
+from worldsim.vision.reading import Reading, Readings
 
 
 class StateProbe:
@@ -68,7 +68,7 @@ class StateProbe:
                 self._net = fresh(make).eval().requires_grad_(False)
 
     def read(self, frames: NDArray[np.uint8]) -> Readings:
-        """See :class:`~worldsim.evaluation.reading.Reader`; an axis that the state does not have reads as 0."""
+        """See :class:`~worldsim.vision.reading.Reader`; an axis that the state does not have reads as 0."""
         lead = frames.shape[:-3]
         places, logits, _ = on_frames(self._net, torch.from_numpy(frames.reshape(-1, *frames.shape[-3:])))
         seen = (logits > 0).numpy()

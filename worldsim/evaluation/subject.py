@@ -17,14 +17,14 @@ from tqdm import tqdm
 from worldsim.data.episodes import Dataset
 from worldsim.envs.sources import Source, SourceConfig, make_source
 from worldsim.errors import DataError, WorldError
-from worldsim.evaluation.colour_reader import ColourReader, tells_apart
 from worldsim.evaluation.inverse import Effects, effects
 from worldsim.evaluation.learning import Lesson
 from worldsim.evaluation.moments import Moment, clones, spread_moments
 from worldsim.evaluation.probe import StateProbe
-from worldsim.evaluation.reading import Reader
 from worldsim.evaluation.roll_outs import DreamSettings, branch, dream
 from worldsim.schema import from_dict
+from worldsim.vision.colours import ColourReader, tells_apart
+from worldsim.vision.reading import Reader
 from worldsim.world import World
 
 

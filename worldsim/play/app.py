@@ -49,6 +49,7 @@ class PlayConfig:
     headless: bool = False
     frames: int | None = None
     keys: str | None = None
+    policy: str | None = None
     record: str | None = None
     record_keys: str | None = None
     report: str | None = None
@@ -83,7 +84,7 @@ def play(config: PlayConfig) -> dict[str, Any]:
         require_display()
     # Everything that can be wrong is looked at before a window opens.
     if config.record:
-        from worldsim.play.recorder import check_film_path
+        from worldsim.film.film import check_film_path
 
         check_film_path(Path(config.record))
     world, session, seed = open_session(config)
@@ -144,16 +145,21 @@ def find_start(text: str | None) -> str | int | None:
 
 def open_game(config: PlayConfig, world: World, session: Session, seed: int, stack: ExitStack) -> Game:
     """The game of a session in a window; the stack closes the window and finishes films."""
+    from worldsim.film.film import Film
     from worldsim.play.game import Game
     from worldsim.play.keyboard import key_table
     from worldsim.play.overlay import Overlay
     from worldsim.play.panel import Panel
     from worldsim.play.pen import Pen
-    from worldsim.play.recorder import Film, Recorder
+    from worldsim.play.pilot import find_pilot
+    from worldsim.play.recorder import Recorder
     from worldsim.play.script import KeyRecorder
     from worldsim.play.upgrade import Upgrade
     from worldsim.play.window import Window
+    from worldsim.world import find_world
 
+    policy = Path(config.policy).expanduser() if config.policy else None
+    pilot = find_pilot(session, find_world(config.world), policy, seed)
     fps = config.fps or world.config.fps
     frames = config.frames or (HEADLESS_FRAMES if config.headless else None)
     keys = config.keys or (HEADLESS_KEYS if config.headless else None)
@@ -188,6 +194,7 @@ def open_game(config: PlayConfig, world: World, session: Session, seed: int, sta
         script=hand,
         keys=stack.enter_context(KeyRecorder(record_keys)) if record_keys else None,
         upgrade=upgrade,
+        pilot=pilot,
     )
 
 

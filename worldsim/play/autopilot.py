@@ -5,11 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.agents.scripted import SCRIPTED, Player
-from worldsim.envs.sources import load_source
+from worldsim.agents.players import Eyes, player_of, source_of
 from worldsim.errors import WorldsimError
-from worldsim.evaluation.colour_reader import ColourReader, tells_apart
-from worldsim.settings import group_names
 from worldsim.world import World
 
 
@@ -21,30 +18,27 @@ class Autopilot:
         seed: for the player's manner.
 
     Raises:
-        WorldsimError: no source of the world's has one, or its objects cannot be told apart by colour.
+        WorldsimError: the source has none, or its objects cannot be told apart by colour.
     """
 
     def __init__(self, world: World, seed: int) -> None:
-        game = world.config.source.get("id")
-        sources = [load_source(name) for name in group_names("source")]
-        source = next((source for source in sources if source.id == game), None)
-        if source is None or source.behaviour not in SCRIPTED or not tells_apart(source.objects):
-            raise WorldsimError(
-                f"nobody has taught keys=auto to play {game or world.name}: use random or a file"
-            )
-        model = world.config.model
+        try:
+            source = source_of(world)
+            self._eyes = Eyes(source)
+            self._player = player_of("scripted", world.actions, source)(np.random.default_rng(seed))
+        except WorldsimError as error:
+            game = world.config.source.get("id") or world.name
+            raise WorldsimError(f"nobody has taught keys=auto to play {game}: use random or a file") from error
         self._actions = world.actions
-        objects = source.at(model.height, model.width).objects
-        self._reader = ColourReader(objects, model.height, model.width)
-        self._player: Player = SCRIPTED[source.behaviour](world.actions, np.random.default_rng(seed), model.height)
         self._held: frozenset[str] = frozenset()
+
+    def act(self, frame: NDArray[np.uint8]) -> int:
+        """The action after a frame ``uint8 [H, W, 3]``."""
+        return self._player.act(self._eyes.states(frame[None])[0])
 
     def presses(self, turn: int, frame: NDArray[np.uint8]) -> list[tuple[str, bool]]:
         """Keys to press (True) and release (False) before a turn, after a frame ``uint8 [H, W, 3]``."""
-        state: dict[str, float] = {}
-        for name, seen in self._reader.read(frame[None]).items():
-            state |= {f"{name}_x": float(seen.x[0]), f"{name}_y": float(seen.y[0])}
-        action = self._actions.actions[self._player.act(state)]
+        action = self._actions.actions[self.act(frame)]
         wanted = frozenset(action.keys[0]) if action.keys else frozenset()
         changes = [(key, False) for key in sorted(self._held - wanted)]
         changes += [(key, True) for key in sorted(wanted - self._held)]

@@ -12,15 +12,17 @@ from worldsim.play.keyboard import Keyboard
 from worldsim.play.overlay import Overlay
 from worldsim.play.pacing import Pacer, Timings
 from worldsim.play.panel import Panel, Readout
-from worldsim.play.pen import ACCENT, GOOD, INK, WARN, Colour
+from worldsim.play.pen import ACCENT, GOOD, WARN
+from worldsim.play.pilot import Pilot
 from worldsim.play.recorder import Recorder
+from worldsim.play.screen import Screen
 from worldsim.play.script import Hand, KeyRecorder
 from worldsim.play.upgrade import Upgrade
 from worldsim.play.window import Window
 
 REFRESH_S = 0.2  # how often the panel's figures change
 COLLECT_S = 5.0  # how often garbage is collected, in the slack
-FLASH_S, NOTE_S, OVER_S = 0.8, 2.5, 2.0  # how long each stays on the picture
+OVER_S = 2.0  # how long the end of an episode stays on the picture
 
 
 class Game:
@@ -37,6 +39,7 @@ class Game:
         script: given a turn and the latest frame, the keys to press before that turn, or to release.
         keys: where to write the keys pressed.
         upgrade: makes a faster step beside the game, which is swapped in when it is ready.
+        pilot: who plays when the controls are handed over, or None.
 
     Attributes:
         timings: every stage of every tick.
@@ -60,14 +63,17 @@ class Game:
         script: Hand | None = None,
         keys: KeyRecorder | None = None,
         upgrade: Upgrade | None = None,
+        pilot: Pilot | None = None,
     ) -> None:
         self.timings = Timings()
         self.session, self.window = session, window
-        self._panel, self._overlay, self._recorder = panel, overlay, recorder
+        self._recorder = recorder
         self._pacer = Pacer(fps)
         self._keyboard = Keyboard(session.world.actions)
         self._start, self._frames, self._script = start, frames, script
         self._keys, self._upgrade = keys, upgrade
+        self._pilot = pilot
+        self._planned: int | None = None  # the pilot's next action, chosen in the slack; None while a person plays
         config = session.world.config
         source = config.source.get("id")
         self.readout = Readout(
@@ -81,16 +87,14 @@ class Game:
             backend=session.backend,
             recording=recorder.recording,
         )
+        self._screen = Screen(window, panel, overlay, self.readout, self.timings, hud)
         self._title = f"worldsim · {config.name}"
         self.frame = session.frames[0]
         self._turn = 0
         self._presses = script(0, self.frame) if script else ()
-        self._done = self.paused = self._help = False
-        self._hud = hud
+        self._done = self.paused = False
         self._over_turns = 0  # turns for which the end of an episode still shows
         self._over_text = ""
-        self._note: tuple[str, Colour, float] = ("", INK, 0.0)
-        self._flash: tuple[str, Colour, float] = ("", INK, 0.0)
         self._refreshed = self._collected = 0.0
         self._sample: dict[str, float] | None = None  # the last tick's, which its slack will complete
         self._sample_from = 0.0
@@ -98,9 +102,8 @@ class Game:
 
     def run(self) -> None:
         """Play until `Esc`, the window's close button, or the last of ``frames``."""
-        self._place_panel()
         self.readout.steps = self.session.steps
-        self._panel.refresh(self.window.screen.get_height(), self.readout, self.timings)
+        self._screen.begin()
         self._present()
         # A collection in mid-tick is a late tick: what exists now is set aside, the little that follows waits
         # for slack.
@@ -151,20 +154,23 @@ class Game:
 
     def _tick(self, due: float, began: float, polled: float, presses: int, timed: bool) -> None:
         session, readout = self.session, self.readout
-        readout.action = self._keyboard.take_action()
+        mine = self._keyboard.take_action()
+        readout.action = mine if self._planned is None else self._planned
         self.frame = session.render([readout.action])[0]
         rendered = time.perf_counter()
         self._present()
         shown = time.perf_counter()
         outcome = session.commit()
         committed = time.perf_counter()
+        if self._planned is not None:
+            self._plan()
 
         readout.reward = float(outcome.reward[0])
         readout.score = (int(session.score[0, 0]), int(session.score[0, 1]))
         readout.frame = int(session.tick[0])
         if readout.reward and readout.score_limit is not None:  # elsewhere rewards may come with every tick
             won = readout.reward > 0
-            self._flash = ("point" if won else "point lost", GOOD if won else WARN, committed + FLASH_S)
+            self._screen.flash("point" if won else "point lost", GOOD if won else WARN)
         if outcome.terminated[0] or readout.frame >= session.world.config.max_episode_steps:
             self._end_episode(bool(outcome.terminated[0]))
         if not timed:
@@ -198,29 +204,8 @@ class Game:
             self._sample = None
 
     def _present(self) -> None:
-        """Draw the latest frame and whatever lies over it, and show it."""
-        window, overlay = self.window, self._overlay
-        if window.changed:
-            self._place_panel()
-            if window.panel_width:
-                self._panel.refresh(window.screen.get_height(), self.readout, self.timings)
-        window.draw(self.frame)
-        area = window.picture_area()
-        if window.panel_width:
-            left = window.screen.get_width() - window.panel_width
-            self._panel.draw(window.screen, left, self.readout, whole=window.changed)
-        now = time.perf_counter()
-        if self._help:
-            overlay.draw_help(window.screen, area)
-        elif self._over_turns and self._hud:
-            overlay.draw_note(window.screen, area, self._over_text, INK, 0.45, large=True)
-        elif self.paused:
-            overlay.draw_note(window.screen, area, "paused", INK, 0.45, large=True)
-        elif self._hud and now < self._flash[2]:
-            overlay.draw_note(window.screen, area, self._flash[0], self._flash[1], 0.04)
-        if self._note[0] and now < self._note[2]:
-            overlay.draw_note(window.screen, area, self._note[0], self._note[1], 0.96)
-        window.flip()
+        over = self._over_text if self._over_turns and self._screen.hud else ""
+        self._screen.present(self.frame, over or ("paused" if self.paused else ""))
 
     def _upkeep(self) -> None:
         """What can wait until the picture is shown: the film, the panel's figures, garbage."""
@@ -230,11 +215,11 @@ class Game:
             self._swap(self._upgrade)
         if self._recorder.recording:
             self._recorder.add(self.window.pixels())
-        if self.window.panel_width and now - self._refreshed > REFRESH_S:
+        if self._screen.has_panel and now - self._refreshed > REFRESH_S:
             self._refreshed = now
             self.readout.steps = self.session.steps
             self.readout.recording = self._recorder.recording
-            self._panel.refresh(self.window.screen.get_height(), self.readout, self.timings)
+            self._screen.refresh()
         elif now - self._collected > COLLECT_S:
             self._collected = now
             gc.collect()
@@ -244,7 +229,7 @@ class Game:
         parts = upgrade.take()
         if parts is not None and len(parts.levels) == self.session.steps + 1:
             self.session.adopt(parts)
-            self._say("compiled step: from here on every frame is made by it", GOOD)
+            self._screen.say("compiled step: from here on every frame is made by it", GOOD)
         self.readout.backend = upgrade.state or self.session.backend
 
     def _obey(self, command: str) -> bool:
@@ -266,33 +251,57 @@ class Game:
             self.session.steps = min(64, max(1, steps))
             if self._upgrade is not None:
                 self._upgrade.restart()
-            self._say(f"{self.session.steps} denoising step{'s' if self.session.steps > 1 else ''} a frame")
+            self._screen.say(f"{self.session.steps} denoising step{'s' if self.session.steps > 1 else ''} a frame")
+        elif command == "pilot":
+            self._hand_over()
         elif command == "hud":
-            self._hud = not self._hud
-            self.window.changed = True
+            self._screen.toggle_hud()
         elif command == "help":
-            self._help = not self._help
+            self._screen.help = not self._screen.help
         elif command in ("record", "screenshot"):
             self._save(command)
         return False
+
+    def _hand_over(self) -> None:
+        """Give the controls to the pilot, or take them back."""
+        if self._pilot is None:
+            self._screen.say("nobody knows this game: train a policy, python -m worldsim.agents.ppo", WARN)
+            return
+        if self._planned is None:
+            self._pilot.begin()
+            self._plan()
+            self.readout.pilot = self._pilot.name
+            self._screen.say(f"the {self._pilot.name} plays; M: you play", ACCENT)
+        else:
+            self._planned, self.readout.pilot = None, ""
+            self._keyboard.forget_taps()
+            self._screen.say("you play", ACCENT)
+
+    def _plan(self) -> None:
+        assert self._pilot is not None
+        self._planned = self._pilot.act(self.session, self.frame)
 
     def _save(self, what: str) -> None:
         recorder = self._recorder
         try:
             text = recorder.toggle() if what == "record" else recorder.screenshot(self.window.pixels())
-            self._say(text, ACCENT)
+            self._screen.say(text, ACCENT)
             self.window.set_title(self._title + " · recording" * recorder.recording)
         except WorldsimError as error:  # a full disk does not end a game
-            self._say(str(error), WARN)
+            self._screen.say(str(error), WARN)
         self._pacer.restart()  # finishing a film takes longer than a tick
 
     def _reset(self) -> None:
         self.frame = self.session.reset(start=self._start)[0]
         self._over_turns = 0
-        self._flash = ("", INK, 0.0)
+        self._screen.flash("")
         readout = self.readout
         readout.score, readout.reward, readout.frame = (0, 0), 0.0, 0
         readout.action = self.session.world.actions.noop
+        if self._planned is not None:
+            assert self._pilot is not None
+            self._pilot.begin()
+            self._plan()
         self._pacer.restart()  # priming takes longer than a tick and is none
 
     def _end_episode(self, terminated: bool) -> None:
@@ -303,11 +312,3 @@ class Game:
             self._over_turns = max(1, round(OVER_S / self._pacer.period))
         else:
             self._over_turns = 1
-
-    def _say(self, text: str, colour: Colour = INK) -> None:
-        self._note = (text, colour, time.perf_counter() + NOTE_S)
-
-    def _place_panel(self) -> None:
-        """The panel stands beside the picture, unless it would take more than half of the window."""
-        fits = self.window.screen.get_width() >= 2 * self._panel.width
-        self.window.panel_width = self._panel.width if self._hud and fits else 0

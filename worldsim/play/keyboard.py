@@ -49,6 +49,7 @@ COMMANDS = (
     Command("tick", (".", "[.]"), "one tick, while paused"),
     Command("more", ("+", "=", "[+]"), "one more denoising step"),
     Command("fewer", ("-", "_", "[-]"), "one denoising step less"),
+    Command("pilot", ("m",), "hand the controls over, and take them back"),
     Command("hud", ("tab",), "show or hide the panel"),
     Command("help", ("h", "f1"), "show or hide these keys"),
     Command("record", ("f9",), "start or stop recording to ./recordings"),

@@ -36,6 +36,7 @@ class Readout:
         action, score, reward, frame, steps: of the present tick.
         backend: what computes it.
         recording: a recording is running.
+        pilot: who has the controls; empty while the player has.
     """
 
     world: str
@@ -50,6 +51,7 @@ class Readout:
     steps: int = 0
     backend: str = "eager"
     recording: bool = False
+    pilot: str = ""
 
 
 class Panel:
@@ -99,7 +101,10 @@ class Panel:
     def _title(self, y: int, readout: Readout) -> int:
         margin = self._px(20)
         self._put(readout.world, 34, INK, margin, y)
-        self._put(readout.about, 17, MUTED, margin, y + self._px(29))
+        if readout.pilot:
+            self._put(f"the {readout.pilot} plays  ·  M: you", 17, ACCENT, margin, y + self._px(29))
+        else:
+            self._put(readout.about, 17, MUTED, margin, y + self._px(29))
         if readout.recording:
             self._pill("REC", self.width - margin, y + self._px(2))
         return y + self._px(60)

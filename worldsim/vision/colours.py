@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.errors import SourceError
-from worldsim.evaluation.reading import COUNTED, Reading, Readings, join
+from worldsim.vision.reading import COUNTED, Reading, Readings, join
 
 BACKGROUND = "background"
 #: An error of so many grey levels in every channel must not look like an object; real frames are off by half a level.
@@ -59,7 +59,7 @@ class ColourReader:
         return np.moveaxis(cover, -1, 0)
 
     def read(self, frames: NDArray[np.uint8]) -> Readings:
-        """See :class:`~worldsim.evaluation.reading.Reader`."""
+        """See :class:`~worldsim.vision.reading.Reader`."""
         lead = frames.shape[:-3]
         flat = frames.reshape(-1, *frames.shape[-3:])
         found: list[list[Reading]] = [[] for _ in self.objects]

@@ -1,0 +1,217 @@
+"""Episodes of any player or policy, side by side, in the dream and in the real game."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from worldsim.agents.players import Eyes, act_all, player_of, source_of
+from worldsim.agents.policy import Policy, Stack, Watcher
+from worldsim.agents.scripted import Player
+from worldsim.envs.source_state import State
+from worldsim.envs.sources import Source, SourceConfig, make_source
+from worldsim.envs.vector_env import WorldVectorEnv
+from worldsim.film.film import Film
+from worldsim.world import World
+
+Choose = Callable[[NDArray[np.uint8], list[State]], NDArray[np.int64]]
+Watch = Callable[[NDArray[np.uint8], NDArray[np.int64] | None], None]
+Shoot = Callable[[NDArray[np.uint8]], None]
+
+FILM_SIDE = 480  # pixels, at least: a film of 80 is hard to look at
+
+
+@dataclass(frozen=True)
+class Play:
+    """How episodes are played.
+
+    Attributes:
+        world: The dream.
+        source_name: Of its real game; None: the one that it was learned from.
+        episodes: Side by side.
+        max_steps: Decisions after which one is cut off.
+        greedy: The likeliest action instead of a drawn one.
+        seed: Episode i has ``seed + i``.
+        device, dtype: Of the networks.
+    """
+
+    world: World
+    source_name: str | None = None
+    episodes: int = 30
+    max_steps: int | None = None
+    greedy: bool = False
+    seed: int = 0
+    device: str = "cpu"
+    dtype: str | None = None
+
+    @cached_property
+    def source(self) -> SourceConfig:
+        """The real game, in the size that the world shows it.
+
+        Raises:
+            WorldsimError: it is not known.
+        """
+        return source_of(self.world, self.source_name)
+
+    def players(self, name: str) -> list[Player]:
+        """A player of that name for each episode; see :func:`~worldsim.agents.players.player_of`."""
+        make = player_of(name, self.world.actions, self.source)
+        return [make(np.random.default_rng((self.seed, i))) for i in range(self.episodes)]
+
+    def generator(self) -> torch.Generator | None:
+        """What a policy draws its actions with."""
+        return None if self.greedy else torch.Generator().manual_seed(self.seed)
+
+
+def in_real(play: Play, who: Policy | str, film: Path | None = None) -> NDArray[np.float64]:
+    """Returns [N] in the real game of a policy, or of the player of that name.
+
+    Args:
+        play: How.
+        who: A policy, or a name of :data:`~worldsim.agents.players.NAMED`.
+        film: Where to film the first episode.
+    """
+    with ExitStack() as stack:
+        sources = [make_source(play.source) for _ in range(play.episodes)]
+        for one in sources:
+            stack.callback(one.close)
+        shoot = _filming(film, play.source.fps, stack)
+        if isinstance(who, str):
+            players = play.players(who)
+            return play_real(sources, lambda _, states: act_all(players, states), play, shoot=shoot)
+        watcher = Watcher(play.world, who.config, play.episodes, play.device, play.dtype)
+        generator = play.generator()
+
+        def decide(frames: NDArray[np.uint8], _: list[State]) -> NDArray[np.int64]:
+            return who.act(watcher.observe(frames).cpu(), generator).numpy()
+
+        return play_real(sources, decide, play, who.config.action_repeat, watcher.watch, shoot)
+
+
+def in_dream(play: Play, who: Policy | str, film: Path | None = None) -> NDArray[np.float64]:
+    """Returns [N] in the dream; a scripted player sees its pictures. See :func:`in_real`."""
+    named = isinstance(who, str)
+    repeat = 1 if isinstance(who, str) else who.config.action_repeat
+    choose = _player_choice(play, who) if isinstance(who, str) else _policy_choice(who, play.generator())
+    with ExitStack() as stack:
+        env = WorldVectorEnv(
+            play.episodes,
+            play.world,
+            action_repeat=repeat,
+            obs_type="rgb" if isinstance(who, str) else who.config.obs_type,
+            max_episode_steps=play.max_steps,
+            tensors=not named,
+            device=play.device,
+            dtype=play.dtype,
+        )
+        stack.callback(env.close)
+        return play_dream(env, choose, play.seed, _filming(film, play.world.config.fps / repeat, stack))
+
+
+def play_real(
+    sources: list[Source],
+    choose: Choose,
+    play: Play,
+    repeat: int = 1,
+    watch: Watch = lambda *_: None,
+    shoot: Shoot = lambda _: None,
+) -> NDArray[np.float64]:
+    """Returns [N] of one episode of each of the real games, side by side.
+
+    Args:
+        sources: The games.
+        choose: Frames [N, H, W, 3] and states to actions [N], once every ``repeat`` ticks.
+        play: Seed, and how many decisions at most.
+        repeat: Ticks that an action is held.
+        watch: Told every tick's frames and actions.
+        shoot: Given the first game's frames.
+    """
+    rows = len(sources)
+    starts = [source.reset(seed=play.seed + i) for i, source in enumerate(sources)]
+    frames, states = np.stack([frame for frame, _ in starts]), [info["state"] for _, info in starts]
+    watch(frames, None)
+    shoot(frames[0])
+    returns, over, decisions = np.zeros(rows), np.zeros(rows, bool), 0
+    while not over.all() and (play.max_steps is None or decisions < play.max_steps):
+        actions = choose(frames, states)
+        for _ in range(repeat):
+            filmed = not over[0]
+            for row in np.flatnonzero(~over):
+                frames[row], reward, terminated, truncated, info = sources[row].step(int(actions[row]))
+                returns[row] += reward
+                states[row] = info["state"]
+                over[row] = terminated or truncated
+            watch(frames, actions)
+            if filmed:
+                shoot(frames[0])
+        decisions += 1
+    return returns
+
+
+def play_dream(
+    env: WorldVectorEnv, choose: Callable[[Any], NDArray[np.int64]], seed: int, shoot: Shoot = lambda _: None
+) -> NDArray[np.float64]:
+    """Returns [N] of one episode of each row.
+
+    Args:
+        env: Any number of rows.
+        choose: Observations to actions [N].
+        seed: Row i is seeded with ``seed + i``.
+        shoot: Given the first row's frames.
+    """
+    observations, _ = env.reset(seed=seed)
+    shoot(env.session.frames[0])
+    returns, over = np.zeros(env.num_envs), np.zeros(env.num_envs, bool)
+    while not over.all():
+        observations, rewards, terminations, truncations, _ = env.step(choose(observations))
+        if not over[0]:
+            shoot(env.session.frames[0])
+        returns[~over] += np.asarray(rewards)[~over]
+        over |= np.asarray(terminations | truncations)
+    return returns
+
+
+def _filming(path: Path | None, fps: float, stack: ExitStack) -> Shoot:
+    """What takes the frames of a film, which the stack finishes."""
+    if path is None:
+        return lambda _: None
+    film = Film(path, fps)
+    stack.callback(film.close)
+
+    def shoot(frame: NDArray[np.uint8]) -> None:
+        scale = -(-FILM_SIDE // max(frame.shape[:2]))
+        film.add(frame.repeat(scale, 0).repeat(scale, 1))
+
+    return shoot
+
+
+def _player_choice(play: Play, name: str) -> Callable[[NDArray[np.uint8]], NDArray[np.int64]]:
+    players = play.players(name)
+    if not name.startswith("scripted"):
+        return lambda frames: act_all(players, [{}] * len(frames))
+    eyes = Eyes(play.source)
+    return lambda frames: act_all(players, eyes.states(frames))
+
+
+def _policy_choice(policy: Policy, generator: torch.Generator | None) -> Callable[[Any], NDArray[np.int64]]:
+    stack: list[Stack] = []
+
+    def decide(observations: torch.Tensor) -> NDArray[np.int64]:
+        seen = observations.cpu()
+        if policy.config.obs_type == "gray":
+            if stack:
+                seen = stack[0].push(seen)
+            else:
+                stack.append(Stack(seen))
+                seen = stack[0].frames
+        return policy.act(seen, generator).numpy()
+
+    return decide

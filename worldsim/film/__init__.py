@@ -1,0 +1,1 @@
+"""Frames into files that anyone can look at."""
