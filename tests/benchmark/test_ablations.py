@@ -44,7 +44,7 @@ def test_a_tick_without_an_optimisation_shows_the_same_frames(name: str, tmp_pat
 
 def test_an_unknown_optimisation_and_a_compiled_backend_are_refused(make_world) -> None:
     session = Session(make_world())
-    with pytest.raises(WorldsimError, match="there is modulation_table"):
+    with pytest.raises(WorldsimError, match="there is folding, modulation_table"):
         go_without(session, "magic")
     with pytest.raises(WorldsimError, match="leave it out"):
         Cell(backend="aoti", without="bias_table")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from worldsim.model import motion
 from worldsim.model.config import ModelConfig
 from worldsim.model.motion import SHARPNESS, UNSEEN
 from worldsim.model.world_model import WorldModel
@@ -108,3 +109,11 @@ def test_every_pixel_is_drawn_or_goes_on(model: WorldModel) -> None:
         for logit, expected in ((30.0, due), (-30.0, torch.full_like(due, 0.25))):
             out.bias[CONFIG.patch_dim :] = logit
             torch.testing.assert_close(model.decode(*given), expected, rtol=0, atol=1e-5)
+
+
+def test_few_and_many_are_looked_at_alike(model: WorldModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (1, 4, 64, 64, 3)).astype(np.uint8))
+    patches = model.see(frames, torch.float32)
+    together = model.views(patches)
+    monkeypatch.setattr(motion, "FEW", 0)
+    torch.testing.assert_close(together, model.views(patches), atol=1e-5, rtol=1e-5)

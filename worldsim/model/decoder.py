@@ -127,12 +127,16 @@ class FrameDecoder(nn.Module):
         for block, modulation in zip(self._blocks(), modulations, strict=False):
             x = block(x, modulation)
         shift, scale = modulations[-1].chunk(2, -1)
-        drawn = self.out(modulate(self.norm(x), shift, scale))
-        if not self.config.extrapolated:
-            return drawn
-        drawn, blend = drawn.split((noisy.shape[-1], drawn.shape[-1] - noisy.shape[-1]), -1)
+        return self.blend(self.out(modulate(self.norm(x), shift, scale)), scene)
+
+    def blend(self, out: Tensor, scene: Tensor) -> Tensor:
+        """The layers' output to patches: with extrapolation, a share of what follows in place of what is drawn."""
+        c = self.config
+        if not c.extrapolated:
+            return out
+        drawn, blend = out.split((c.patch_dim, c.patch**2), -1)
         share = blend.sigmoid().unsqueeze(-1)  # [N, L, pixels, 1]
-        mixed = torch.lerp(drawn.unflatten(-1, (-1, 3)), scene[..., dim:].unflatten(-1, (-1, 3)), share)
+        mixed = torch.lerp(drawn.unflatten(-1, (-1, 3)), scene[..., c.dim :].unflatten(-1, (-1, 3)), share)
         return mixed.flatten(-2)
 
     def _blocks(self) -> Iterator[DecoderBlock]:

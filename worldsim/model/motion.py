@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from worldsim.model.config import ModelConfig
 
 SHARPNESS = 24.0  # of the choice among displacements; their scores are at most about 1
+FEW = 256  # looked at together: one product of copies instead of one a displacement, of which each costs a start
 UNSEEN = 0.25  # energy of a change, summed over values in [-1, 1], that is as good as none
 
 
@@ -68,13 +69,33 @@ class MotionExtrapolation(nn.Module):
         frame = torch.arange(len(busy), device=busy.device)[:, None]
         old = before[frame, busy // columns, busy % columns].flatten(0, 1)
         # A displacement along columns is a slice, one along rows a diagonal of what the slices' rows have in common.
-        fits = [new @ old[..., 3 * k : 3 * (k + side)].transpose(1, 2) for k in range(taps)]
-        scores = (torch.stack(fits, 1).flatten(2) @ self.diagonals.to(new.dtype)).flatten(1).float()  # [M, taps * taps]
+        fits = self._products(new, old)  # [M, taps, side * wide]
+        scores = (fits @ self.diagonals.to(new.dtype)).flatten(1).float()  # [M, taps * taps]
         certain = SHARPNESS / (energy.view(-1, 1) + UNSEEN)
         weights = (certain * scores).softmax(-1).to(new.dtype).view(-1, taps, taps)
-        bands = (weights @ self.bands.to(new.dtype)).view(-1, taps, p, side)
-        moved = bands[:, 0] @ new[..., : 3 * p]  # [M, rows, columns and colours]
-        for k in range(1, taps):
-            moved = moved + bands[:, k] @ new[..., 3 * k : 3 * (k + p)]
+        moved = self._sums((weights @ self.bands.to(new.dtype)).view(-1, taps, p, side), new)
         due = change.new_zeros(*change.shape[:2], moved[0].numel())
         return due.scatter(1, busy[..., None].expand(-1, -1, due.shape[-1]), moved.view(*busy.shape, -1))
+
+    def _products(self, new: Tensor, old: Tensor) -> Tensor:
+        """Of the rows of ``new`` [M, side, 3 side] with those of ``old`` [M, wide, 3 wide], column by column moved on:
+        [M, taps, side * wide].
+        """
+        taps, side = self.taps, new.shape[1]
+        if len(new) <= FEW:
+            moved = old.unfold(2, 3 * side, 3).transpose(1, 2).flatten(1, 2)  # [M, taps * wide, 3 side]
+            fits = (moved @ new.transpose(1, 2)).unflatten(1, (taps, -1))
+            return fits.transpose(2, 3).flatten(2)
+        return torch.stack([new @ old[..., 3 * k : 3 * (k + side)].transpose(1, 2) for k in range(taps)], 1).flatten(2)
+
+    def _sums(self, bands: Tensor, new: Tensor) -> Tensor:
+        """Over k of band k [M, patch, side] on the columns of ``new`` [M, side, 3 side] from k on: [M, patch, 3 patch].
+        """
+        p, taps = self.patch, self.taps
+        if len(new) <= FEW:
+            moved = new.unfold(2, 3 * p, 3).transpose(1, 2).flatten(1, 2)  # [M, taps * side, 3 patch]
+            return bands.transpose(1, 2).flatten(2) @ moved
+        total = bands[:, 0] @ new[..., : 3 * p]
+        for k in range(1, taps):
+            total = total + bands[:, k] @ new[..., 3 * k : 3 * (k + p)]
+        return total
