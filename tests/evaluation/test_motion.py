@@ -14,7 +14,13 @@ def test_a_dream_that_stands_still_is_off_by_the_speed(subject: Subject) -> None
     assert subject.reader
     frames = np.stack([moment.frames for moment in subject.moments(8, 90)], 1)
     real = subject.reader.read(frames)["ball"]
-    still, perfect = motion.compare(real[1:-1], real), motion.compare(real[2:], real)
+    off, none = motion.frame_errors(frames[1:-1], frames[1:]), motion.frame_errors(frames[2:], frames[1:])
+    still, perfect = motion.compare(real[1:-1], real, off), motion.compare(real[2:], real, none)
+    assert perfect["all"]["error"] == 0 < still["all"]["error"]
+    assert still["all"]["share"] + still["is not there"]["share"] == pytest.approx(1)
+    kinds = [kind for kind in still if kind.startswith(("goes on", "turns", "comes"))]
+    # A ball that stood still is in neither kind of its first two frames.
+    assert 0.8 < sum(still[kind]["share"] for kind in kinds) / still["all"]["share"] <= 1 + 1e-9
     assert perfect["all"]["frames"] > 100 and perfect["all"]["p90"] == 0 and perfect["all"]["single"] > 0.9
     kinds = [kind for kind in still if kind.startswith("goes on")]
     assert len(kinds) > 1
@@ -22,7 +28,7 @@ def test_a_dream_that_stands_still_is_off_by_the_speed(subject: Subject) -> None
         low, high = (float(edge) for edge in kind.removeprefix("goes on at ").split(" px")[0].split(" to "))
         assert low <= still[kind]["median"] <= still[kind]["p90"] < high
     assert still["comes into view"]["median"] == np.inf and still["comes into view"]["wrong"] == 1
-    parts = [kind for kind in perfect if kind not in ("all", "comes into view")]
+    parts = [kind for kind in perfect if kind not in ("all", "comes into view", "is not there")]
     assert sum(perfect[kind]["frames"] for kind in parts) <= perfect["all"]["frames"]
 
 
@@ -46,3 +52,14 @@ def test_an_untrained_world_knows_no_motion(subject: Subject) -> None:
     ball = report["by_object"]["ball"]["all"]
     assert ball["wrong"] == pytest.approx(1) and ball["single"] == 0
     assert "comes into view" in "\n".join(SECTIONS["motion"](report))
+
+
+def test_an_error_is_weighted_where_something_changes() -> None:
+    real = np.zeros((2, 1, 8, 8, 3), np.uint8)
+    real[1, 0, 4, 4] = 255
+    assert motion.frame_errors(real[1:], real) == 0
+    missed = motion.frame_errors(real[:1], real)[0, 0]
+    assert missed == pytest.approx(1000 * 16 * 4 / 64)
+    made = real[1:].copy()
+    made[0, 0, 0, 0] = 255  # far from what changes
+    assert motion.frame_errors(made, real)[0, 0] == pytest.approx(missed / 16)

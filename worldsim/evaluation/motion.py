@@ -1,7 +1,8 @@
 """Motion: one frame ahead of real play, by how fast an object moves there and whether it turns.
 
 A roll-out that lost the ball does not say where. Here every frame follows from real ones, so nothing adds up, and what
-a world has not learned stands alone: fast balls, bounces, balls that come into play.
+a world has not learned stands alone: fast balls, bounces, balls that come into play. The squared error of the whole
+frame, weighted as in training, is told by the same kinds: what a loss still consists of is what to work on.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from worldsim.engine.precision import pick_device, pick_dtype
 from worldsim.evaluation.moments import Moment
 from worldsim.evaluation.subject import Subject, spread
+from worldsim.training.loss import LossConfig, change_weights
 from worldsim.training.own import own_frames
 from worldsim.vision.reading import Reading, distance
 
@@ -29,8 +31,10 @@ def measure(subject: Subject) -> dict[str, Any]:
 
     Returns:
         For every object and every kind of motion that occurs: ``frames``, ``median`` and ``p90`` of the error in
-        pixels (infinite if the object is missing), ``wrong`` (the share further off than a pixel, or missing) and
-        ``single`` (the share where exactly one is there, of the real size).
+        pixels (infinite if the object is missing), ``wrong`` (the share further off than a pixel, or missing),
+        ``single`` (the share where exactly one is there, of the real size), ``error`` (of the whole frame, mean of
+        1000 times the weighted square of values in [-1, 1]) and ``share`` of that in all frames. Where the object is
+        not there, only the last two.
 
     Raises:
         AssertionError: the subject has no reader.
@@ -40,14 +44,40 @@ def measure(subject: Subject) -> dict[str, Any]:
     real = np.stack([np.concatenate((moment.start.frames, moment.frames)) for moment in moments], 1)
     made = _one_ahead(subject, moments)
     seen, dreamed = subject.reader.read(real[subject.window - 2 :]), subject.reader.read(made[subject.window - 1 :])
-    table = {name: compare(dreamed[name], seen[name]) for name in subject.reader.objects}
+    errors = frame_errors(made[subject.window - 1 :], real[subject.window - 1 :])
+    table = {name: compare(dreamed[name], seen[name], errors) for name in subject.reader.objects}
     return {"clips": len(moments), "by_object": table}
 
 
-def compare(dreamed: Reading, real: Reading) -> dict[str, Any]:
-    """One kind of object: readings [T, N] of the dream and [T+2, N] of the real game, which begins two ticks before."""
+def compare(dreamed: Reading, real: Reading, errors: NDArray[np.float64]) -> dict[str, Any]:
+    """One kind of object: readings [T, N] of the dream and [T+2, N] of the real game, which begins two ticks before,
+    and errors of the frames [T, N].
+    """
     apart = distance(dreamed, real[2:])
-    return {kind: _figures(apart[rows], dreamed.single[rows]) for kind, rows in _kinds(real).items()}
+    total = max(float(errors.sum()), 1e-12)
+
+    def part_of(rows: NDArray[np.bool_]) -> dict[str, float]:
+        return {"error": float(errors[rows].mean()), "share": float(errors[rows].sum()) / total}
+
+    table: dict[str, Any] = {}
+    for kind, rows in _kinds(real).items():
+        table[kind] = _figures(apart[rows], dreamed.single[rows]) | part_of(rows)
+    gone = ~real.present[2:]
+    if gone.any():
+        table["is not there"] = {"frames": int(gone.sum())} | part_of(gone)
+    return table
+
+
+def frame_errors(made: NDArray[np.uint8], real: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """1000 times the weighted mean square [T, N] of made frames [T, N, H, W, 3] less real ones [T+1, N, H, W, 3], which
+    begin a tick before; values are in [-1, 1], weights those of training.
+    """
+    found = []
+    for row in range(made.shape[1]):  # a row at a time: floats take room
+        weights = change_weights(torch.from_numpy(real[:, row])[None], LossConfig().changed_weight)[0].numpy()
+        apart = (made[:, row].astype(np.float32) - real[1:, row]) / 127.5
+        found.append((weights * apart**2).mean((1, 2, 3)))
+    return 1000 * np.stack(found, 1).astype(np.float64)
 
 
 def _one_ahead(subject: Subject, moments: list[Moment]) -> NDArray[np.uint8]:

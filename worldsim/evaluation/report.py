@@ -127,8 +127,18 @@ def _objects(part: Mapping[str, Any]) -> list[str]:
 def _motion(part: Mapping[str, Any]) -> list[str]:
     lines = [f"One frame ahead of real frames, in {part['clips']} stretches of held-out play."]
     for name, kinds in part["by_object"].items():
-        rows = [[kind, f["frames"], f["median"], f["p90"], f["wrong"], f["single"]] for kind, f in kinds.items()]
-        head = [f"the real {name}", "frames", "px off, median", "p90", "missing or over 1 px off", "single"]
+        keys = "frames", "median", "p90", "wrong", "single", "error", "share"
+        rows = [[kind, *(f.get(key) for key in keys)] for kind, f in kinds.items()]
+        head = [
+            f"the real {name}",
+            "frames",
+            "px off, median",
+            "p90",
+            "missing or over 1 px off",
+            "single",
+            "error of the frame",
+            "share of all error",
+        ]
         lines += ["", *table(head, rows)]
     return lines
 
