@@ -14,6 +14,7 @@ from worldsim.schema import nearest
 VERBS = {
     "collect": ("worldsim.data.collect", "record episodes of a real game"),
     "train": ("worldsim.training.pretrain", "learn a world from the episodes"),
+    "distill": ("worldsim.training.distill", "make a world need fewer denoising steps"),
     "export": ("worldsim.training.export", "make a world folder of a run"),
     "evaluate": ("worldsim.evaluation.evaluate", "measure a world against the real game"),
     "transfer": ("worldsim.evaluation.transfer", "play the dream and the real game with the same players"),

@@ -19,7 +19,7 @@ from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel
 from worldsim.settings import group_names
 from worldsim.training.run import Run
-from worldsim.world import load_world
+from worldsim.world import World, load_world
 
 _MADE_BY = "## Made by\n"
 
@@ -39,8 +39,13 @@ def adopt_weights(model: WorldModel, name: str, run: Run) -> None:
         if theirs[key] != ours[key] and not wider:
             raise RunError(f"init={name} has model.{key}={theirs[key]}, not {ours[key]}: give the same, or no init")
     model.load_state_dict(_with_margin(parent.model.state_dict(), parent.config.model, model.config))
+    remember_parent(parent, f"init={name}", run)
+
+
+def remember_parent(parent: World, said: str, run: Run) -> None:
+    """Keep in a run how the world was made that it began from, which the command named by ``said``."""
     made = parent.card.partition(_MADE_BY)[2].partition("\n## ")[0].strip("\n")
-    text = f"`init={name}` was world `{parent.name}`, fingerprint {parent.fingerprint[:16]}, made by\n\n{made}\n"
+    text = f"`{said}` was world `{parent.name}`, fingerprint {parent.fingerprint[:16]}, made by\n\n{made}\n"
     write_atomically(run.parent, text.encode())
 
 
@@ -65,12 +70,17 @@ def train_command(told: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
         told: All settings of the run.
         usual: All settings of a run that is told nothing but its world.
     """
+    return command_of("train", told, {**usual, "model": asdict(ModelConfig(1))})
+
+
+def command_of(verb: str, told: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
+    """The command line of a verb; see :func:`train_command`."""
     where = ("data", "run", "device", "threads", "dtype", "compile", "report")
     said = ("world", "steps", "batch")  # always worth saying
-    defaults = _flat({**usual, "model": asdict(ModelConfig(1))})
+    defaults = _flat(usual)
     given = _flat({key: value for key, value in told.items() if key not in where})
     chosen = [f"{key}={value}" for key, value in given.items() if key in said or value != defaults.get(key)]
-    return shlex.join(["worldsim", "train", *chosen])
+    return shlex.join(["worldsim", verb, *chosen])
 
 
 def collect_command(dataset: Dataset) -> str:

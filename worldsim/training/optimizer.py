@@ -14,12 +14,13 @@ class OptimizerConfig:
     """How the weights move.
 
     Attributes:
-        muon_lr: Learning rate of Muon, on the matrices inside the blocks.
+        muon_lr: Learning rate of Muon, on the matrices inside the blocks; 0: AdamW moves those too.
         adam_lr: Learning rate of AdamW, on embeddings, norms, convolutions, first and last layers.
         weight_decay: Of Muon; AdamW's is 0.
         warmup: Steps of linear warm-up.
         decay: Share of the run, at its end, over which the rates fall linearly to zero.
         ema: Decay of the average of the weights; a young run averages over a tenth of its steps.
+        betas: Of AdamW.
     """
 
     muon_lr: float = 0.02
@@ -28,6 +29,7 @@ class OptimizerConfig:
     warmup: int = 100
     decay: float = 0.8
     ema: float = 0.999
+    betas: tuple[float, float] = (0.9, 0.99)
 
 
 def split_parameters(
@@ -48,20 +50,22 @@ class Optimizer:
     def __init__(self, model: nn.Module, config: OptimizerConfig) -> None:
         self.config = config
         muon, adam = split_parameters(model)
-        self._names = [[name for name, _ in muon], [name for name, _ in adam]]
-        self._optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(
-                [p for _, p in muon],
-                lr=config.muon_lr,
-                weight_decay=config.weight_decay,
-                adjust_lr_fn="original",
-            ),
-            torch.optim.AdamW([p for _, p in adam], lr=config.adam_lr, weight_decay=0.0, betas=(0.9, 0.99), fused=True),
-        ]
+        if not config.muon_lr:
+            muon, adam = [], muon + adam
+        self._held: list[tuple[torch.optim.Optimizer, float, list[str]]] = []
+        if muon:
+            weights = [p for _, p in muon]
+            mover: torch.optim.Optimizer = torch.optim.Muon(
+                weights, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="original"
+            )
+            self._held.append((mover, config.muon_lr, [name for name, _ in muon]))
+        weights = [p for _, p in adam]
+        mover = torch.optim.AdamW(weights, lr=config.adam_lr, weight_decay=0.0, betas=config.betas, fused=True)
+        self._held.append((mover, config.adam_lr, [name for name, _ in adam]))
 
     def step(self, scale: float) -> None:
         """Apply the gradients at ``scale`` times the configured rates, then clear them."""
-        for optimizer, rate in zip(self._optimizers, (self.config.muon_lr, self.config.adam_lr), strict=True):
+        for optimizer, rate, _ in self._held:
             for group in optimizer.param_groups:
                 group["lr"] = rate * scale
             optimizer.step()
@@ -70,7 +74,7 @@ class Optimizer:
     def state(self) -> dict[str, Tensor]:
         """Momenta and counters by ``<optimizer>.<kind>.<parameter>``."""
         state = {}
-        for i, (optimizer, names) in enumerate(zip(self._optimizers, self._names, strict=True)):
+        for i, (optimizer, _, names) in enumerate(self._held):
             for name, parameter in zip(names, optimizer.param_groups[0]["params"], strict=True):
                 for kind, value in optimizer.state.get(parameter, {}).items():
                     state[f"{i}.{kind}.{name}"] = value if isinstance(value, Tensor) else torch.tensor(value)
@@ -78,7 +82,7 @@ class Optimizer:
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Restore what :meth:`state` gave."""
-        for i, (optimizer, names) in enumerate(zip(self._optimizers, self._names, strict=True)):
+        for i, (optimizer, _, names) in enumerate(self._held):
             parameters = dict(zip(names, optimizer.param_groups[0]["params"], strict=True))
             optimizer.state.clear()
             for key, value in state.items():

@@ -1,48 +1,32 @@
-"""One pretraining run: its state, its two phases, what it shows of itself, and how it goes on after a stop."""
+"""One pretraining run: its state and its two phases."""
 
 from __future__ import annotations
 
 import copy
-import signal
-import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
+from torch import Tensor
 
-from worldsim.checkpoint import all_finite, load_checkpoint, named, part, save_checkpoint
+from worldsim.checkpoint import named, part
 from worldsim.data.clips import ClipStore
 from worldsim.data.episodes import Dataset
 from worldsim.engine.precision import pick_device, pick_dtype
-from worldsim.errors import DataError, RunError
+from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.settings import from_dict, home
 from worldsim.training.ancestry import adopt_weights, collect_command, train_command
 from worldsim.training.batches import stream
-from worldsim.training.export import build_world
-from worldsim.training.grid import roll_out_grid
+from worldsim.training.loop import Loop, ReportConfig
 from worldsim.training.loss import LossConfig
 from worldsim.training.objective import Objective
 from worldsim.training.optimizer import Optimizer, OptimizerConfig, schedule, update_ema
 from worldsim.training.outcomes import OutcomesConfig, gather_contexts, outcome_loss
 from worldsim.training.own import own_rows
 from worldsim.training.parallel import Ranks
-from worldsim.training.progress import Scalars, held_out_error
 from worldsim.training.run import Run
-
-
-@dataclass(frozen=True)
-class ReportConfig:
-    """How often a run saves and shows itself; none of it changes what is learned."""
-
-    save_seconds: float = 60
-    held_out_every: int = 500
-    held_out_clips: int = 8
-    grid_every: int = 1000
-    grid_rows: int = 3
-    grid_ticks: tuple[int, ...] = (1, 5, 10, 15, 20, 30, 45, 60)
 
 
 @dataclass(frozen=True)
@@ -80,8 +64,8 @@ class PretrainConfig:
         return frames
 
 
-class Trainer:
-    """One pretraining run: state, resume, and the loop.
+class Trainer(Loop):
+    """One pretraining run: state, resume, and its two phases.
 
     Args:
         config: See :class:`PretrainConfig`.
@@ -89,36 +73,29 @@ class Trainer:
     """
 
     def __init__(self, config: PretrainConfig, place: Ranks) -> None:
-        self.config, self.place = config, place
+        self.config = config
         self.device = pick_device(config.device)
         self.dtype = pick_dtype(config.dtype, self.device)
-        self.dataset = Dataset.open(config.data or home() / "data" / config.world, skip_bad=True)
-        source = self.dataset.config["source"]
+        dataset = Dataset.open(config.data or home() / "data" / config.world, skip_bad=True)
+        run = Run(config.run or home() / "runs" / config.world)
+        super().__init__(config.world, run, dataset, place, config.report, config.sampling_steps)
+        source = dataset.config["source"]
         size = {"height": source["height"], "width": source["width"]}
         given = {name: value for name, value in config.model.items() if value is not None}
         eighth = source["height"] // 8
         if eighth and not source["height"] % eighth and not source["width"] % eighth:
             given = {"patch": eighth, **given}
-        self.shape = from_dict(ModelConfig, {"num_actions": len(self.dataset.actions), **size, **given})
-        self.run = Run(config.run or home() / "runs" / config.world)
-        self.clips = ClipStore(self.dataset, self.dataset.train, config.frames(self.shape.window))
+        self.shape = from_dict(ModelConfig, {"num_actions": len(dataset.actions), **size, **given})
+        self.clips = ClipStore(dataset, dataset.train, config.frames(self.shape.window))
         self.model = init_weights(WorldModel(self.shape), config.seed).to(self.device)
-        if config.init and not self.run.checkpoint.exists():
-            adopt_weights(self.model, config.init, self.run)
+        if config.init and not run.checkpoint.exists():
+            adopt_weights(self.model, config.init, run)
         self.ema = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.optimizer = Optimizer(self.model, config.optimizer)
-        self.step = 0
-        self._stop = False
-        self._saved = time.monotonic()
         if place.leads:
             self._begin()
-        if self.run.checkpoint.exists():
+        if run.checkpoint.exists():
             self.load()
-
-    def stop_on_signals(self) -> None:
-        """Make Ctrl-C and a polite kill save before they end the run."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask_to_stop)
 
     def _begin(self) -> None:
         config = self.config
@@ -137,51 +114,28 @@ class Trainer:
         where = "run", "commands", "device", "dtype", "compile", "threads", "report"
         self.run.begin(told, told["commands"]["train"], may_differ=(*later, *where))
 
-    def load(self) -> None:
-        """Continue from the checkpoint.
+    def state(self) -> dict[str, Tensor]:
+        """See :class:`~worldsim.training.loop.Loop`."""
+        parts = {"model": self.model.state_dict(), "ema": self.ema.state_dict(), "optimizer": self.optimizer.state()}
+        return {name: value for part_name, held in parts.items() for name, value in named(part_name, held).items()}
 
-        Raises:
-            RunError: it is truncated, foreign, or of another model.
-        """
-        tensors, facts = load_checkpoint(self.run.checkpoint)
-        try:
-            self.model.load_state_dict(part(tensors, "model"))
-            self.ema.load_state_dict(part(tensors, "ema"))
-            self.optimizer.load_state(part(tensors, "optimizer"))
-        except (RuntimeError, KeyError) as error:
-            raise RunError(f"{self.run.checkpoint} is of another model: give another run=<folder>") from error
-        self.step = int(facts["step"])
-
-    def save(self) -> None:
-        """Write the whole state, atomically.
-
-        Raises:
-            RunError: the weights hold a NaN, or the disk is full. The last checkpoint is intact.
-        """
-        weights = self.model.state_dict()
-        if not all_finite(weights):
-            raise RunError(f"the weights hold NaN or infinity at step {self.step}: lower optimizer.muon_lr and resume")
-        tensors = (
-            named("model", weights) | named("ema", self.ema.state_dict()) | named("optimizer", self.optimizer.state())
-        )
-        save_checkpoint(self.run.checkpoint, tensors, {"step": self.step, "world": self.config.world})
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """See :class:`~worldsim.training.loop.Loop`."""
+        self.model.load_state_dict(part(tensors, "model"))
+        self.ema.load_state_dict(part(tensors, "ema"))
+        self.optimizer.load_state(part(tensors, "optimizer"))
 
     def train(self) -> None:
         """Train to the last step; a signal to end saves and leaves."""
         config, place = self.config, self.place
         if self.step >= config.steps:
             return
-        from tqdm import tqdm
-
         objective = Objective(self.model, config.loss, self.dtype, config.compile)
-        scalars = Scalars(self.run.folder / "tensorboard", self.step + 1) if place.leads else None
-        held_out = self._held_out() if place.leads else None
+        scalars, held_out = self.scalars(), self.held_out()
         places, ahead = place.places(config.batch), range(self.step, config.steps)
         own = own_rows(places, config.loss.own_share)
         batches = stream(self.clips, self.shape, config.loss, config.seed, ahead, places, self.device)
-        bar = tqdm(
-            total=config.steps, initial=self.step, unit="step", disable=not place.leads, mininterval=5, smoothing=0.05
-        )
+        bar = self.bar(config.steps)
         parameters = list(self.model.parameters())
         for step, batch in batches:
             begun = step >= config.loss.own_after * config.steps
@@ -194,13 +148,9 @@ class Trainer:
             self.step = step + 1
             bar.update()
             if self.step % 20 == 0 or step in (0, config.steps - 1):
-                place.average(parts.values())
-                if scalars:
-                    scalars.write(self.step, {f"loss/{name}": float(value) for name, value in parts.items()})
-                bar.set_postfix_str(" ".join(f"{name} {float(value):.4f}" for name, value in parts.items()))
-            if scalars and held_out:
-                self._report(scalars, held_out)
-            if self._keep(config.steps):
+                self.tell(bar, scalars, parts)
+            self.report(scalars, held_out, config.steps)
+            if self.keep(config.steps):
                 break
         batches.close()
         bar.close()
@@ -217,8 +167,7 @@ class Trainer:
             self.model.load_state_dict(self.ema.state_dict())
         frozen = copy.deepcopy(self.ema).to(self.dtype).eval()
         heads = self.model.heads
-        scalars = Scalars(self.run.folder / "tensorboard", self.step + 1) if place.leads else None
-        quiet = not place.leads
+        scalars, quiet = self.scalars(), not place.leads
         rounds = tqdm(range(config.outcomes.rounds), desc="contexts", unit="batch", disable=quiet, mininterval=5)
         places, steps = place.places(config.outcomes.batch), config.loss.own_steps
         contexts = gather_contexts(frozen, self.clips, config.seed + 1, rounds, places, steps)
@@ -232,42 +181,10 @@ class Trainer:
             self.step = step + 1
             if scalars and (self.step % 20 == 0 or self.step == last):
                 scalars.write(self.step, {"loss/outcomes": float(loss.detach())})
-            if self._keep(last):
+            if self.keep(last):
                 break
-
-    def _keep(self, last: int) -> bool:
-        """Save as often as wanted and at the end; whether to leave before it."""
-        late = time.monotonic() - self._saved > self.config.report.save_seconds
-        if self.place.leads and (late or self._stop or self.step == last):
-            self.save()
-            self._saved = time.monotonic()
-        return self._stop
 
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to train."""
         return self.step >= self.config.steps + self.config.outcomes.steps
-
-    def _ask_to_stop(self, *_: object) -> None:
-        self._stop = True
-
-    def _held_out(self) -> ClipStore | None:
-        length = self.shape.window + max(self.config.report.grid_ticks)
-        try:
-            return ClipStore(self.dataset, self.dataset.held_out, length)
-        except DataError:
-            return None  # none held out, or none long enough: train without pictures of it
-
-    def _report(self, scalars: Scalars, held_out: ClipStore) -> None:
-        report, last = self.config.report, self.step == self.config.steps
-        if self.step % report.held_out_every == 0 or last:
-            error = held_out_error(self.ema, held_out, report.held_out_clips)
-            scalars.write(self.step, {f"held_out/{name}": value for name, value in error.items()})
-            figures = ", ".join(f"{name} {value:.2f}" for name, value in error.items())
-            print(f"\nstep {self.step}: held-out error {figures}", flush=True)
-        if self.step % report.grid_every == 0 or last:
-            world = build_world(self.config.world, self.ema, self.dataset, steps=self.config.sampling_steps)
-            ticks = report.grid_ticks
-            picture = roll_out_grid(world, held_out, self.shape.window, ticks, report.grid_rows)
-            self.run.samples.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(self.run.samples / f"step_{self.step:06d}.png"), picture[..., ::-1])

@@ -1,0 +1,158 @@
+"""Distillation: what its losses are, and that a run of it is a run like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from worldsim.data.episodes import Dataset
+from worldsim.engine.sampler import levels, sample
+from worldsim.model.config import ModelConfig
+from worldsim.model.world_model import WorldModel
+from worldsim.training.distill import DistillConfig, Distiller, main
+from worldsim.training.dmd import Distillation, exit_frames, made_weights, matching_loss
+from worldsim.training.loss import change_weights
+from worldsim.training.parallel import Ranks
+from worldsim.training.pretrain import main as train
+from worldsim.world import load_world
+
+SHAPE = ModelConfig(3, 16, 24, 8, margin=1, dim=32, heads=2, encoder_layers=1, decoder_layers=1, window=4)
+
+
+def shaken(seed: int = 0) -> WorldModel:
+    generator, model = torch.Generator().manual_seed(seed), WorldModel(SHAPE)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
+    return model
+
+
+def moment(n: int = 5) -> tuple[torch.Tensor, ...]:
+    """Context, view, action and noise of some frames."""
+    generator = torch.Generator().manual_seed(1)
+    draw = [torch.randn(n, SHAPE.tokens, size, generator=generator) for size in (SHAPE.dim, SHAPE.view_dim)]
+    noise = torch.randn(n, SHAPE.tokens, SHAPE.patch_dim, generator=generator)
+    return (*draw, torch.randint(0, 3, (n,), generator=generator), noise)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_the_last_exit_is_what_the_sampler_makes(steps: int) -> None:
+    model, (context, last, action, noise) = shaken(), moment()
+
+    def denoise(x: torch.Tensor, t: float) -> torch.Tensor:
+        return model.decode(x, torch.full((len(x),), t), context, last, action)
+
+    at = levels(steps)
+    with torch.no_grad():
+        expected = sample(denoise, noise, at)
+    made = exit_frames(model.decoder, context, last, action, noise, at[:-1])
+    torch.testing.assert_close(made, expected)
+    made.sum().backward()
+    assert model.decoder.blocks[0].mlp.up.weight.grad.abs().sum() > 0
+
+
+def test_only_the_exit_step_has_a_gradient() -> None:
+    model, (context, last, action, noise) = shaken(), moment()
+    weights = list(model.decoder.parameters())
+    made = exit_frames(model.decoder, context, last, action, noise, (1.0, 0.5))
+    found = torch.autograd.grad(made.square().sum(), weights)
+    with torch.no_grad():
+        first = model.decode(noise, torch.ones(5), context, last, action)
+        x = first + 0.5 * (noise - first)
+    alone = model.decode(x, torch.full((5,), 0.5), context, last, action)
+    for mine, theirs in zip(found, torch.autograd.grad(alone.square().sum(), weights), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_frames_move_from_what_the_critic_sees_to_what_the_teacher_sees() -> None:
+    generator = torch.Generator().manual_seed(0)
+    made, real, fake = (torch.randn(3, 6, 12, generator=generator) for _ in range(3))
+    made.requires_grad_()
+    matching_loss(made, real, fake).backward()
+    torch.testing.assert_close(made.grad, (fake - real) / made.numel())
+
+
+def test_weights_of_made_frames_are_those_of_real_ones() -> None:
+    model = WorldModel(SHAPE)
+    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 4, (2, 2, 16, 24, 3)) * 60)
+    frames = frames.to(torch.uint8)
+    frames[:, 1, :8] = frames[:, 0, :8]
+    patches = model.see(frames, torch.float32)
+    expected = model.patchify(change_weights(frames, 16.0)[:, 0].expand(-1, -1, -1, 3))
+    torch.testing.assert_close(made_weights(patches[:, 1], patches[:, 0], model, 16.0), expected)
+    trembling = patches[:, 1] + 0.5 / 127.5
+    torch.testing.assert_close(made_weights(trembling, patches[:, 0], model, 16.0), expected)
+
+
+def test_a_critic_that_agrees_with_the_teacher_moves_nothing_and_one_that_differs_does() -> None:
+    model, other, (context, last, action, noise) = shaken(), shaken(5), moment()
+    t = torch.full((5,), 0.6)
+    for critic, still in ((model.decoder, True), (other.decoder, False)):
+        told = {"steps": 2, "weight": 16.0, "dtype": torch.float32, "compiled": False}
+        distillation = Distillation(model, other, critic, **told)  # type: ignore[arg-type]
+        made = distillation.make(1, context, last, action, noise)
+        (gradient,) = torch.autograd.grad(
+            distillation.student_loss(made, context, last, action, t, noise), made
+        )
+        assert (gradient.abs().max() < 1e-7) == still
+
+
+@pytest.fixture(scope="module")
+def teacher(pong_data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("teacher") / "run"
+    small = ["batch=2", "compile=false", "dtype=float32", "threads=1", "model.patch=16", "model.dim=32"]
+    small += ["model.heads=2", "model.encoder_layers=1", "model.decoder_layers=1", "model.window=4"]
+    small += ["report.held_out_clips=1", "report.grid_rows=1", "report.grid_ticks=[1,4]", "outcomes.steps=0"]
+    assert train(["world=pong", f"data={pong_data.folder}", f"run={run}", "steps=3", *small]) in (0, None)
+    return run / "world"
+
+
+def arguments(teacher: Path, data: Dataset, run: Path, *more: str) -> list[str]:
+    small = ["batch=2", "compile=false", "dtype=float32", "threads=1", "head_start=2", "report.held_out_clips=1"]
+    small += ["report.grid_rows=1", "report.grid_ticks=[1,4]", "steps=6"]
+    return [f"world={teacher}", f"data={data.folder}", f"run={run}", *small, *more]
+
+
+def test_a_run_distils_the_decoder_and_nothing_else(teacher: Path, pong_data: Dataset, tmp_path: Path) -> None:
+    assert main(arguments(teacher, pong_data, tmp_path / "run")) in (0, None)
+    before, after = load_world(teacher), load_world(tmp_path / "run" / "world")
+    for name, weight in after.model.state_dict().items():
+        known = before.model.state_dict()[name]
+        if not name.startswith("decoder."):
+            assert torch.equal(weight, known), name
+    changed = [
+        name
+        for name, weight in after.model.state_dict().items()
+        if not torch.equal(weight, before.model.state_dict()[name])
+    ]
+    assert any("blocks.0.mlp" in name for name in changed)
+    assert after.name == "pong" and after.config.steps == before.config.steps
+    assert "worldsim distill world=" in after.card and "worldsim train world=pong" in after.card
+    assert before.fingerprint[:16] in after.card
+    assert list((tmp_path / "run" / "samples").glob("*.png"))
+
+
+def test_it_goes_on_to_the_same_bytes(teacher: Path, pong_data: Dataset, tmp_path: Path) -> None:
+    assert main(arguments(teacher, pong_data, tmp_path / "straight")) in (0, None)
+    told = {"world": str(teacher), "data": pong_data.folder, "batch": 2, "compile": False, "dtype": "float32"}
+    config = DistillConfig(**told, run=tmp_path / "stopped", steps=6, head_start=2)  # type: ignore[arg-type]
+    first = Distiller(config, Ranks())
+    keep = first.keep
+    first.keep = lambda last: (keep(last), first._ask_to_stop() if first.step == 3 else None, first._stop)[2]  # type: ignore[method-assign, func-returns-value]
+    first.train()
+    first.save()
+    assert first.step == 3
+    second = Distiller(config, Ranks())
+    assert second.step == 3
+    second.train()
+    straight, stopped = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("straight", "stopped"))
+    assert straight.keys() == stopped.keys()
+    assert all(torch.equal(straight[name], stopped[name]) for name in straight)
+
+
+def test_impossible_settings_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["steps=0"]) == 2 and "steps must be at least 1" in capsys.readouterr().err

@@ -1,0 +1,161 @@
+"""What every training has: a run folder that it goes on from, saving, a polite end, and pictures of how it goes."""
+
+from __future__ import annotations
+
+import signal
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+from torch import Tensor
+
+from worldsim.checkpoint import all_finite, load_checkpoint, save_checkpoint
+from worldsim.data.clips import ClipStore
+from worldsim.data.episodes import Dataset
+from worldsim.errors import DataError, RunError
+from worldsim.model.world_model import WorldModel
+from worldsim.training.export import build_world
+from worldsim.training.grid import roll_out_grid
+from worldsim.training.parallel import Ranks
+from worldsim.training.progress import Scalars, held_out_error
+from worldsim.training.run import Run
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """How often a run saves and shows itself; none of it changes what is learned."""
+
+    save_seconds: float = 60
+    held_out_every: int = 500
+    held_out_clips: int = 8
+    grid_every: int = 1000
+    grid_rows: int = 3
+    grid_ticks: tuple[int, ...] = (1, 5, 10, 15, 20, 30, 45, 60)
+
+
+class Loop(ABC):
+    """One run.
+
+    Args:
+        name: Of the world that it makes.
+        run: Its folder.
+        dataset: What it learns from.
+        place: This process among those that train together.
+        report: See :class:`ReportConfig`.
+        sampling_steps: Denoising steps of the pictures.
+
+    Attributes:
+        ema: The averaged model, which becomes the world.
+        step: Steps taken.
+    """
+
+    ema: WorldModel
+
+    def __init__(
+        self, name: str, run: Run, dataset: Dataset, place: Ranks, report: ReportConfig, sampling_steps: int
+    ) -> None:
+        self.name, self.run, self.dataset, self.place = name, run, dataset, place
+        self._how, self._sampling_steps = report, sampling_steps
+        self.step = 0
+        self._stop = False
+        self._saved = time.monotonic()
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """All that the run needs to go on, by name; the averaged model as ``ema.*``."""
+
+    @abstractmethod
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what :meth:`state` gave.
+
+        Raises:
+            RuntimeError, KeyError: it is of another model.
+        """
+
+    def stop_on_signals(self) -> None:
+        """Make Ctrl-C and a polite kill save before they end the run."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask_to_stop)
+
+    def load(self) -> None:
+        """Continue from the checkpoint.
+
+        Raises:
+            RunError: it is truncated, foreign, or of another model.
+        """
+        tensors, facts = load_checkpoint(self.run.checkpoint)
+        try:
+            self.restore(tensors)
+        except (RuntimeError, KeyError) as error:
+            raise RunError(f"{self.run.checkpoint} is of another model: give another run=<folder>") from error
+        self.step = int(facts["step"])
+
+    def save(self) -> None:
+        """Write the whole state, atomically.
+
+        Raises:
+            RunError: the weights hold a NaN, or the disk is full. The last checkpoint is intact.
+        """
+        tensors = self.state()
+        if not all_finite(tensors):
+            raise RunError(f"the weights hold NaN or infinity at step {self.step}: lower the learning rates and resume")
+        save_checkpoint(self.run.checkpoint, tensors, {"step": self.step, "world": self.name})
+
+    def keep(self, last: int) -> bool:
+        """Save as often as wanted and at the end; whether to leave before it."""
+        late = time.monotonic() - self._saved > self._how.save_seconds
+        if self.place.leads and (late or self._stop or self.step == last):
+            self.save()
+            self._saved = time.monotonic()
+        return self._stop
+
+    def bar(self, last: int, **more: Any) -> Any:
+        """A progress bar with ETA, of the leading process."""
+        from tqdm import tqdm
+
+        quiet = not self.place.leads
+        return tqdm(
+            total=last, initial=self.step, unit="step", disable=quiet, mininterval=5, smoothing=0.05, **more
+        )
+
+    def scalars(self) -> Scalars | None:
+        """Where the leading process writes its figures."""
+        return Scalars(self.run.folder / "tensorboard", self.step + 1) if self.place.leads else None
+
+    def tell(self, bar: Any, scalars: Scalars | None, parts: dict[str, Tensor]) -> None:
+        """Show the means of some losses over all processes, and write them down."""
+        self.place.average(parts.values())
+        if scalars:
+            scalars.write(self.step, {f"loss/{name}": float(value) for name, value in parts.items()})
+        bar.set_postfix_str(" ".join(f"{name} {float(value):.4f}" for name, value in parts.items()))
+
+    def held_out(self) -> ClipStore | None:
+        """Clips for pictures; None where none was held out, or none is long enough."""
+        if not self.place.leads:
+            return None
+        try:
+            length = self.ema.config.window + max(self._how.grid_ticks)
+            return ClipStore(self.dataset, self.dataset.held_out, length)
+        except DataError:
+            return None
+
+    def report(self, scalars: Scalars | None, held_out: ClipStore | None, last: int) -> None:
+        """Held-out error and the roll-out grid, when they are due."""
+        if not scalars or not held_out:
+            return
+        how, ended = self._how, self.step == last
+        if self.step % how.held_out_every == 0 or ended:
+            error = held_out_error(self.ema, held_out, how.held_out_clips)
+            scalars.write(self.step, {f"held_out/{name}": value for name, value in error.items()})
+            figures = ", ".join(f"{name} {value:.2f}" for name, value in error.items())
+            print(f"\nstep {self.step}: held-out error {figures}", flush=True)
+        if self.step % how.grid_every == 0 or ended:
+            world = build_world(self.name, self.ema, self.dataset, steps=self._sampling_steps)
+            picture = roll_out_grid(world, held_out, self.ema.config.window, how.grid_ticks, how.grid_rows)
+            self.run.samples.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(self.run.samples / f"step_{self.step:06d}.png"), picture[..., ::-1])
+
+    def _ask_to_stop(self, *_: object) -> None:
+        self._stop = True
