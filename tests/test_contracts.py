@@ -147,7 +147,7 @@ def test_a_token_sees_its_patch_with_its_margin_and_what_changed_there(make_worl
             expected = torch.cat((seen[t].flatten(), told.flatten()))
             torch.testing.assert_close(views[0, t, token, : len(expected)], expected, rtol=0, atol=1e-6)
     if extrapolated:
-        due = views[0, :, :, -c.patch_dim :]
+        due = views[0, :, :, -c.patch_dim - c.displacements : -c.displacements]
         assert not due[0].any() and (due[1].abs().amax(-1) > 0).sum() == extrapolated
     torch.testing.assert_close(model.view(patches[:, 1], views[:, 0]), views[:, 1], rtol=0, atol=0)
 

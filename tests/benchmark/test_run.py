@@ -80,9 +80,11 @@ def test_flops_are_those_of_the_matrix_products(make_world) -> None:
     past = 4 * length * d * (c.window - 1)
     encode = 2 * length * v * d + c.encoder_layers * (block + 2 * length * 4 * d * d + past)
     scene = 2 * length * (v * d + d * d)
-    decode = 2 * length * (2 * p + c.patch**2) * d + c.decoder_layers * block  # noisy in; clean and blends out
+    out = p + 2 * c.patch**2 + c.displacements  # clean, two blends, displacements
+    decode = 2 * length * (p + out) * d + c.decoder_layers * block
     w = d // 2
     side, taps = c.patch + 2 * c.margin, 2 * c.margin + 1
+    decode += 2 * length * c.patch * side * (2 * taps + 3 * side + 3 * c.patch)
     wide, busy = side + taps - 1, min(c.extrapolated, length)
     encode += 2 * busy * taps * (side * 3 * side * wide + side * wide * taps + taps * c.patch * side)
     encode += 2 * busy * taps * c.patch * side * 3 * c.patch

@@ -15,6 +15,7 @@ from worldsim.model.motion import SHARPNESS, UNSEEN
 from worldsim.model.world_model import WorldModel
 
 CONFIG = ModelConfig(2, dim=32, heads=2, encoder_layers=1, decoder_layers=1)  # 64x64 in patches of 8, margin 4
+DUE = slice(-CONFIG.patch_dim - CONFIG.displacements, -CONFIG.displacements)
 GROUND, COLOUR = np.array([144, 72, 17]), np.array([236, 236, 236])
 
 
@@ -35,7 +36,7 @@ def scene(*things: tuple[float, float, int, int]) -> np.ndarray:
 def foretold(model: WorldModel, frames: list[np.ndarray]) -> Tensor:
     """The frame that follows the last one if motion goes on, as patches [L, P]."""
     patches = model.see(torch.from_numpy(np.stack(frames))[None], torch.float32)
-    return (patches[0, -1] + model.views(patches)[0, -1, :, -CONFIG.patch_dim :]).detach()
+    return (patches[0, -1] + model.views(patches)[0, -1, :, DUE]).detach()
 
 
 def test_a_thing_goes_on_as_it_went(model: WorldModel) -> None:
@@ -83,12 +84,12 @@ def test_it_is_its_definition(model: WorldModel) -> None:
     weights = np.exp(SHARPNESS * (np.array(fits) - max(fits)) / ((around**2).sum() + UNSEEN))
     parts = [change[top + y : top + 8 + y, left + x : left + 8 + x] for y, x in moves]
     expected = sum(w * part for w, part in zip(weights / weights.sum(), parts, strict=True))
-    np.testing.assert_allclose(views[row, column, -192:].view(8, 8, 3).detach(), expected, atol=1e-4)
+    np.testing.assert_allclose(views[row, column, DUE].view(8, 8, 3).detach(), expected, atol=1e-4)
 
 
 def test_only_tokens_with_most_change_are_told(model: WorldModel) -> None:
     patches = torch.rand(1, 2, 64, CONFIG.patch_dim, generator=torch.Generator().manual_seed(0))
-    due = model.views(patches)[0, 1, :, -CONFIG.patch_dim :]
+    due = model.views(patches)[0, 1, :, DUE]
     assert (due != 0).any(-1).sum() == CONFIG.extrapolated
 
 
@@ -97,18 +98,44 @@ def test_there_is_no_displacement_without_a_margin() -> None:
         ModelConfig(2, margin=0)
 
 
-def test_every_pixel_is_drawn_or_goes_on(model: WorldModel) -> None:
-    """What a pixel's blend says: at one end the layers' drawing, at the other the frame that is due."""
+def test_every_pixel_is_drawn_or_goes_on_or_is_moved(model: WorldModel) -> None:
+    """What a pixel's blend says: the layers' drawing, the frame that is due, or the last one as its token moves."""
     patches = torch.rand(1, 3, 64, CONFIG.patch_dim, generator=torch.Generator().manual_seed(2)) * 2 - 1
     views, still = model.views(patches), torch.zeros(1, 3, dtype=torch.int64)
     context, out = model.encode(views, still, still), model.decoder.out
-    due = patches[:, -1] + views[:, -1, :, -CONFIG.patch_dim :]
+    due = patches[:, -1] + views[:, -1, :, DUE]
     given = patches[:, 0], torch.ones(1), context[:, -1], views[:, -1], still[:, -1]
+    p, pixels = CONFIG.patch_dim, CONFIG.patch**2
+    frame = np.pad(model.unpatchify(patches[0, -1]).numpy(), ((4, 4), (4, 4), (0, 0)))
+    there = torch.from_numpy(frame[4 - 3 : 68 - 3, 4 + 2 : 68 + 2].copy())  # 3 down, 2 to the left
+    where = [p + 2 * pixels + 4 + 2, p + 2 * pixels + 9 + 4 - 3]
     with torch.no_grad():
-        out.bias[: CONFIG.patch_dim] = 0.25
-        for logit, expected in ((30.0, due), (-30.0, torch.full_like(due, 0.25))):
-            out.bias[CONFIG.patch_dim :] = logit
-            torch.testing.assert_close(model.decode(*given), expected, rtol=0, atol=1e-5)
+        out.bias[:p] = 0.25
+        out.bias[where] = 60.0
+        for logits, expected in (
+            ((30.0, -30.0), due),
+            ((-30.0, -30.0), torch.full_like(due, 0.25)),
+            ((0.0, 30.0), model.patchify(there)[None]),
+        ):
+            out.bias[p : p + pixels], out.bias[p + pixels : p + 2 * pixels] = logits
+            torch.testing.assert_close(model.decode(*given), expected, rtol=0, atol=1e-4)
+        out.bias.zero_()
+
+
+def test_it_tells_by_how_much_a_thing_moved(model: WorldModel) -> None:
+    for across, down in ((0, 3), (2, -1), (-4, 4)):
+        frames = [scene((28 + k * across, 28 + k * down, 2, 3)) for k in range(2)]
+        patches = model.see(torch.from_numpy(np.stack(frames)), torch.float32)
+        busy, energy, chances = model.moves(patches[:1], patches[1:])
+        token = int(busy[0, energy[0].argmax()])
+        told = chances[0, energy[0].argmax()].view(9, 9)
+        column, row = divmod(int(told.argmax()), 9)
+        assert told.max() > 0.9 and token in (27, 28, 35, 36)
+        # What arrives comes from where the thing was.
+        assert (4 - column, 4 - row) == (across, down)
+        match = model.views(patches[None])[0, 1, :, -CONFIG.displacements :]
+        assert (int(match[token, :9].argmax()), int(match[token, 9:].argmax())) == (column, row)
+        assert match[0].nonzero().flatten().tolist() == [4, 13] and match[0].sum() == 2
 
 
 def test_few_and_many_are_looked_at_alike(model: WorldModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ touched.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,7 +20,6 @@ from worldsim.model.attention import MLP, RMSNorm, SpatialAttention, TemporalAtt
 from worldsim.model.config import ModelConfig
 from worldsim.model.decoder import DecoderBlock, FrameDecoder
 from worldsim.model.encoder import CausalEncoder, EncoderBlock
-from worldsim.model.motion import without_margin
 from worldsim.model.world_model import WorldModel
 from worldsim.world import World
 
@@ -224,15 +223,14 @@ class FoldedDecoder(FrameDecoder):
         self.register_buffer("place", (decoder.position + decoder.patches.bias).detach())
         self.level, self.action, self.modulation = decoder.level, decoder.action, decoder.modulation
         self.blocks = nn.ModuleList(FoldedDecoderBlock(block) for block in decoder._blocks())
-        self.eps, self.out = decoder.norm.eps or 0.0, decoder.out
+        self.eps, self.out, self.displace = decoder.norm.eps or 0.0, decoder.out, decoder.displace
 
     def scene(self, context: Tensor, last: Tensor) -> Tensor:
         """See :meth:`FrameDecoder.scene`."""
         tokens: Tensor = self.past(torch.cat((last, context), -1)).add_(self.place)
         if not self.config.extrapolated:
             return tokens
-        frame = without_margin(last[..., : self.config.seen_dim], self.config)
-        return torch.cat((tokens, frame + last[..., -self.config.patch_dim :]), -1)
+        return torch.cat((tokens, *self.candidates(last)), -1)
 
     def modulations(self, t: Tensor, action: Tensor) -> list[Tensor]:
         """As :meth:`FrameDecoder.modulations`, with 1 and the square root of the width in every scale."""
@@ -244,8 +242,10 @@ class FoldedDecoder(FrameDecoder):
                 scale.add_(1).mul_(root)
         return made
 
-    def denoise(self, noisy: Tensor, scene: Tensor, modulations: list[Tensor]) -> Tensor:  # type: ignore[override]
-        """See :meth:`FrameDecoder.denoise`."""
+    def denoise_and_move(
+        self, noisy: Tensor, scene: Tensor, modulations: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`FrameDecoder.denoise_and_move`."""
         dim = self.config.dim
         x = self.noisy(noisy).add_(scene[..., :dim])
         for block, modulation in zip(self.blocks, modulations, strict=False):

@@ -95,9 +95,15 @@ class ModelConfig:
     def view_dim(self) -> int:
         """Values that a token sees of a frame (V), see :meth:`~worldsim.model.world_model.WorldModel.view`.
 
-        A patch with margin and its change; with extrapolation that patch, its change without margin, and what is due.
+        A patch with margin and its change; with extrapolation that patch, its change without margin, what is due, and
+        by which displacements.
         """
-        return self.seen_dim + (2 * self.patch_dim if self.extrapolated else self.seen_dim)
+        return self.seen_dim + (2 * self.patch_dim + self.displacements if self.extrapolated else self.seen_dim)
+
+    @property
+    def displacements(self) -> int:
+        """Displacements of a patch within its margin, along columns and along rows."""
+        return 2 * (2 * self.margin + 1)
 
     @property
     def seen_dim(self) -> int:
@@ -107,7 +113,7 @@ class ModelConfig:
     @property
     def scene_dim(self) -> int:
         """Values of a token that the decoder has of the past (S), see :meth:`FrameDecoder.scene`."""
-        return self.dim + (self.patch_dim if self.extrapolated else 0)
+        return self.dim + (self.view_dim - self.patch_dim if self.extrapolated else 0)
 
     @property
     def head_dim(self) -> int:

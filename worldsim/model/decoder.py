@@ -11,7 +11,9 @@ from torch.nn import functional as F
 
 from worldsim.model.attention import MLP, RMSNorm, SpatialAttention
 from worldsim.model.config import ModelConfig
-from worldsim.model.motion import without_margin
+from worldsim.model.motion import CERTAIN, Displace, without_margin
+
+DOUBT = 3.0  # against what is moved: at first, little of it is shown
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -61,9 +63,11 @@ class DecoderBlock(nn.Module):
 class FrameDecoder(nn.Module):
     """Noisy patches, the context, the last frame and the action in, the clean frame out (x0-prediction).
 
-    With extrapolation every pixel is a blend of what the layers draw and of the frame that follows if motion goes on,
-    as masks blend predictions of video (arXiv 1605.07157). Were what they draw added to that frame, it would have to
-    take away whatever was drawn wrong before; such roll-outs ran away (docs/experiments).
+    With extrapolation every pixel is a blend of three: what the layers draw, the frame that follows if motion goes on,
+    and the last frame moved by a displacement that the layers choose for the token. Masks blend predictions of video so
+    in arXiv 1605.07157. A thing that turns, or obeys a key, need not be drawn then: it is enough to say where it goes,
+    which is the same to say wherever it is. Were what is drawn added to the frame that follows, it would have to take
+    away whatever was drawn wrong before; such roll-outs ran away (docs/experiments).
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -77,8 +81,9 @@ class FrameDecoder(nn.Module):
         self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.decoder_layers))
         self.norm = RMSNorm(config.dim, eps=1e-6, elementwise_affine=False)
         self.modulation = nn.Linear(config.dim, 2 * config.dim)
-        blends = config.patch**2 if config.extrapolated else 0
-        self.out = nn.Linear(config.dim, config.patch_dim + blends)
+        more = 2 * config.patch**2 + config.displacements if config.extrapolated else 0
+        self.out = nn.Linear(config.dim, config.patch_dim + more)
+        self.displace = Displace(config) if config.extrapolated else None
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
         nn.init.zeros_(self.out.weight)
@@ -103,14 +108,20 @@ class FrameDecoder(nn.Module):
         """What no noise level and no action changes, once a frame.
 
         Returns:
-            [N, L, S]: tokens of width D and, with extrapolation, the patches that follow if motion goes on (P).
+            [N, L, S]: tokens of width D and, with extrapolation, the patches that follow if motion goes on (P), and
+            of the view the patches with margin and the displacements that motion goes by.
         """
         seen = F.linear(last, self.patches.weight[:, -last.shape[-1] :], self.patches.bias)
         tokens = seen + self.context(context) + self.position
         if not self.config.extrapolated:
             return tokens
-        frame = without_margin(last[..., : self.config.seen_dim], self.config)
-        return torch.cat((tokens, frame + last[..., -self.config.patch_dim :]), -1)
+        return torch.cat((tokens, *self.candidates(last)), -1)
+
+    def candidates(self, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What a view [..., V] has for :meth:`blend`: patches that follow, patches with margin, and displacements."""
+        c = self.config
+        seen, _, due, match = last.split((c.seen_dim, c.patch_dim, c.patch_dim, c.displacements), -1)
+        return without_margin(seen, c) + due, seen, match
 
     def modulations(self, t: Tensor, action: Tensor) -> list[Tensor]:
         """What noise levels [N] and actions [N] do, each block's [N, 6 D] and the output's [N, 2 D].
@@ -122,6 +133,14 @@ class FrameDecoder(nn.Module):
 
     def denoise(self, noisy: Tensor, scene: Tensor, modulations: Sequence[Tensor]) -> Tensor:
         """As :meth:`forward`, from :meth:`scene` and :meth:`modulations`: the least work between action and frame."""
+        return self.denoise_and_move(noisy, scene, modulations)[0]
+
+    def denoise_and_move(
+        self, noisy: Tensor, scene: Tensor, modulations: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
+        """:meth:`denoise`, and float32 logits [N, L, 2 taps] of the displacements that the last frame is moved by;
+        None without extrapolation.
+        """
         dim = self.position.shape[-1]
         x = F.linear(noisy, self.patches.weight[:, : noisy.shape[-1]]) + scene[..., :dim]
         for block, modulation in zip(self._blocks(), modulations, strict=False):
@@ -129,15 +148,21 @@ class FrameDecoder(nn.Module):
         shift, scale = modulations[-1].chunk(2, -1)
         return self.blend(self.out(modulate(self.norm(x), shift, scale)), scene)
 
-    def blend(self, out: Tensor, scene: Tensor) -> Tensor:
-        """The layers' output to patches: with extrapolation, a share of what follows in place of what is drawn."""
+    def blend(self, out: Tensor, scene: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The layers' output [N, L, O] to patches [N, L, P], and with extrapolation logits of displacements."""
         c = self.config
-        if not c.extrapolated:
-            return out
-        drawn, blend = out.split((c.patch_dim, c.patch**2), -1)
-        share = blend.sigmoid().unsqueeze(-1)  # [N, L, pixels, 1]
-        mixed = torch.lerp(drawn.unflatten(-1, (-1, 3)), scene[..., c.dim :].unflatten(-1, (-1, 3)), share)
-        return mixed.flatten(-2)
+        if self.displace is None:
+            return out, None
+        drawn, due_share, moved_share, said = out.split((c.patch_dim, c.patch**2, c.patch**2, c.displacements), -1)
+        due, seen, match = scene[..., c.dim :].split((c.patch_dim, c.seen_dim, c.displacements), -1)
+        logits = said.float() + CERTAIN * match.detach().float()
+        chances = logits.flatten(0, 1).unflatten(-1, (2, -1)).softmax(-1).to(out.dtype)  # [N L, 2, taps]
+        moved = self.displace(chances[:, 0], chances[:, 1], seen.detach().flatten(0, 1))
+        due = due.detach().unflatten(-1, (-1, 3))
+        mixed = torch.lerp(drawn.unflatten(-1, (-1, 3)), due, due_share.sigmoid().unsqueeze(-1))
+        moved = moved.view_as(mixed)
+        mixed = torch.lerp(mixed, moved, (moved_share - DOUBT).sigmoid().unsqueeze(-1))
+        return mixed.flatten(-2), logits
 
     def _blocks(self) -> Iterator[DecoderBlock]:
         for block in self.blocks:  # ModuleList forgets what it holds

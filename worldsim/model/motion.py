@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,7 @@ from worldsim.model.config import ModelConfig
 
 SHARPNESS = 24.0  # of the choice among displacements; their scores are at most about 1
 FEW = 256  # looked at together: one product of copies instead of one a displacement, of which each costs a start
+CERTAIN = 8.0  # logarithm of how much likelier than an impossible displacement the likeliest one is told to be
 UNSEEN = 0.25  # energy of a change, summed over values in [-1, 1], that is as good as none
 
 
@@ -28,6 +31,67 @@ def without_margin(seen: Tensor, config: ModelConfig) -> Tensor:
     return seen.unflatten(-1, (side, side, 3))[..., inner, inner, :].flatten(-3)
 
 
+class Carry(nn.Module):
+    """Moves what is around a patch into it, by a choice among displacements within the margin."""
+
+    bands: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.patch, self.taps = config.patch, 2 * config.margin + 1
+        self.register_buffer("bands", toeplitz(config.patch, self.taps), persistent=False)
+
+    def forward(self, chances: Tensor, around: Tensor) -> Tensor:
+        """The mean of what arrives.
+
+        Args:
+            chances: Of displacements, by columns first [M, taps * taps]; the middle one is none.
+            around: Patches with their margin [M, side, 3 side].
+
+        Returns:
+            [M, patch, 3 patch].
+        """
+        p, taps = self.patch, self.taps
+        chances = chances.view(-1, taps, taps)
+        bands = (chances @ self.bands.to(chances.dtype)).view(-1, taps, p, p + taps - 1)
+        if len(around) <= FEW:
+            moved = around.unfold(2, 3 * p, 3).transpose(1, 2).flatten(1, 2)  # [M, taps * side, 3 patch]
+            return bands.transpose(1, 2).flatten(2) @ moved
+        total = bands[:, 0] @ around[..., : 3 * p]
+        for k in range(1, taps):
+            total = total + bands[:, k] @ around[..., 3 * k : 3 * (k + p)]
+        return total
+
+
+class Displace(nn.Module):
+    """Moves what is around a patch into it, by chances of columns and of rows that do not know of each other: two
+    products instead of :class:`Carry`'s many, for where a displacement was chosen and is no mixture.
+    """
+
+    bands: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.patch, self.side = config.patch, config.patch + 2 * config.margin
+        self.register_buffer("bands", toeplitz(config.patch, 2 * config.margin + 1), persistent=False)
+
+    def forward(self, columns: Tensor, rows: Tensor, around: Tensor) -> Tensor:
+        """The mean of what arrives.
+
+        Args:
+            columns, rows: Chances of displacements [M, taps]; the middle one is none.
+            around: Patches with their margin [M, side * side * 3].
+
+        Returns:
+            [M, P].
+        """
+        p, side, bands = self.patch, self.side, self.bands.to(rows.dtype)
+        across, down = ((chances @ bands).view(-1, p, side) for chances in (columns, rows))
+        moved = down @ around.view(-1, side, 3 * side)  # [M, patch, side and colours]
+        moved = moved.view(-1, p, side, 3).transpose(2, 3).reshape(-1, 3 * p, side) @ across.transpose(1, 2)
+        return moved.view(-1, p, 3, p).transpose(2, 3).flatten(1)
+
+
 class MotionExtrapolation(nn.Module):
     """The next change of each patch, if what has just changed around it goes on in a straight line.
 
@@ -41,18 +105,17 @@ class MotionExtrapolation(nn.Module):
     """
 
     diagonals: Tensor
-    bands: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.patch, self.margin, self.taps = config.patch, config.margin, 2 * config.margin + 1
+        self.taps = 2 * config.margin + 1
         self.tokens = min(config.extrapolated, config.tokens)
-        side = self.patch + 2 * self.margin
+        side = config.patch + 2 * config.margin
         self.register_buffer("diagonals", toeplitz(side, self.taps).T.contiguous(), persistent=False)
-        self.register_buffer("bands", toeplitz(self.patch, self.taps), persistent=False)
+        self.carry = Carry(config)
 
-    def forward(self, change: Tensor, before: Tensor) -> Tensor:
-        """The change that is due.
+    def forward(self, change: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """The change that is due, and the displacements that it goes by.
 
         Args:
             change: Of each patch and its margin since the frame before [N, L, side * side * 3].
@@ -60,22 +123,40 @@ class MotionExtrapolation(nn.Module):
                 [N, rows, columns, wide, wide * 3].
 
         Returns:
-            Patches [N, L, P], to be added to those of the frame; 0 where least has changed.
+            Patches [N, L, P], to be added to those of the frame; 0 where least has changed. And [N, L, 2 taps], for
+            columns and for rows: :data:`CERTAIN` times this is a logarithm of chances; 1 for the likeliest
+            displacement, 0 for impossible ones, and for any but none where least has changed.
         """
-        p, side, taps, columns = self.patch, self.patch + self.taps - 1, self.taps, before.shape[2]
+        busy, _, chances = self.match(change, before)
+        new = change.gather(1, busy[..., None].expand(-1, -1, change.shape[-1]))
+        moved = self.carry(chances.flatten(0, 1), new.view(-1, *square(new)))
+        due = change.new_zeros(*change.shape[:2], moved[0].numel())
+        due = due.scatter(1, busy[..., None].expand(-1, -1, due.shape[-1]), moved.view(*busy.shape, -1))
+        told = marginals(chances).float().clamp_min(math.exp(-CERTAIN)).log().div(CERTAIN).add(1).to(change.dtype)
+        still = change.new_zeros(2, self.taps)
+        still[:, self.taps // 2] = 1
+        match = still.flatten().expand(*change.shape[:2], -1)
+        return due, match.scatter(1, busy[..., None].expand(-1, -1, 2 * self.taps), told)
+
+    def match(self, change: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """By which displacements changes came from the frame before; see :meth:`forward`.
+
+        Returns:
+            Numbers of the tokens around which most has changed [N, k], how much [N, k], and chances
+            [N, k, taps * taps].
+        """
+        taps, columns = self.taps, before.shape[2]
         energy, busy = change.float().square().sum(-1).topk(self.tokens, sorted=False)  # [N, tokens]
         new = change.gather(1, busy[..., None].expand(-1, -1, change.shape[-1]))
-        new = new.view(-1, side, side * 3)  # [M, rows, columns and colours]
+        new = new.view(-1, *square(new))  # [M, rows, columns and colours]
         frame = torch.arange(len(busy), device=busy.device)[:, None]
         old = before[frame, busy // columns, busy % columns].flatten(0, 1)
         # A displacement along columns is a slice, one along rows a diagonal of what the slices' rows have in common.
         fits = self._products(new, old)  # [M, taps, side * wide]
         scores = (fits @ self.diagonals.to(new.dtype)).flatten(1).float()  # [M, taps * taps]
         certain = SHARPNESS / (energy.view(-1, 1) + UNSEEN)
-        weights = (certain * scores).softmax(-1).to(new.dtype).view(-1, taps, taps)
-        moved = self._sums((weights @ self.bands.to(new.dtype)).view(-1, taps, p, side), new)
-        due = change.new_zeros(*change.shape[:2], moved[0].numel())
-        return due.scatter(1, busy[..., None].expand(-1, -1, due.shape[-1]), moved.view(*busy.shape, -1))
+        chances = (certain * scores).softmax(-1).to(new.dtype).view(*busy.shape, taps * taps)
+        return busy, energy, chances
 
     def _products(self, new: Tensor, old: Tensor) -> Tensor:
         """Of the rows of ``new`` [M, side, 3 side] with those of ``old`` [M, wide, 3 wide], column by column moved on:
@@ -88,14 +169,15 @@ class MotionExtrapolation(nn.Module):
             return fits.transpose(2, 3).flatten(2)
         return torch.stack([new @ old[..., 3 * k : 3 * (k + side)].transpose(1, 2) for k in range(taps)], 1).flatten(2)
 
-    def _sums(self, bands: Tensor, new: Tensor) -> Tensor:
-        """Over k of band k [M, patch, side] on the columns of ``new`` [M, side, 3 side] from k on: [M, patch, 3 patch].
-        """
-        p, taps = self.patch, self.taps
-        if len(new) <= FEW:
-            moved = new.unfold(2, 3 * p, 3).transpose(1, 2).flatten(1, 2)  # [M, taps * side, 3 patch]
-            return bands.transpose(1, 2).flatten(2) @ moved
-        total = bands[:, 0] @ new[..., : 3 * p]
-        for k in range(1, taps):
-            total = total + bands[:, k] @ new[..., 3 * k : 3 * (k + p)]
-        return total
+
+def marginals(chances: Tensor) -> Tensor:
+    """Chances of displacements, columns first [..., taps * taps], to those of columns and of rows [..., 2 taps]."""
+    taps = math.isqrt(chances.shape[-1])
+    both = chances.unflatten(-1, (taps, taps))
+    return torch.cat((both.sum(-1), both.sum(-2)), -1)
+
+
+def square(patches: Tensor) -> tuple[int, int]:
+    """Rows, and columns times colours, of patches with a margin [..., side * side * 3]."""
+    side = math.isqrt(patches.shape[-1] // 3)
+    return side, 3 * side

@@ -72,7 +72,7 @@ class WorldModel(nn.Module):
         if self.motion is None:
             return torch.cat((seen, seen - past), -1)
         last = without_margin(past, self.config)
-        return torch.cat((seen, patches - last, self._due(seen - past, last)), -1)
+        return torch.cat((seen, patches - last, *self._due(seen - past, last)), -1)
 
     def views(self, patches: Tensor) -> Tensor:
         """The views [B, T, L, V] of whole clips [B, T, L, P]."""
@@ -80,17 +80,39 @@ class WorldModel(nn.Module):
         change = self._with_margin(patches - last, self.config.margin)
         if self.motion is None:
             return torch.cat((seen, change), -1)
-        return torch.cat((seen, patches - last, self._due(change, last)), -1)
+        return torch.cat((seen, patches - last, *self._due(change, last)), -1)
 
-    def _due(self, change: Tensor, last: Tensor) -> Tensor:
-        """The change [..., L, P] after a change with margin [..., L, X] from patches [..., L, P], if motion goes on."""
+    def moves(self, patches: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """By which displacements frames become the next ones: what :meth:`denoise_and_move` should say.
+
+        Args:
+            patches, target: Of frames and of those that follow [N, L, P].
+
+        Returns:
+            See :meth:`MotionExtrapolation.match`.
+        """
         assert self.motion is not None
+        change = self._with_margin(target - patches, self.config.margin)
+        found: tuple[Tensor, Tensor, Tensor] = self.motion.match(change, self._surroundings(patches))
+        return found
+
+    def _due(self, change: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """The change [..., L, P] after a change with margin [..., L, X] from patches [..., L, P], if motion goes on,
+        and by which displacements [..., L, 2 taps].
+        """
+        assert self.motion is not None
+        flat = last.reshape(-1, *last.shape[-2:])
+        due, match = self.motion(change.reshape(-1, *change.shape[-2:]), self._surroundings(flat))
+        return due.view_as(last), match.view(*last.shape[:-1], -1)
+
+    def _surroundings(self, last: Tensor) -> Tensor:
+        """Frames [N, L, P] less their mean colours, each patch with twice the margin: [N, rows, columns, wide, 3 wide]
+        with the margin on all sides.
+        """
         pixels = last.reshape(*last.shape[:-2], -1, 3)
         centred = (pixels - pixels.mean(-2, keepdim=True)).view_as(last)  # keeps sums of products small
         margin = 2 * self.config.margin
-        around = self._wide(self._framed(centred, margin), margin)
-        due: Tensor = self.motion(change.reshape(-1, *change.shape[-2:]), around.reshape(-1, *around.shape[-4:]))
-        return due.view_as(last)
+        return self._wide(self._framed(centred, margin), margin)
 
     def _with_margin(self, patches: Tensor, margin: int) -> Tensor:
         """Patches [..., L, P] to patches with a margin [..., L, X]; around the frame it is 0, mid-grey."""
@@ -155,6 +177,12 @@ class WorldModel(nn.Module):
     def denoise(self, noisy: Tensor, scene: Tensor, modulations: Sequence[Tensor]) -> Tensor:
         """:meth:`decode` with all that can be prepared before the action is known; see :meth:`FrameDecoder.denoise`."""
         return self.decoder.denoise(noisy, scene, modulations)
+
+    def denoise_and_move(
+        self, noisy: Tensor, scene: Tensor, modulations: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
+        """:meth:`denoise`, and logits of displacements; see :meth:`FrameDecoder.denoise_and_move`."""
+        return self.decoder.denoise_and_move(noisy, scene, modulations)
 
     def outcome(self, context: Tensor, view: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of reward sign [..., 3] and termination [..., 2]; see :class:`OutcomeHead`."""

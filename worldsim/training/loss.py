@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worldsim.model.config import ModelConfig
+from worldsim.model.motion import UNSEEN, marginals
 from worldsim.model.world_model import WorldModel
 
 
@@ -25,6 +26,8 @@ class LossConfig:
         context_noise_share: Share of clips whose context is noised (GameNGen, arXiv 2408.14837). Not together with
             extrapolated motion, which would carry the noise on; own frames do what it is for.
         outcome_weight: Weight of the reward and termination cross-entropies.
+        move_weight: Weight of the cross-entropy of displacements: those by which the shown frames become the next ones
+            are found without weights and taught outright.
         own_share: Share of clips that show the encoder the model's own frames instead of real ones; see
             :func:`~worldsim.training.own.own_frames`.
         own_ticks: Those frames are 1, 2, ... or this many ticks away from real ones, in turns.
@@ -38,6 +41,7 @@ class LossConfig:
     changed_weight: float = 16.0
     context_noise_share: float = 0.0
     outcome_weight: float = 0.1
+    move_weight: float = 1e-3
     own_share: float = 0.67
     own_ticks: int = 2
     own_level: float = 0.5
@@ -132,7 +136,7 @@ def pretrain_loss(
 
     scene = model.scene(context[:, :-1], views[:, :-1])  # [B, T-1, L, S]
     modulations = model.modulations(batch.t.flatten(), per_draw(batch.actions))
-    x0 = model.denoise(noisy.flatten(0, 2), per_draw(scene), modulations)
+    x0, moves = model.denoise_and_move(noisy.flatten(0, 2), per_draw(scene), modulations)
     weights = model.patchify(change_weights(batch.frames, config.changed_weight).expand(b, steps, c.height, c.width, 3))
     error = (x0.view_as(target).float() - target.float()).square() * weights[:, None]
     denoise = error.mean()
@@ -141,4 +145,31 @@ def pretrain_loss(
     reward = F.cross_entropy(reward_logits.float().flatten(0, 1), batch.rewards.flatten())
     end = F.cross_entropy(end_logits.float().flatten(0, 1), batch.terminated.flatten())
     loss = denoise + config.outcome_weight * (reward + end)
-    return loss, {"denoise": denoise.detach(), "reward": reward.detach(), "end": end.detach()}
+    parts = {"denoise": denoise.detach(), "reward": reward.detach(), "end": end.detach()}
+    if moves is not None:
+        shown = clean if seen is None else seen
+        move = move_loss(model, moves.unflatten(0, (b, draws, steps)), shown[:, :-1], clean[:, 1:])
+        loss, parts["move"] = loss + config.move_weight * move, move.detach()
+    return loss, parts
+
+
+def move_loss(model: WorldModel, logits: Tensor, shown: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of the displacements by which shown frames become their targets.
+
+    Args:
+        model: Finds them.
+        logits: [B, S, T, L, 2 taps].
+        shown, target: Patches [B, T, L, P].
+
+    Returns:
+        The mean over tokens, weighted by how much changes around each: where nothing does, nothing moves.
+    """
+    b, draws, t = logits.shape[:3]
+    with torch.no_grad():
+        busy, energy, chances = model.moves(shown.flatten(0, 1), target.flatten(0, 1))
+        weight = energy / (energy + UNSEEN)  # [N, k]
+    there = busy.view(b, 1, t, -1, 1).expand(b, draws, t, busy.shape[-1], logits.shape[-1])
+    logs = logits.gather(3, there).unflatten(-1, (2, -1)).log_softmax(-1).flatten(-2)  # [B, S, T, k, 2 taps]
+    surprise = -(marginals(chances.float()).view(b, 1, t, *logs.shape[3:]) * logs).sum(-1)
+    weight = weight.view(b, 1, t, -1).expand_as(surprise)
+    return (surprise * weight).sum() / weight.sum().clamp_min(1.0)
