@@ -123,19 +123,26 @@ def test_every_pixel_is_drawn_or_goes_on_or_is_moved(model: WorldModel) -> None:
 
 
 def test_it_tells_by_how_much_a_thing_moved(model: WorldModel) -> None:
-    for across, down in ((0, 3), (2, -1), (-4, 4)):
+    for across, down in ((0, 3), (2, -1), (-4, 4), (3, 0)):
         frames = [scene((28 + k * across, 28 + k * down, 2, 3)) for k in range(2)]
         patches = model.see(torch.from_numpy(np.stack(frames)), torch.float32)
-        busy, energy, chances = model.moves(patches[:1], patches[1:])
-        token = int(busy[0, energy[0].argmax()])
-        told = chances[0, energy[0].argmax()].view(9, 9)
-        column, row = divmod(int(told.argmax()), 9)
-        assert told.max() > 0.9 and token in (27, 28, 35, 36)
-        # What arrives comes from where the thing was.
-        assert (4 - column, 4 - row) == (across, down)
         match = model.views(patches[None])[0, 1, :, -CONFIG.displacements :]
-        assert (int(match[token, :9].argmax()), int(match[token, 9:].argmax())) == (column, row)
+        # What arrives comes from where the thing was.
+        assert [int(part.argmax()) for part in match[27].split(9)] == [4 - across, 4 - down]
         assert match[0].nonzero().flatten().tolist() == [4, 13] and match[0].sum() == 2
+        busy, chances, counts = model.moves(patches[:1], patches[1:])
+        arrives = (28 + down) // 8 * 8 + (28 + across) // 8
+        at = busy[0].tolist().index(arrives)
+        column, row = (int(part.argmax()) for part in chances[0, at].split(9))
+        assert (4 - column, 4 - row) == (across, down) and chances[0, at].max() > 0.9 and counts[0, at] > 0.5
+
+
+def test_what_no_displacement_explains_does_not_count(model: WorldModel) -> None:
+    frames = [scene(), scene((28, 28, 2, 3))]  # it comes from nowhere
+    patches = model.see(torch.from_numpy(np.stack(frames)), torch.float32)
+    assert model.moves(patches[:1], patches[1:])[2].max() < 0.2
+    trembling = patches[:1] + 0.01 * torch.randn(patches[:1].shape, generator=torch.Generator().manual_seed(0))
+    assert model.moves(trembling, patches[:1])[2].max() < 0.05
 
 
 def test_few_and_many_are_looked_at_alike(model: WorldModel, monkeypatch: pytest.MonkeyPatch) -> None:

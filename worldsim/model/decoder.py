@@ -13,7 +13,7 @@ from worldsim.model.attention import MLP, RMSNorm, SpatialAttention
 from worldsim.model.config import ModelConfig
 from worldsim.model.motion import CERTAIN, Displace, without_margin
 
-DOUBT = 3.0  # against what is moved: at first, little of it is shown
+DOUBT = 2.0  # against what is moved: at first, little of it is shown
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

@@ -6,12 +6,15 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from worldsim.model.config import ModelConfig
 
 SHARPNESS = 24.0  # of the choice among displacements; their scores are at most about 1
 FEW = 256  # looked at together: one product of copies instead of one a displacement, of which each costs a start
+BLUR = 0.25  # squared error, summed over values in [-1, 1], by which one displacement is not better than another
 CERTAIN = 8.0  # logarithm of how much likelier than an impossible displacement the likeliest one is told to be
+TREMBLE = 0.5  # energy of a change in a patch that may be no thing's motion: made frames tremble
 UNSEEN = 0.25  # energy of a change, summed over values in [-1, 1], that is as good as none
 
 
@@ -90,6 +93,28 @@ class Displace(nn.Module):
         moved = down @ around.view(-1, side, 3 * side)  # [M, patch, side and colours]
         moved = moved.view(-1, p, side, 3).transpose(2, 3).reshape(-1, 3 * p, side) @ across.transpose(1, 2)
         return moved.view(-1, p, 3, p).transpose(2, 3).flatten(1)
+
+    def best(self, around: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """By which displacements a patch becomes its target: block matching, softly.
+
+        Args:
+            around: Patches with their margin [M, side * side * 3].
+            target: [M, P].
+
+        Returns:
+            Chances of columns and of rows, float32 [M, 2 taps], and how much of the change they explain [M]: 1 if the
+            target is the patch moved, 0 if standing still is as good.
+        """
+        p, side, taps = self.patch, self.side, self.side - self.patch + 1
+        old, new = around.float().view(-1, side, 3 * side), target.float().view(-1, p, 3 * p)
+        rows = torch.stack([new @ old[..., 3 * k : 3 * (k + p)].transpose(1, 2) for k in range(taps)], 1)
+        common = rows.flatten(2) @ self.bands.float().T  # [M, taps, taps], columns first
+        squares = old.view(-1, 1, side, side, 3).square().sum(-1)
+        squares = F.avg_pool2d(squares, p, 1)[:, 0].transpose(1, 2) * p * p
+        off = (new.square().sum((1, 2))[:, None, None] + squares - 2 * common).clamp_min(0)  # [M, taps, taps]
+        still, least = off[:, taps // 2, taps // 2], off.flatten(1).min(-1).values
+        chances = (-(off - least[:, None, None]) / BLUR).flatten(1).softmax(-1)
+        return marginals(chances), (still - least) / (still + UNSEEN)
 
 
 class MotionExtrapolation(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from worldsim.model.config import ModelConfig
 from worldsim.model.decoder import FrameDecoder
 from worldsim.model.encoder import CausalEncoder
-from worldsim.model.motion import MotionExtrapolation, without_margin
+from worldsim.model.motion import TREMBLE, MotionExtrapolation, without_margin
 from worldsim.model.outcome import OutcomeHead
 
 
@@ -89,12 +89,17 @@ class WorldModel(nn.Module):
             patches, target: Of frames and of those that follow [N, L, P].
 
         Returns:
-            See :meth:`MotionExtrapolation.match`.
+            Numbers of the tokens that change most [N, k]; chances of columns and of rows, float32 [N, k, 2 taps]; and
+            how much they count [N, k], from 0 to 1: a change that no displacement explains, or a trembling, does not.
         """
-        assert self.motion is not None
-        change = self._with_margin(target - patches, self.config.margin)
-        found: tuple[Tensor, Tensor, Tensor] = self.motion.match(change, self._surroundings(patches))
-        return found
+        displace, motion = self.decoder.displace, self.motion
+        assert displace is not None and motion is not None
+        energy, busy = (target - patches).float().square().sum(-1).topk(motion.tokens, sorted=False)
+        around = self._with_margin(patches, self.config.margin)
+        around, wanted = (one.gather(1, busy[..., None].expand(-1, -1, one.shape[-1])) for one in (around, target))
+        chances, explained = displace.best(around.flatten(0, 1), wanted.flatten(0, 1))
+        counts = explained.view_as(energy) * energy.square() / (energy.square() + TREMBLE**2)
+        return busy, chances.unflatten(0, busy.shape), counts
 
     def _due(self, change: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
         """The change [..., L, P] after a change with margin [..., L, X] from patches [..., L, P], if motion goes on,

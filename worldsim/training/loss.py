@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worldsim.model.config import ModelConfig
-from worldsim.model.motion import UNSEEN, marginals
 from worldsim.model.world_model import WorldModel
 
 
@@ -41,7 +40,7 @@ class LossConfig:
     changed_weight: float = 16.0
     context_noise_share: float = 0.0
     outcome_weight: float = 0.1
-    move_weight: float = 1e-3
+    move_weight: float = 3e-3
     own_share: float = 0.67
     own_ticks: int = 2
     own_level: float = 0.5
@@ -162,14 +161,13 @@ def move_loss(model: WorldModel, logits: Tensor, shown: Tensor, target: Tensor) 
         shown, target: Patches [B, T, L, P].
 
     Returns:
-        The mean over tokens, weighted by how much changes around each: where nothing does, nothing moves.
+        The mean over tokens, weighted by how much each counts.
     """
     b, draws, t = logits.shape[:3]
     with torch.no_grad():
-        busy, energy, chances = model.moves(shown.flatten(0, 1), target.flatten(0, 1))
-        weight = energy / (energy + UNSEEN)  # [N, k]
+        busy, chances, weight = model.moves(shown.flatten(0, 1), target.flatten(0, 1))
     there = busy.view(b, 1, t, -1, 1).expand(b, draws, t, busy.shape[-1], logits.shape[-1])
     logs = logits.gather(3, there).unflatten(-1, (2, -1)).log_softmax(-1).flatten(-2)  # [B, S, T, k, 2 taps]
-    surprise = -(marginals(chances.float()).view(b, 1, t, *logs.shape[3:]) * logs).sum(-1)
+    surprise = -(chances.view(b, 1, t, *logs.shape[3:]) * logs).sum(-1)
     weight = weight.view(b, 1, t, -1).expand_as(surprise)
     return (surprise * weight).sum() / weight.sum().clamp_min(1.0)
