@@ -11,6 +11,7 @@ from torch import Tensor
 
 from worldsim.model import motion
 from worldsim.model.config import ModelConfig
+from worldsim.model.decoder import choose
 from worldsim.model.motion import SHARPNESS, UNSEEN
 from worldsim.model.world_model import WorldModel
 
@@ -151,3 +152,14 @@ def test_few_and_many_are_looked_at_alike(model: WorldModel, monkeypatch: pytest
     together = model.views(patches)
     monkeypatch.setattr(motion, "FEW", 0)
     torch.testing.assert_close(together, model.views(patches), atol=1e-5, rtol=1e-5)
+
+
+def test_the_likeliest_displacement_is_taken_whole_and_all_of_them_learn() -> None:
+    logits = torch.tensor([[0.5, 2.0, 1.0], [3.0, 3.0, -1.0]], requires_grad=True)
+    chosen = choose(logits)
+    torch.testing.assert_close(chosen, torch.tensor([[0.0, 1.0, 0.0], [0.5, 0.5, 0.0]]))
+    assert torch.equal(choose(logits.detach()), chosen.detach())
+    weights = torch.tensor([[1.0, -2.0, 3.0], [0.5, 1.0, 2.0]])
+    (found,) = torch.autograd.grad((chosen * weights).sum(), logits)
+    (expected,) = torch.autograd.grad((logits.softmax(-1) * weights).sum(), logits)
+    torch.testing.assert_close(found, expected)

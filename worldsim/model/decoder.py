@@ -21,6 +21,19 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return torch.addcmul(shift.unsqueeze(-2), x, 1 + scale.unsqueeze(-2))
 
 
+def choose(logits: Tensor) -> Tensor:
+    """One-hot of the likeliest along the last dimension, with the gradient of the chances (straight-through).
+
+    Moved by a mixture of displacements, a paddle blurs a little more every tick, and a ball has ghosts.
+    """
+    hard = (logits == logits.amax(-1, keepdim=True)).to(logits.dtype)
+    hard = hard / hard.sum(-1, keepdim=True)  # ties: a mixture after all
+    if not logits.requires_grad:
+        return hard
+    soft = logits.softmax(-1)
+    return hard + soft - soft.detach()
+
+
 class NoiseLevelEmbedding(nn.Module):
     """Noise level t in [0, 1] as sines and cosines of log-spaced frequencies, then a small MLP."""
 
@@ -156,8 +169,8 @@ class FrameDecoder(nn.Module):
         drawn, due_share, moved_share, said = out.split((c.patch_dim, c.patch**2, c.patch**2, c.displacements), -1)
         due, seen, match = scene[..., c.dim :].split((c.patch_dim, c.seen_dim, c.displacements), -1)
         logits = said.float() + CERTAIN * match.detach().float()
-        chances = logits.flatten(0, 1).unflatten(-1, (2, -1)).softmax(-1).to(out.dtype)  # [N L, 2, taps]
-        moved = self.displace(chances[:, 0], chances[:, 1], seen.detach().flatten(0, 1))
+        chosen = choose(logits.flatten(0, 1).unflatten(-1, (2, -1))).to(out.dtype)  # [N L, 2, taps]
+        moved = self.displace(chosen[:, 0], chosen[:, 1], seen.detach().flatten(0, 1))
         due = due.detach().unflatten(-1, (-1, 3))
         mixed = torch.lerp(drawn.unflatten(-1, (-1, 3)), due, due_share.sigmoid().unsqueeze(-1))
         moved = moved.view_as(mixed)
