@@ -113,7 +113,7 @@ def teacher(pong_data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def arguments(teacher: Path, data: Dataset, run: Path, *more: str) -> list[str]:
     small = ["batch=2", "compile=false", "dtype=float32", "threads=1", "head_start=2", "report.held_out_clips=1"]
-    small += ["report.grid_rows=1", "report.grid_ticks=[1,4]", "steps=6"]
+    small += ["report.grid_rows=1", "report.grid_ticks=[1,4]", "steps=6", "lr=0.01", "critic_lr=0.01"]
     return [f"world={teacher}", f"data={data.folder}", f"run={run}", *small, *more]
 
 
@@ -139,6 +139,7 @@ def test_a_run_distils_the_decoder_and_nothing_else(teacher: Path, pong_data: Da
 def test_it_goes_on_to_the_same_bytes(teacher: Path, pong_data: Dataset, tmp_path: Path) -> None:
     assert main(arguments(teacher, pong_data, tmp_path / "straight")) in (0, None)
     told = {"world": str(teacher), "data": pong_data.folder, "batch": 2, "compile": False, "dtype": "float32"}
+    told |= {"lr": 0.01, "critic_lr": 0.01}
     config = DistillConfig(**told, run=tmp_path / "stopped", steps=6, head_start=2)  # type: ignore[arg-type]
     first = Distiller(config, Ranks())
     keep = first.keep

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from worldsim.training.batches import _make_row, device_noise, make_batch, strat
 from worldsim.training.loss import Batch, LossConfig, change_weights, last_rewards, pretrain_loss, shift_levels
 from worldsim.training.objective import Objective
 from worldsim.training.outcomes import Contexts, event_at, gather_contexts, outcome_loss
-from worldsim.training.own import own_frames, own_rows
+from worldsim.training.own import Turn, own_frames, own_rows
 
 TINY = ModelConfig(
     6, height=80, width=80, patch=16, dim=32, heads=2, encoder_layers=2, decoder_layers=1, window=4, context_levels=4
@@ -154,9 +155,9 @@ def test_own_frames_are_shown_in_their_clips_only_and_as_a_roll_out_would_show_t
     batch = batch_of(store, places=range(4))
     objective = Objective(model, LOSS, torch.float32, compiled=False)
     assert batch.context_level[1::2].any(), "no clip to be told that it is clean"
-    clean = objective.show(batch, (), 1)
+    clean = objective.show(batch)
     assert torch.equal(clean, model.see(batch.frames, torch.float32))
-    seen = objective.show(batch, own_rows(range(4), 0.5), 1)
+    seen = objective.show(batch, own_rows(range(4), 0.5))
     assert torch.equal(seen[::2], clean[::2])
     for clip in (1, 3):  # every second one
         assert torch.equal(seen[clip, 0], clean[clip, 0])
@@ -164,6 +165,10 @@ def test_own_frames_are_shown_in_their_clips_only_and_as_a_roll_out_would_show_t
         grey = (seen[clip] + 1) * 127.5
         assert torch.allclose(grey, grey.round(), atol=1e-3) and grey.min() >= -1e-3 and grey.max() <= 255.001
         assert batch.context_level[clip] == 0
+    kept = ((seen[[1, 3]] + 1) * 127.5).round().to(torch.uint8)
+    further = objective.show(batch, own_rows(range(4), 0.5), kept)
+    assert torch.equal(further[::2], clean[::2]) and torch.equal(further[1::2, 0], clean[1::2, 0])
+    assert not torch.equal(further[1::2, 2:], seen[1::2, 2:]), "made from those made before"
     shown = {}
     encode = model.encode
     model.encode = lambda *args: shown.update(views=args[0]) or encode(*args)  # type: ignore[func-returns-value, method-assign]
@@ -189,6 +194,30 @@ def test_own_frames_are_those_of_a_roll_out_one_more_with_every_tick(model: Worl
         assert torch.allclose(made[:, : n + 1], rolled[:, : n + 1], atol=1e-4)
         if n < ticks:
             assert not torch.allclose(made[:, n + 1], rolled[:, n + 1], atol=1e-3)
+
+
+def test_clips_take_turns_in_the_pool_and_go_one_tick_further_with_each() -> None:
+    pool, ticks, begun = 3, 2, 5
+    turns = [Turn.at(step, begun, pool, ticks) for step in range(begun, begun + 4 * pool * ticks)]
+    assert [turn.slot for turn in turns[:7]] == [0, 1, 2, 0, 1, 2, 0]
+    assert [turn.ticks for turn in turns[:7]] == [0, 0, 0, 1, 1, 1, 0]
+    assert [turn.clips for turn in turns[:8]] == [5, 6, 7, 5, 6, 7, 8, 9]
+    for earlier, later in zip(turns, turns[pool:], strict=False):
+        assert later.slot == earlier.slot
+        assert (later.ticks, later.clips == earlier.clips) == ((earlier.ticks + 1) % ticks, earlier.ticks == 0)
+    assert all(turn.clips <= begun + i for i, turn in enumerate(turns))
+
+
+def test_a_clip_in_the_pool_comes_again_with_other_noise(store: ClipStore) -> None:
+    loss = replace(LOSS, own_pool=2, own_ticks=3)
+    first, again = (make_batch(store, TINY, loss, 0, step, range(2), begun=4) for step in (4, 6))
+    (own,) = own_rows(range(2), loss.own_share)
+    assert torch.equal(first.frames[own], again.frames[own]) and not torch.equal(first.noise[own], again.noise[own])
+    plain = make_batch(store, TINY, loss, 0, 6, range(2))
+    assert torch.equal(plain.frames[1 - own], again.frames[1 - own]), "real frames take no turns"
+    assert torch.equal(plain.noise[1 - own], again.noise[1 - own])
+    before = make_batch(store, TINY, loss, 0, 3, range(2), begun=4)
+    assert torch.equal(before.frames, make_batch(store, TINY, loss, 0, 3, range(2)).frames)
 
 
 def test_the_same_clips_show_own_frames_in_however_many_parts() -> None:

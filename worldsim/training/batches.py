@@ -15,7 +15,7 @@ from torch import Tensor
 from worldsim.data.clips import ClipStore
 from worldsim.model.config import ModelConfig
 from worldsim.training.loss import Batch, LossConfig, shift_levels
-from worldsim.training.own import own_rows
+from worldsim.training.own import Turn, own_rows
 
 _AHEAD = 4  # batches made in advance for a device that is faster than one thread of the CPU
 
@@ -28,14 +28,17 @@ def make_batch(
     step: int,
     places: range,
     device: torch.device | str = "cpu",
+    begun: int | None = None,
 ) -> Batch:
     """The clips at ``places`` of batch number ``step``: the same numbers whoever asks, and in however many parts.
+
+    From step ``begun`` on, clips that show the model's own frames come in turns (:class:`~worldsim.training.own.Turn`).
 
     For a CPU all of it is NumPy's: this runs beside the training, and a second thread with PyTorch's parallel loops
     makes those of the first wait for cores. Any other device draws the noise itself, from a seed for each clip.
     """
     here = torch.device(device).type == "cpu"
-    rows = [_make_row(store, model, loss, seed, step, place, here) for place in places]
+    rows = [_make_row(store, model, loss, seed, step, place, here, begun) for place in places]
     noise = [] if here else [device_noise(row, model, loss, device) for row in rows]
     fields = {name: torch.from_numpy(np.stack([row[name] for row in rows])).to(device) for name in rows[0]}
     return Batch(**fields, **{name: torch.stack([one[name] for one in noise]) for name in (noise[0] if noise else ())})
@@ -49,15 +52,16 @@ def stream(
     steps: range,
     places: range,
     device: torch.device | str = "cpu",
+    begun: int | None = None,
 ) -> Generator[tuple[int, Batch], None, None]:
-    """Batches of consecutive steps; the next are made while the last one trains."""
+    """Batches of consecutive steps, see :func:`make_batch`; the next are made while the last one trains."""
     ahead = 1 if torch.device(device).type == "cpu" else _AHEAD
     waiting: deque[Future[Batch]] = deque()
     with ThreadPoolExecutor(ahead) as makers:
 
         def begin(step: int) -> None:
             if step < steps.stop:
-                waiting.append(makers.submit(make_batch, store, model, loss, seed, step, places, device))
+                waiting.append(makers.submit(make_batch, store, model, loss, seed, step, places, device, begun))
 
         for step in range(steps.start, steps.start + ahead):
             begin(step)
@@ -68,16 +72,28 @@ def stream(
 
 
 def _make_row(
-    store: ClipStore, model: ModelConfig, loss: LossConfig, seed: int, step: int, place: int, noise: bool
+    store: ClipStore,
+    model: ModelConfig,
+    loss: LossConfig,
+    seed: int,
+    step: int,
+    place: int,
+    noise: bool,
+    begun: int | None = None,
 ) -> dict[str, NDArray[Any]]:
-    clip, rng = store.draw(seed, step, place)
+    clips, own = step, bool(own_rows([place], loss.own_share))
+    if own and begun is not None and step >= begun:
+        clips = Turn.at(step, begun, loss.own_pool, loss.own_ticks).clips
+    clip, rng = store.draw(seed, clips, place)
+    if clips != step:
+        rng = np.random.default_rng((seed, step, place, 1))  # the same clip, other noise
     steps = store.length - 1
     noised = model.context_levels > 1 and rng.random() < loss.context_noise_share
     level = int(rng.integers(1, model.context_levels)) if noised else 0
     u = stratified(rng, loss.draws, steps)
     own_level = rng.uniform(loss.own_level, 1, steps).astype(np.float32)
     # Unused where the context is clean and the frames are real.
-    noised = noised or bool(own_rows([place], loss.own_share))
+    noised = noised or own
     row: dict[str, NDArray[Any]] = {
         "frames": clip.frames,
         "actions": clip.actions,

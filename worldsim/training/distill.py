@@ -42,7 +42,7 @@ class DistillConfig:
         lr, critic_lr: Of AdamW, on the student's and the critic's decoder.
         critic_steps: Of the critic, for each of the student's (the two time scales of DMD2, arXiv 2405.14867).
         head_start: Steps in which only the critic learns.
-        own_share, own_ticks, own_level: Of the student's own frames as history, see
+        own_share, own_level: Of the student's own frames as history, see
             :class:`~worldsim.training.loss.LossConfig`.
     """
 
@@ -62,7 +62,6 @@ class DistillConfig:
     noise_shift: float = 1.0
     changed_weight: float = 16.0
     own_share: float = 0.67
-    own_ticks: int = 2
     own_level: float = 0.5
     device: str = "cpu"
     dtype: str | None = None
@@ -71,7 +70,7 @@ class DistillConfig:
     report: ReportConfig = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "critic_steps", "own_ticks"):
+        for name in ("steps", "batch", "critic_steps"):
             if getattr(self, name) < 1:
                 raise RunError(f"{name} must be at least 1, not {getattr(self, name)}")
 
@@ -104,7 +103,6 @@ class Distiller(Loop):
             noise_shift=config.noise_shift,
             changed_weight=config.changed_weight,
             own_share=config.own_share,
-            own_ticks=config.own_ticks,
             own_level=config.own_level,
             own_steps=steps,
         )
@@ -183,7 +181,7 @@ class Distiller(Loop):
         batches = stream(self.clips, self.shape, self.loss, config.seed, ahead, places, self.device)
         bar = self.bar(config.steps)
         for step, batch in batches:
-            seen = objective.show(batch, own, 1 + step % config.own_ticks)
+            seen = objective.show(batch, own)
             context, last = distillation.contexts(seen, self.student.previous_actions(batch.actions))
             action = batch.actions.flatten()
             noise = [one.flatten(0, 1).to(self.dtype) for one in batch.noise.unbind(1)]

@@ -29,7 +29,8 @@ class LossConfig:
             are found without weights and taught outright.
         own_share: Share of clips that show the encoder the model's own frames instead of real ones; see
             :func:`~worldsim.training.own.own_frames`.
-        own_ticks: Those frames are 1, 2, ... or this many ticks away from real ones, in turns.
+        own_ticks: A clip's frames are made again from those made before, so many times; then another takes its place.
+        own_pool: Clips between two turns of the same one; see :class:`~worldsim.training.own.Turn`.
         own_level: They are made from recorded frames noised to a level between this and 1.
         own_steps: Denoising steps of those frames.
         own_after: Share of the run after which this begins; before it, the model's frames are no frames yet.
@@ -40,9 +41,10 @@ class LossConfig:
     changed_weight: float = 16.0
     context_noise_share: float = 0.0
     outcome_weight: float = 0.1
-    move_weight: float = 3e-3
+    move_weight: float = 1e-3
     own_share: float = 0.67
-    own_ticks: int = 2
+    own_ticks: int = 8
+    own_pool: int = 16
     own_level: float = 0.5
     own_steps: int = 2
     own_after: float = 0.15
@@ -161,7 +163,7 @@ def move_loss(model: WorldModel, logits: Tensor, shown: Tensor, target: Tensor) 
         shown, target: Patches [B, T, L, P].
 
     Returns:
-        The mean over tokens, weighted by how much each counts.
+        The sum over a frame's tokens of what counts, meaned over frames.
     """
     b, draws, t = logits.shape[:3]
     with torch.no_grad():
@@ -170,4 +172,4 @@ def move_loss(model: WorldModel, logits: Tensor, shown: Tensor, target: Tensor) 
     logs = logits.gather(3, there).unflatten(-1, (2, -1)).log_softmax(-1).flatten(-2)  # [B, S, T, k, 2 taps]
     surprise = -(chances.view(b, 1, t, *logs.shape[3:]) * logs).sum(-1)
     weight = weight.view(b, 1, t, -1).expand_as(surprise)
-    return (surprise * weight).sum() / weight.sum().clamp_min(1.0)
+    return (surprise * weight).sum(-1).mean()

@@ -42,7 +42,7 @@ class Objective:
         self._loss = torch.compile(compute_loss) if compiled else compute_loss
         self._tick = torch.compile(make_tick) if compiled else make_tick
 
-    def show(self, batch: Batch, own: Sequence[int], ticks: int) -> Tensor:
+    def show(self, batch: Batch, own: Sequence[int] = (), before: Tensor | None = None) -> Tensor:
         """Patches [B, T, L, P] of what the encoder is shown: real frames, and in the rows ``own`` the model's.
 
         Those clips are as a roll-out is: said to be clean, whatever level of context noise the batch had for them.
@@ -50,7 +50,7 @@ class Objective:
         Args:
             batch: Its ``context_level`` is written to.
             own: Rows, see :func:`~worldsim.training.own.own_rows`.
-            ticks: How far away from real frames; see :func:`~worldsim.training.own.own_frames`.
+            before: Patches uint8 [rows, T, L, P] that the model's are made from; None: the real ones.
         """
         seen = self.model.see(batch.frames, self.dtype)
         if not own:
@@ -60,8 +60,9 @@ class Objective:
         actions, noise = batch.actions[some], batch.context_noise[some, 1:].to(self.dtype)
         previous, made, level = self.model.previous_actions(actions), seen[some], batch.own_level[some].to(self.dtype)
         real = made[:, 1:]
-        for _ in range(ticks):
-            made = self._tick(made, previous, actions, noise, real, level)
+        if before is not None:
+            made = before.to(seen.device).float().div(127.5).sub(1).to(self.dtype)
+        made = self._tick(made, previous, actions, noise, real, level)
         return seen.index_copy_(0, some, made)
 
     def loss(self, batch: Batch, seen: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,6 +20,32 @@ def own_rows(places: Iterable[int], share: float) -> tuple[int, ...]:
         return math.floor(round(place * share, 6))
 
     return tuple(row for row, place in enumerate(places) if until(place + 1) > until(place))
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Which clips a step shows own frames of, and for the how manieth time.
+
+    A clip stays in a pool for some turns, and each of them begins with the frames that the last one made: so one tick
+    of work a step shows what many ticks of a roll-out leave behind, residues that grow from tick to tick among it. The
+    turns of one clip lie a pool apart, so that steps in a row do not see the same.
+
+    Attributes:
+        clips: Number of the batch that the clips are drawn as.
+        slot: Place in the pool.
+        ticks: Ticks that lie behind the frames it begins with; 0: they are real.
+    """
+
+    clips: int
+    slot: int
+    ticks: int
+
+    @staticmethod
+    def at(step: int, begun: int, pool: int, ticks: int) -> Turn:
+        """The turn of a step, of own frames that began at step ``begun``."""
+        rounds, slot = divmod(step - begun, pool)
+        stay, done = divmod(rounds, ticks)
+        return Turn(begun + stay * pool + slot, slot, done)
 
 
 @torch.no_grad()

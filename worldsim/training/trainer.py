@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from worldsim.checkpoint import named, part
@@ -20,11 +23,11 @@ from worldsim.settings import from_dict, home
 from worldsim.training.ancestry import adopt_weights, collect_command, train_command
 from worldsim.training.batches import stream
 from worldsim.training.loop import Loop, ReportConfig
-from worldsim.training.loss import LossConfig
+from worldsim.training.loss import Batch, LossConfig
 from worldsim.training.objective import Objective
 from worldsim.training.optimizer import Optimizer, OptimizerConfig, schedule, update_ema
 from worldsim.training.outcomes import OutcomesConfig, gather_contexts, outcome_loss
-from worldsim.training.own import own_rows
+from worldsim.training.own import Turn, own_rows
 from worldsim.training.parallel import Ranks
 from worldsim.training.run import Run
 
@@ -92,6 +95,8 @@ class Trainer(Loop):
             adopt_weights(self.model, config.init, run)
         self.ema = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.optimizer = Optimizer(self.model, config.optimizer)
+        # By slot of the pool: which clips, and patches of this process's own frames, uint8 [rows, T, L, P].
+        self._made: dict[int, tuple[int, Tensor]] = {}
         if place.leads:
             self._begin()
         if run.checkpoint.exists():
@@ -117,6 +122,7 @@ class Trainer(Loop):
     def state(self) -> dict[str, Tensor]:
         """See :class:`~worldsim.training.loop.Loop`."""
         parts = {"model": self.model.state_dict(), "ema": self.ema.state_dict(), "optimizer": self.optimizer.state()}
+        parts["made"] = {f"{slot}.{clips}": frames for slot, (clips, frames) in self._made.items()}
         return {name: value for part_name, held in parts.items() for name, value in named(part_name, held).items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -124,6 +130,9 @@ class Trainer(Loop):
         self.model.load_state_dict(part(tensors, "model"))
         self.ema.load_state_dict(part(tensors, "ema"))
         self.optimizer.load_state(part(tensors, "optimizer"))
+        for name, frames in part(tensors, "made").items():
+            slot, clips = map(int, name.split("."))
+            self._made[slot] = clips, frames
 
     def train(self) -> None:
         """Train to the last step; a signal to end saves and leaves."""
@@ -134,12 +143,12 @@ class Trainer(Loop):
         scalars, held_out = self.scalars(), self.held_out()
         places, ahead = place.places(config.batch), range(self.step, config.steps)
         own = own_rows(places, config.loss.own_share)
-        batches = stream(self.clips, self.shape, config.loss, config.seed, ahead, places, self.device)
+        begun = math.ceil(config.loss.own_after * config.steps)
+        batches = stream(self.clips, self.shape, config.loss, config.seed, ahead, places, self.device, begun)
         bar = self.bar(config.steps)
         parameters = list(self.model.parameters())
         for step, batch in batches:
-            begun = step >= config.loss.own_after * config.steps
-            seen = objective.show(batch, own if begun else (), 1 + step % config.loss.own_ticks)
+            seen = self._show(objective, batch, own, step, begun)
             loss, parts = objective.loss(batch, seen)
             loss.backward()
             place.average([p.grad for p in parameters if p.grad is not None])
@@ -154,6 +163,18 @@ class Trainer(Loop):
                 break
         batches.close()
         bar.close()
+
+    def _show(self, objective: Objective, batch: Batch, own: Sequence[int], step: int, begun: int) -> Tensor:
+        """What the encoder is shown; the model's own frames are kept for the next turn of their clips."""
+        if not own or step < begun:
+            return objective.show(batch)
+        turn = Turn.at(step, begun, self.config.loss.own_pool, self.config.loss.own_ticks)
+        clips, made = self._made.get(turn.slot, (-1, None))
+        # Of other clips are those of a run whose planned end was changed: it begins with real ones again.
+        seen = objective.show(batch, own, made if turn.ticks and clips == turn.clips else None)
+        kept = seen[list(own)].float().add(1).mul(127.5).round().to(torch.uint8)
+        self._made[turn.slot] = turn.clips, kept
+        return seen
 
     def finish_outcomes(self) -> None:
         """Train the outcome heads on the averaged, finished encoder; goes on where it stopped."""
