@@ -25,7 +25,7 @@ def differences(folder: str, name: str) -> dict[str, int]:
         "    session = Session(load_world(sys.argv[1]), 2, dtype='float32')\n"
         "    name and go_without(session, name)\n"
         "    session.reset(start='episode', seed=0)\n"
-        "    return np.stack([session.step([1, 2])[0].astype(int) for _ in range(12)])\n"
+        "    return np.stack([session.step([1, 2])[0].astype(int) for _ in range(6)])\n"
         "before, after = play(None), play(sys.argv[2])\n"
         "print(json.dumps({'largest': int(abs(before - after).max()), 'spread': int(before.max() - before.min())}))\n"
     )

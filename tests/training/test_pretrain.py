@@ -18,6 +18,7 @@ from worldsim.checkpoint import load_checkpoint, save_checkpoint, write_atomical
 from worldsim.data.episodes import Dataset
 from worldsim.errors import RunError
 from worldsim.training.export import export
+from worldsim.training.loss import LossConfig
 from worldsim.training.optimizer import OptimizerConfig, schedule, split_parameters
 from worldsim.training.outcomes import OutcomesConfig
 from worldsim.training.parallel import Ranks
@@ -164,6 +165,7 @@ def config(data: Dataset, run: Path, **more: object) -> PretrainConfig:
         "model": SHAPE,
     }
     fields |= {"optimizer": OptimizerConfig(warmup=2), "outcomes": OutcomesConfig(3, 4, 8)}
+    fields |= {"loss": LossConfig(own_pool=2, own_ticks=3)}
     return PretrainConfig(**(fields | more))  # type: ignore[arg-type]
 
 

@@ -28,7 +28,7 @@ from worldsim.evaluation.subject import Extent, Subject, source_of
 from worldsim.machine import commit, machine
 from worldsim.schema import nearest
 from worldsim.settings import command, command_line, from_dict, group_names, home
-from worldsim.world import load_world
+from worldsim.world import World, load_world
 
 PARTS = ("control", "objects", "motion", "fidelity", "outcome", "drift")
 
@@ -187,7 +187,7 @@ def prepare(config: EvaluateConfig, quiet: bool = False) -> Subject:
     world = load_world(config.world)
     folder = config.data
     if folder is None:
-        folder = home() / "data" / (config.source or players.source_of(world).name)
+        folder = home() / "data" / (config.source or _source_of_world(world))
     dataset = Dataset.open(folder)
     recorded = config.source or str(dataset.config["source"].get("name"))
     known = load_source(recorded).objects if recorded in group_names("source") else None
@@ -195,6 +195,16 @@ def prepare(config: EvaluateConfig, quiet: bool = False) -> Subject:
         config.steps, config.seed, config.device, config.dtype, config.batch, config.threads or _cores()
     )
     return Subject(world, dataset, source_of(dataset, known), config.extent(), settings, quiet)
+
+
+def _source_of_world(world: World) -> str:
+    try:
+        return players.source_of(world).name
+    except WorldsimError as error:
+        names = ", ".join(group_names("source"))
+        raise WorldsimError(
+            f"which game is world {world.name!r} a copy of? name it with source=, one of {names}, or data="
+        ) from error
 
 
 def _cores() -> int:
