@@ -225,6 +225,11 @@ class FoldedDecoder(FrameDecoder):
         self.blocks = nn.ModuleList(FoldedDecoderBlock(block) for block in decoder._blocks())
         self.eps, self.out, self.displace = decoder.norm.eps or 0.0, decoder.out, decoder.displace
 
+    def _blocks(self) -> Iterator[FoldedDecoderBlock]:  # type: ignore[override]
+        for block in self.blocks:
+            assert isinstance(block, FoldedDecoderBlock)
+            yield block
+
     def scene(self, context: Tensor, last: Tensor) -> Tensor:
         """See :meth:`FrameDecoder.scene`."""
         tokens: Tensor = self.past(torch.cat((last, context), -1)).add_(self.place)
@@ -235,7 +240,7 @@ class FoldedDecoder(FrameDecoder):
     def modulations(self, t: Tensor, action: Tensor) -> list[Tensor]:
         """As :meth:`FrameDecoder.modulations`, with 1 and the square root of the width in every scale."""
         condition = F.silu(self.level(t) + self.action(action))
-        made = [block.modulation(condition) for block in self.blocks] + [self.modulation(condition)]
+        made = [block.modulation(condition) for block in self._blocks()] + [self.modulation(condition)]
         root = self.config.dim**0.5
         for one in made:
             for scale in one.chunk(one.shape[-1] // self.config.dim, -1)[1::3]:
@@ -248,7 +253,7 @@ class FoldedDecoder(FrameDecoder):
         """See :meth:`FrameDecoder.denoise_and_move`."""
         dim = self.config.dim
         x = self.noisy(noisy).add_(scene[..., :dim])
-        for block, modulation in zip(self.blocks, modulations, strict=False):
+        for block, modulation in zip(self._blocks(), modulations, strict=False):
             x = block(x, modulation)
         shift, scale = modulations[-1].unsqueeze(-2).chunk(2, -1)
         return self.blend(self.out(torch.addcmul(shift, unit(x, self.eps), scale)), scene)
