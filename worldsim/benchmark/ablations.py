@@ -9,19 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
-from worldsim.engine import fold
-from worldsim.engine.backends.eager import Eager
 from worldsim.engine.cache import RingCache, slot_ages
-from worldsim.engine.fold import FoldedSpatial, FoldedTemporal
-from worldsim.engine.memory import Memory
 from worldsim.engine.parts import DecodePart
 from worldsim.engine.sampler import sample
 from worldsim.engine.session import Session
 from worldsim.errors import WorldsimError
-from worldsim.model.attention import attend
+from worldsim.model.attention import RMSNorm, SpatialAttention, TemporalAttention, attend
 
 __all__ = ["ABLATIONS", "go_without"]
 
@@ -40,30 +35,16 @@ def _modulation_table(session: Session) -> None:
     DecodePart.forward = forward  # type: ignore[method-assign]
 
 
-def _folding(session: Session) -> None:
-    """Gains, skips and sums of embeddings folded into the weights, not computed every tick."""
-    session.model = session.world.model_on(session.device, session.dtype)
-    session._memory = Memory(session.model, session.batch, session.world.config.context_level)
-    session._started[:] = False
-    session.adopt(session.make_parts(Eager()))
-
-
 def _few_kernel_norm(session: Session) -> None:
-    """RMSNorm in three kernels, in place, instead of PyTorch's composite with a float32 copy."""
-
-    def unit(x: Tensor, eps: float) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], eps=eps) * x.shape[-1] ** -0.5
-
-    fold.unit = unit
+    """RMSNorm in five kernels, in place, instead of PyTorch's composite with a float32 copy."""
+    RMSNorm.forward = nn.RMSNorm.forward  # type: ignore[method-assign]
 
 
 def _fused_attention(session: Session) -> None:
     """Attention within a frame by PyTorch's fused kernel instead of product, softmax, product."""
-
-    def mix(self: FoldedSpatial, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        return attend(query * query.shape[-1] ** 0.5, key, value)
-
-    FoldedSpatial.mix = mix  # type: ignore[method-assign]
+    for module in session.model.modules():
+        if isinstance(module, SpatialAttention):
+            module.training = True  # which is how it is trained
 
 
 def _float32_ring(session: Session) -> None:
@@ -75,17 +56,24 @@ def _float32_ring(session: Session) -> None:
 def _joined_scores(session: Session) -> None:
     """The present's score beside those of the ring, instead of its key and value beside a copy of the ring."""
 
-    def mix(
-        self: FoldedTemporal, query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, bias: Tensor
-    ) -> Tensor:
+    def step(
+        self: TemporalAttention, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        b, length, dim = x.shape
+        qkv = self.qkv(x).view(b, length, 3, self.heads, dim // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        query, key = self.query_norm(query).to(keys.dtype), self.key_norm(key).to(keys.dtype)
+        value = value.to(keys.dtype)
         whole_keys, whole_values = (
             torch.cat((past, now.unsqueeze(-2)), -2) for past, now in ((keys, key), (values, value))
         )
-        whole_bias = F.pad(bias, (0, 1)).unsqueeze(-2)  # [B, h, 1, 1, W]
-        query = query.unsqueeze(-2) * query.shape[-1] ** 0.5
-        return attend(query, whole_keys, whole_values, whole_bias.to(keys.dtype)).squeeze(-2)
+        now_bias = self.age_bias[:, :1, None, None].to(bias.dtype)  # [h, 1, 1, 1]
+        past_bias = bias.unsqueeze(-2)  # [B, h, 1, 1, W-1]
+        whole_bias = torch.cat((past_bias, now_bias.expand(*past_bias.shape[:-1], 1)), -1)
+        mixed = attend(query.unsqueeze(-2), whole_keys, whole_values, whole_bias.to(keys.dtype)).squeeze(-2)
+        return self.out(mixed.transpose(1, 2).reshape(b, length, dim).to(x.dtype)), key, value
 
-    FoldedTemporal.mix = mix  # type: ignore[method-assign]
+    TemporalAttention.step = step  # type: ignore[method-assign]
 
 
 def _bias_table(session: Session) -> None:
@@ -99,7 +87,6 @@ def _bias_table(session: Session) -> None:
 
 
 ABLATIONS: dict[str, Callable[[Session], None]] = {
-    "folding": _folding,
     "modulation_table": _modulation_table,
     "few_kernel_norm": _few_kernel_norm,
     "fused_attention": _fused_attention,

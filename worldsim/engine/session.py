@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.engine.backends import Backend
-from worldsim.engine.fold import model_to_play
 from worldsim.engine.inputs import check_actions, check_rows, check_seeds
 from worldsim.engine.memory import Memory
 from worldsim.engine.noise import RowNoise
@@ -35,8 +34,7 @@ class Session:
     session seeded with s + i, and nothing here touches PyTorch's global generator.
 
     Args:
-        world: The world to run; sessions of the same device and dtype share one copy of its weights, folded
-            (:mod:`~worldsim.engine.fold`).
+        world: The world to run; its weights are shared, not copied, by sessions of the same device and dtype.
         batch: Rows.
         steps: Denoising steps per frame, 1 to 64; the world's own choice if not given.
         seed: Row i draws from seed + i.
@@ -68,7 +66,7 @@ class Session:
         self.world, self.batch = world, batch
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
-        self.model = model_to_play(world, self.device, self.dtype)
+        self.model = world.model_on(self.device, self.dtype)
         self._levels = levels(world.config.steps if steps is None else steps)
         self.stopwatch = Stopwatch(sync=torch.cuda.synchronize if self.device.type == "cuda" else None)
         c = self.model.config
