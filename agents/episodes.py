@@ -19,6 +19,7 @@ from worldsim.agents.scripted import Player
 from worldsim.envs.source_state import State
 from worldsim.envs.sources import Source, SourceConfig, make_source
 from worldsim.envs.vector_env import WorldVectorEnv
+from worldsim.errors import WorldsimError
 from worldsim.film.film import Film
 from worldsim.world import World
 
@@ -69,6 +70,39 @@ class Play:
     def generator(self) -> torch.Generator | None:
         """What a policy draws its actions with."""
         return None if self.greedy else torch.Generator().manual_seed(self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpisodesConfig:
+    """What a command that has episodes played is told; ``configs/agent.yaml`` and ``transfer.yaml`` explain it."""
+
+    world: str | None = None
+    source: str | None = None
+    episodes: int = 30
+    max_steps: int | None = None
+    greedy: bool = False
+    seed: int = 0
+    device: str = "cpu"
+    dtype: str | None = None
+    threads: int | None = None
+    out: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise WorldsimError(f"episodes must be at least 1, not {self.episodes}")
+
+    def play(self, world: World) -> Play:
+        """How the episodes are played in and beside a world."""
+        return Play(
+            world,
+            self.source,
+            self.episodes,
+            self.max_steps,
+            self.greedy,
+            self.seed,
+            self.device,
+            self.dtype,
+        )
 
 
 def in_real(play: Play, who: Policy | str, film: Path | None = None) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worldsim.agents.episodes import Play, in_dream, in_real
+from worldsim.agents.episodes import EpisodesConfig, in_dream, in_real
 from worldsim.agents.players import NAMED
 from worldsim.agents.policy import Policy, load_policy
 from worldsim.checkpoint import write_atomically
@@ -24,26 +24,15 @@ RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
-class JudgeConfig:
+class JudgeConfig(EpisodesConfig):
     """What ``configs/agent.yaml`` explains."""
 
     policy: str
-    world: str | None = None
-    source: str | None = None
-    episodes: int = 30
     where: tuple[str, ...] = ("dream", "real")
-    max_steps: int | None = None
-    greedy: bool = False
-    seed: int = 0
-    device: str = "cpu"
-    dtype: str | None = None
-    threads: int | None = None
     film: Path | None = None
-    out: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise WorldsimError(f"episodes must be at least 1, not {self.episodes}")
+        super().__post_init__()
         for place in self.where:
             if place not in ("dream", "real"):
                 raise WorldsimError(f"where is dream, real or both, not {place!r}")
@@ -74,16 +63,7 @@ def judge(config: JudgeConfig) -> dict[str, Any]:
     if config.policy not in NAMED:
         who, facts = load_policy(Path(config.policy))
     world = load_world(config.world or ("pong" if isinstance(who, str) else who.config.world))
-    play = Play(
-        world,
-        config.source,
-        config.episodes,
-        config.max_steps,
-        config.greedy,
-        config.seed,
-        config.device,
-        config.dtype,
-    )
+    play = config.play(world)
     films = {place: film_path(config.film, place) for place in config.where}
     report: dict[str, Any] = {"policy": config.policy, "world": world.name, "fingerprint": world.fingerprint, **facts}
     for place in config.where:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.agents.episodes import Play, in_dream, in_real
+from worldsim.agents.episodes import EpisodesConfig, in_dream, in_real
 from worldsim.agents.evaluate import summary
 from worldsim.agents.players import NAMED
 from worldsim.agents.policy import Policy, load_policy
@@ -29,24 +29,10 @@ FEWEST = 3  # players whose ranks can be compared
 
 
 @dataclass(frozen=True)
-class TransferConfig:
+class TransferConfig(EpisodesConfig):
     """Everything `worldsim transfer` is told; see configs/transfer.yaml."""
 
-    world: str = "pong"
-    source: str | None = None
     policies: tuple[str, ...] = ()
-    episodes: int = 30
-    max_steps: int | None = None
-    greedy: bool = False
-    seed: int = 0
-    device: str = "cpu"
-    dtype: str | None = None
-    threads: int | None = None
-    out: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise WorldsimError(f"episodes must be at least 1, not {self.episodes}")
 
 
 def ranks(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
@@ -92,16 +78,7 @@ def find_players(wanted: Sequence[str]) -> dict[str, Policy | str]:
 def measure(config: TransferConfig) -> dict[str, Any]:
     """Every player in both games; a report of plain values."""
     players = find_players(config.policies)
-    play = Play(
-        load_world(config.world),
-        config.source,
-        config.episodes,
-        config.max_steps,
-        config.greedy,
-        config.seed,
-        config.device,
-        config.dtype,
-    )
+    play = config.play(load_world(config.world or "pong"))
     rows: dict[str, dict[str, Any]] = {}
     for name, who in players.items():
         games = {"dream": in_dream, "real": in_real}
@@ -191,7 +168,7 @@ def main(settings: dict[str, Any]) -> None:
     if config.threads:
         torch.set_num_threads(config.threads)
     pyplot()  # missing it is told before the work
-    out = config.out or home() / "evaluations" / Path(config.world).name
+    out = config.out or home() / "evaluations" / Path(config.world or "pong").name
     report = measure(config)
     try:
         out.mkdir(parents=True, exist_ok=True)

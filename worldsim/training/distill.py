@@ -13,9 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from worldsim.checkpoint import named, part
-from worldsim.data.clips import ClipStore
-from worldsim.data.episodes import Dataset
-from worldsim.engine.precision import pick_device, pick_dtype
+from worldsim.engine.precision import pick_device
 from worldsim.errors import RunError
 from worldsim.locking import sole_writer
 from worldsim.settings import command, from_dict, home
@@ -29,7 +27,6 @@ from worldsim.training.objective import Objective
 from worldsim.training.optimizer import Optimizer, OptimizerConfig, schedule, update_ema
 from worldsim.training.own import own_rows
 from worldsim.training.parallel import Ranks, ranks
-from worldsim.training.run import Run
 from worldsim.world import load_world
 
 
@@ -85,15 +82,12 @@ class Distiller(Loop):
 
     def __init__(self, config: DistillConfig, place: Ranks) -> None:
         self.config = config
-        self.device = pick_device(config.device)
-        self.dtype = pick_dtype(config.dtype, self.device)
         world = load_world(config.world)
         steps = config.sampling_steps or world.config.steps
-        dataset = Dataset.open(config.data or home() / "data" / world.name, skip_bad=True)
-        run = Run(config.run or home() / "runs" / f"{world.name}-distilled")
-        super().__init__(world.name, run, dataset, place, config.report, steps)
+        super().__init__(config, place, world.name, f"{world.name}-distilled", steps)
+        run = self.run
         self.shape = world.config.model
-        self.clips = ClipStore(dataset, dataset.train, config.clip or 3 * self.shape.window)
+        self.clips = self.training_clips(self.shape.window)
         self.teacher = copy.deepcopy(world.model).float().to(self.device).requires_grad_(False).eval()
         self.student = self._decoding(requires_grad=True)
         self.ema = self._decoding(requires_grad=False)

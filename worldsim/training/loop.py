@@ -6,7 +6,8 @@ import signal
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import cv2
 from torch import Tensor
@@ -14,8 +15,10 @@ from torch import Tensor
 from worldsim.checkpoint import all_finite, load_checkpoint, save_checkpoint
 from worldsim.data.clips import ClipStore
 from worldsim.data.episodes import Dataset
+from worldsim.engine.precision import pick_device, pick_dtype
 from worldsim.errors import DataError, RunError
 from worldsim.model.world_model import WorldModel
+from worldsim.settings import home
 from worldsim.training.export import build_world
 from worldsim.training.grid import roll_out_grid
 from worldsim.training.parallel import Ranks
@@ -35,15 +38,48 @@ class ReportConfig:
     grid_ticks: tuple[int, ...] = (1, 5, 10, 15, 20, 30, 45, 60)
 
 
+class RunConfig(Protocol):
+    """What every training is told."""
+
+    @property
+    def data(self) -> Path | None:
+        """Recorded play; None: that of the world in the home folder."""
+        ...
+
+    @property
+    def run(self) -> Path | None:
+        """The run's folder; None: a usual one."""
+        ...
+
+    @property
+    def clip(self) -> int | None:
+        """Frames in a clip; None: three windows."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it trains."""
+        ...
+
+    @property
+    def dtype(self) -> str | None:
+        """What it computes in; None: the fastest of the device."""
+        ...
+
+    @property
+    def report(self) -> ReportConfig:
+        """How often it saves and shows itself."""
+        ...
+
+
 class Loop(ABC):
     """One run.
 
     Args:
-        name: Of the world that it makes.
-        run: Its folder.
-        dataset: What it learns from.
+        config: See :class:`RunConfig`.
         place: This process among those that train together.
-        report: See :class:`ReportConfig`.
+        name: Of the world that it makes.
+        folder: Of the run, in ``runs/`` of the home folder, where the config names none.
         sampling_steps: Denoising steps of the pictures.
 
     Attributes:
@@ -53,14 +89,27 @@ class Loop(ABC):
 
     ema: WorldModel
 
-    def __init__(
-        self, name: str, run: Run, dataset: Dataset, place: Ranks, report: ReportConfig, sampling_steps: int
-    ) -> None:
-        self.name, self.run, self.dataset, self.place = name, run, dataset, place
-        self._how, self._sampling_steps = report, sampling_steps
+    def __init__(self, config: RunConfig, place: Ranks, name: str, folder: str, sampling_steps: int) -> None:
+        self.name, self.place = name, place
+        self.device = pick_device(config.device)
+        self.dtype = pick_dtype(config.dtype, self.device)
+        self.dataset = Dataset.open(config.data or home() / "data" / name, skip_bad=True)
+        self.run = Run(config.run or home() / "runs" / folder)
+        self._clip, self._how, self._sampling_steps = config.clip, config.report, sampling_steps
         self.step = 0
         self._stop = False
         self._saved = time.monotonic()
+
+    def training_clips(self, window: int) -> ClipStore:
+        """What it learns from.
+
+        Raises:
+            RunError: a clip has fewer than two windows: a roll-out would see what training never showed.
+        """
+        frames = self._clip or 3 * window
+        if frames < 2 * window:
+            raise RunError(f"clip={frames} is less than two windows of {window} frames: give clip={2 * window} or more")
+        return ClipStore(self.dataset, self.dataset.train, frames)
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:

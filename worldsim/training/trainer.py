@@ -13,13 +13,9 @@ import torch
 from torch import Tensor
 
 from worldsim.checkpoint import named, part
-from worldsim.data.clips import ClipStore
-from worldsim.data.episodes import Dataset
-from worldsim.engine.precision import pick_device, pick_dtype
-from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel, init_weights
-from worldsim.settings import from_dict, home
+from worldsim.settings import from_dict
 from worldsim.training.ancestry import adopt_weights, collect_command, train_command
 from worldsim.training.batches import stream
 from worldsim.training.loop import Loop, ReportConfig
@@ -29,7 +25,6 @@ from worldsim.training.optimizer import Optimizer, OptimizerConfig, schedule, up
 from worldsim.training.outcomes import OutcomesConfig, gather_contexts, outcome_loss
 from worldsim.training.own import Turn, own_rows
 from worldsim.training.parallel import Ranks
-from worldsim.training.run import Run
 
 
 @dataclass(frozen=True)
@@ -55,17 +50,6 @@ class PretrainConfig:
     outcomes: OutcomesConfig = field(default_factory=OutcomesConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
 
-    def frames(self, window: int) -> int:
-        """Frames in a clip.
-
-        Raises:
-            RunError: fewer than two windows: a roll-out would see what training never showed.
-        """
-        frames = self.clip or 3 * window
-        if frames < 2 * window:
-            raise RunError(f"clip={frames} is less than two windows of {window} frames: give clip={2 * window} or more")
-        return frames
-
 
 class Trainer(Loop):
     """One pretraining run: state, resume, and its two phases.
@@ -77,11 +61,8 @@ class Trainer(Loop):
 
     def __init__(self, config: PretrainConfig, place: Ranks) -> None:
         self.config = config
-        self.device = pick_device(config.device)
-        self.dtype = pick_dtype(config.dtype, self.device)
-        dataset = Dataset.open(config.data or home() / "data" / config.world, skip_bad=True)
-        run = Run(config.run or home() / "runs" / config.world)
-        super().__init__(config.world, run, dataset, place, config.report, config.sampling_steps)
+        super().__init__(config, place, config.world, config.world, config.sampling_steps)
+        dataset, run = self.dataset, self.run
         source = dataset.config["source"]
         size = {"height": source["height"], "width": source["width"]}
         given = {name: value for name, value in config.model.items() if value is not None}
@@ -89,7 +70,7 @@ class Trainer(Loop):
         if eighth and not source["height"] % eighth and not source["width"] % eighth:
             given = {"patch": eighth, **given}
         self.shape = from_dict(ModelConfig, {"num_actions": len(dataset.actions), **size, **given})
-        self.clips = ClipStore(dataset, dataset.train, config.frames(self.shape.window))
+        self.clips = self.training_clips(self.shape.window)
         self.model = init_weights(WorldModel(self.shape), config.seed).to(self.device)
         if config.init and not run.checkpoint.exists():
             adopt_weights(self.model, config.init, run)
