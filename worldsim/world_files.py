@@ -24,7 +24,7 @@ from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel
 from worldsim.start import Start
 
-FORMAT, VERSION = "worldsim-world", 6
+FORMAT, VERSION = "worldsim-world", 7
 CONFIG, WEIGHTS, STARTS, CARD = "config.json", "model.safetensors", "starts.npz", "CARD.md"
 FILES = (CONFIG, WEIGHTS, STARTS, CARD)
 

@@ -74,20 +74,20 @@ def test_flops_are_those_of_the_matrix_products(make_world) -> None:
     """Counted by hand for the products of one tick: 2 x multiplications, attention's own included."""
     world = make_world(seed=1)
     c = world.config.model
-    length, d, p, v = c.tokens, c.dim, c.patch_dim, c.view_dim
+    length, d, v, w = c.tokens, c.dim, c.view_dim, c.dim // 2
     within = 4 * length * length * d  # scores and mixing
     block = 2 * length * d * (4 * d + 2 * c.mlp_ratio * d) + within + 2 * 9 * length * d
     past = 4 * length * d * (c.window - 1)
     encode = 2 * length * v * d + c.encoder_layers * (block + 2 * length * 4 * d * d + past)
-    scene = 2 * length * (v * d + d * d)
-    out = p + 2 * c.patch**2 + c.displacements  # clean, two blends, displacements
-    decode = 2 * length * (p + out) * d + c.decoder_layers * block
-    w = d // 2
+    fine, coarse, cells = c.decoder_width, 2 * c.decoder_width, c.height * c.width // 4
+    scene = 2 * length * d * fine * c.patch**2 // 4 + 2 * cells * 9 * fine * (36 + 2 * fine)
     side, taps = c.patch + 2 * c.margin, 2 * c.margin + 1
-    decode += 2 * length * c.patch * side * (2 * taps + 3 * side + 3 * c.patch)
     wide, busy = side + taps - 1, min(c.extrapolated, length)
     encode += 2 * busy * taps * (side * 3 * side * wide + side * wide * taps + taps * c.patch * side)
     encode += 2 * busy * taps * c.patch * side * 3 * c.patch
+    resize = 2 * 2 * cells * fine * coarse  # down and up again
+    ends = 2 * cells * 9 * fine * (12 + 12)
+    decode = ends + 2 * cells * 9 * 4 * fine**2 + resize + c.decoder_layers * 2 * (cells // 4) * 9 * 2 * coarse**2
     heads = 2 * (length * (d + v) * w + 2 * length * w * 4 + 4 * w * w + 5 * w)
     for steps in (1, 3):
         wanted = encode + scene + steps * decode + heads

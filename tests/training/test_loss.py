@@ -104,12 +104,12 @@ def test_noise_that_a_device_draws_is_the_clips_own(store: ClipStore) -> None:
 def predictions(model: WorldModel, batch: Batch) -> torch.Tensor:
     """x0 of every target, seen through the loss: gradient of the loss with respect to a probe on the output."""
     seen = {}
-    denoise = model.denoise_and_move
-    model.denoise_and_move = lambda *args: seen.setdefault("made", denoise(*args))  # type: ignore[method-assign]
+    denoise = model.denoise
+    model.denoise = lambda *args: seen.setdefault("made", denoise(*args))  # type: ignore[method-assign]
     pretrain_loss(model, batch, LOSS)
-    model.denoise_and_move = denoise  # type: ignore[method-assign]
+    model.denoise = denoise  # type: ignore[method-assign]
     b, steps = batch.actions.shape
-    return seen["made"][0].view(b, LOSS.draws, steps, TINY.tokens, TINY.patch_dim).detach()
+    return seen["made"].view(b, LOSS.draws, steps, TINY.tokens, TINY.patch_dim).detach()
 
 
 def test_an_action_changes_the_frame_after_it_and_none_before(model: WorldModel, store: ClipStore) -> None:
@@ -145,7 +145,7 @@ def test_a_model_that_knows_the_answer_has_no_denoising_loss(store: ClipStore) -
     model = init_weights(WorldModel(TINY), 0)
     clean = model.patchify(batch.frames.float() / 127.5 - 1)[:, None, 1:]
     known = clean.expand(-1, LOSS.draws, -1, -1, -1).flatten(0, 2)
-    model.denoise_and_move = lambda *_: (known, None)  # type: ignore[method-assign]
+    model.denoise = lambda *_: known  # type: ignore[method-assign]
     assert pretrain_loss(model, batch, LOSS)[1]["denoise"] == 0
 
 

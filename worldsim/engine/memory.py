@@ -30,7 +30,7 @@ class Memory:
         action: int64 [B] on the CPU, the actions that led to them.
         context: [B, L, D], the encoder's tokens of the last committed frames.
         view: [B, L, V] of the same frames.
-        scene: [B, L, S], what the decoder needs of the two.
+        scene: [B, H / 2, W / 2, C], what the decoder needs of the two.
     """
 
     scene: Tensor

@@ -31,7 +31,7 @@ class DecodePart(nn.Module):
     def __init__(self, model: WorldModel, levels: Sequence[float]) -> None:
         super().__init__()
         self.decoder, self.levels = model.decoder, tuple(levels)
-        actions = torch.arange(model.config.num_actions, device=model.decoder.position.device)
+        actions = torch.arange(model.config.num_actions, device=model.decoder.out.weight.device)
         with torch.no_grad():
             by_level = [
                 model.modulations(torch.full((len(actions),), t, device=actions.device), actions) for t in levels[:-1]
@@ -44,7 +44,7 @@ class DecodePart(nn.Module):
 
         Args:
             noise: Standard normal, float32 [B, L, P].
-            scene: [B, L, S], see :meth:`WorldModel.scene`.
+            scene: [B, H / 2, W / 2, C], see :meth:`WorldModel.scene`.
             action: int64 [B], the action taken now.
 
         Returns:
@@ -81,7 +81,7 @@ class EncodePart(nn.Module):
             bias: [layers, B or 1, h, 1, W-1].
 
         Returns:
-            Context [B, L, D], view [B, L, V], scene [B, L, S], and this frame's keys and values
+            Context [B, L, D], view [B, L, V], scene [B, H / 2, W / 2, C], and this frame's keys and values
             [layers, B, h, L, hd].
         """
         view = self.model.view(self.model.see(frames, before.dtype), before)

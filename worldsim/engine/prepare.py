@@ -65,6 +65,6 @@ def prepare_parts(
         memory = action, action, cache.keys, cache.values, bias  # bucket 0 is an example of a level
         encode = loaded.prepare(EncodePart(model).eval(), (frames, view, *memory))
         outcome = loaded.prepare(OutcomePart(model).eval(), (context, view, action))
-    scene = view.new_zeros(cache.batch, c.tokens, c.scene_dim)
+    scene = view.new_zeros(cache.batch, *c.scene_shape)
     decode = loaded.prepare(DecodePart(model, levels).eval(), (noise.to(device), scene, action))
     return Parts(loaded, tuple(levels), decode, encode, outcome)

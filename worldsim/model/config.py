@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+CELL = 2  # pixels, side of the squares that the decoder's finest convolutions run over
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -12,14 +14,15 @@ class ModelConfig:
     Attributes:
         num_actions: Size of the discrete action set.
         height, width: Frame size in pixels; multiples of ``patch``.
-        patch: Side of a square patch in pixels; a frame is ``(height / patch) * (width / patch)`` tokens.
+        patch: Side of a square patch in pixels, even; a frame is ``(height / patch) * (width / patch)`` tokens.
         margin: Pixels around its patch that a token of a seen frame sees too.
         extrapolated: At most so many tokens of a frame, those around which most has changed, are also told how their
-            patch changes if motion goes on; see :class:`~worldsim.model.motion.MotionExtrapolation`. 0: nobody asks.
+            patch changes if motion goes on; see :class:`~worldsim.model.motion.MotionExtrapolation`.
         dim: Width of a token.
         heads: Attention heads; ``dim`` is a multiple of it.
         encoder_layers: Causal blocks, run once a frame.
-        decoder_layers: Frame-wise blocks, run once a denoising step.
+        decoder_layers: Frame-wise blocks of convolutions on squares of 4x4 pixels, run once a denoising step.
+        decoder_width: Channels of the decoder on squares of 2x2 pixels; twice as many on those of 4x4.
         window: Frames that an encoder block sees along time, the current one included.
         mlp_ratio: Hidden width of an MLP over ``dim``.
         context_levels: Buckets of context noise that the encoder can be told of; bucket 0 is clean.
@@ -35,7 +38,8 @@ class ModelConfig:
     dim: int = 256
     heads: int = 4
     encoder_layers: int = 4
-    decoder_layers: int = 2
+    decoder_layers: int = 3
+    decoder_width: int = 32
     window: int = 16
     mlp_ratio: int = 4
     context_levels: int = 10
@@ -51,6 +55,7 @@ class ModelConfig:
             "heads",
             "encoder_layers",
             "decoder_layers",
+            "decoder_width",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must be at least 1, not {getattr(self, name)}")
@@ -58,11 +63,15 @@ class ModelConfig:
             raise ValueError(
                 f"frames of {self.height}x{self.width} do not divide into patches of {self.patch}"
             )
-        if self.margin < 0:
-            raise ValueError(f"model.margin must be at least 0 pixels, not {self.margin}")
-        if self.extrapolated < 0 or (self.extrapolated and not self.margin):
+        if self.patch % CELL or self.height % (2 * CELL) or self.width % (2 * CELL):
             raise ValueError(
-                f"model.extrapolated must be at least 0, and 0 where model.margin is 0, not {self.extrapolated}"
+                f"model.patch must be a multiple of {CELL}, and a frame's sides of {2 * CELL}, "
+                f"not {self.patch} and {self.height}x{self.width}"
+            )
+        if self.margin < 0 or self.extrapolated < 1:
+            raise ValueError(
+                f"model.margin must be at least 0 and model.extrapolated at least 1, "
+                f"not {self.margin} and {self.extrapolated}"
             )
         if self.dim % self.heads:
             raise ValueError(f"model.dim {self.dim} is not a multiple of model.heads {self.heads}")
@@ -95,15 +104,9 @@ class ModelConfig:
     def view_dim(self) -> int:
         """Values that a token sees of a frame (V), see :meth:`~worldsim.model.world_model.WorldModel.view`.
 
-        A patch with margin and its change; with extrapolation that patch, its change without margin, what is due, and
-        by which displacements.
+        A patch with margin, how it changed, and what change is due.
         """
-        return self.seen_dim + (2 * self.patch_dim + self.displacements if self.extrapolated else self.seen_dim)
-
-    @property
-    def displacements(self) -> int:
-        """Displacements of a patch within its margin, along columns and along rows."""
-        return 2 * (2 * self.margin + 1)
+        return 2 * self.seen_dim + self.patch_dim
 
     @property
     def seen_dim(self) -> int:
@@ -111,9 +114,9 @@ class ModelConfig:
         return 3 * (self.patch + 2 * self.margin) ** 2
 
     @property
-    def scene_dim(self) -> int:
-        """Values of a token that the decoder has of the past (S), see :meth:`FrameDecoder.scene`."""
-        return self.dim + (self.view_dim - self.patch_dim if self.extrapolated else 0)
+    def scene_shape(self) -> tuple[int, int, int]:
+        """What the decoder has of the past of a frame, see :meth:`FrameDecoder.scene`."""
+        return self.height // CELL, self.width // CELL, self.decoder_width
 
     @property
     def head_dim(self) -> int:

@@ -9,29 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldsim.model.attention import MLP, RMSNorm, SpatialAttention
-from worldsim.model.config import ModelConfig
-from worldsim.model.motion import CERTAIN, Displace, without_margin
-
-DOUBT = 2.0  # against what is moved: at first, little of it is shown
+from worldsim.model.config import CELL, ModelConfig
+from worldsim.model.convolution import Conv, ConvBlock, Upscale, modulate
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """``x * (1 + scale) + shift``, with shift and scale [N, D] over tokens [N, L, D]."""
-    return torch.addcmul(shift.unsqueeze(-2), x, 1 + scale.unsqueeze(-2))
-
-
-def choose(logits: Tensor) -> Tensor:
-    """One-hot of the likeliest along the last dimension, with the gradient of the chances (straight-through).
-
-    Moved by a mixture of displacements, a paddle blurs a little more every tick, and a ball has ghosts.
-    """
-    hard = (logits == logits.amax(-1, keepdim=True)).to(logits.dtype)
-    hard = hard / hard.sum(-1, keepdim=True)  # ties: a mixture after all
-    if not logits.requires_grad:
-        return hard
-    soft = logits.softmax(-1)
-    return hard + soft - soft.detach()
+def without_margin(seen: Tensor, config: ModelConfig) -> Tensor:
+    """Patches with their margin [..., X] to patches [..., P]."""
+    side, inner = config.patch + 2 * config.margin, slice(config.margin, config.margin + config.patch)
+    return seen.unflatten(-1, (side, side, 3))[..., inner, inner, :].flatten(-3)
 
 
 class NoiseLevelEmbedding(nn.Module):
@@ -55,52 +40,35 @@ class NoiseLevelEmbedding(nn.Module):
         return self.down(F.silu(self.up(waves)))
 
 
-class DecoderBlock(nn.Module):
-    """Attention within the frame and MLP, modulated by AdaLN-Zero (DiT, arXiv 2212.09748)."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.norm = RMSNorm(config.dim, eps=1e-6, elementwise_affine=False)
-        self.space = SpatialAttention(config.dim, config.heads, config.rows, config.columns)
-        self.mlp = MLP(config.dim, config.mlp_ratio)
-        self.modulation = nn.Linear(config.dim, 6 * config.dim)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
-
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:  # [N, L, D], [N, 6 D] -> [N, L, D]
-        shift, scale, gate, shift2, scale2, gate2 = modulation.chunk(6, -1)
-        x = torch.addcmul(x, gate.unsqueeze(-2), self.space(modulate(self.norm(x), shift, scale)))
-        return torch.addcmul(x, gate2.unsqueeze(-2), self.mlp(modulate(self.norm(x), shift2, scale2)))
-
-
 class FrameDecoder(nn.Module):
     """Noisy patches, the context, the last frame and the action in, the clean frame out (x0-prediction).
 
-    With extrapolation every pixel is a blend of three: what the layers draw, the frame that follows if motion goes on,
-    and the last frame moved by a displacement that the layers choose for the token. Masks blend predictions of video so
-    in arXiv 1605.07157. A thing that turns, or obeys a key, need not be drawn then: it is enough to say where it goes,
-    which is the same to say wherever it is. Were what is drawn added to the frame that follows, it would have to take
-    away whatever was drawn wrong before; such roll-outs ran away (docs/experiments).
+    A small U-Net (arXiv 1505.04597) over cells of 2x2 pixels. What a thing does next (fly on, bounce, obey a key) is
+    the same wherever it is, and convolutions learn it once; tokens had to learn it for every place in a patch, and in
+    a million frames did not (docs/experiments). What no neighbourhood tells (how the game stands, where the opponent
+    is heading, when the ball is served) is in the context, of which every cell is given its part.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.patches = nn.Linear(config.patch_dim + config.view_dim, config.dim)  # noisy | last frame
-        self.context = nn.Linear(config.dim, config.dim, bias=False)
-        self.position = nn.Parameter(0.5 * torch.randn(config.tokens, config.dim))
+        fine, coarse, values = config.decoder_width, 2 * config.decoder_width, 3 * CELL**2
+        self.context = nn.Linear(config.dim, fine * (config.patch // CELL) ** 2, bias=False)
+        self.seen = Conv(3 * values, fine)  # the last frame, its change, and the change that is due
+        self.noisy = Conv(values, fine)
         self.level = NoiseLevelEmbedding(config.dim)
         self.action = nn.Embedding(config.num_actions, config.dim)
-        self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.decoder_layers))
-        self.norm = RMSNorm(config.dim, eps=1e-6, elementwise_affine=False)
-        self.modulation = nn.Linear(config.dim, 2 * config.dim)
-        more = 2 * config.patch**2 + config.displacements if config.extrapolated else 0
-        self.out = nn.Linear(config.dim, config.patch_dim + more)
-        self.displace = Displace(config) if config.extrapolated else None
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
+        self.down, self.up = Conv(fine, coarse, side=2), Upscale(coarse, fine)
+        widths = [fine, *[coarse] * config.decoder_layers, fine]
+        self.past = nn.ModuleDict({"blocks": nn.ModuleList([ConvBlock(fine)])})
+        self.blocks = nn.ModuleList(ConvBlock(width) for width in widths)
+        self.modulation = nn.ModuleList(nn.Linear(config.dim, 2 * width) for width in [*widths, fine])
+        self.out = Conv(fine, values)
+        for layer in self.modulation:
+            assert isinstance(layer, nn.Linear)
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
         nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
 
     def forward(self, noisy: Tensor, t: Tensor, context: Tensor, last: Tensor, action: Tensor) -> Tensor:
         """Predict the clean frame.
@@ -120,64 +88,58 @@ class FrameDecoder(nn.Module):
     def scene(self, context: Tensor, last: Tensor) -> Tensor:
         """What no noise level and no action changes, once a frame.
 
-        Returns:
-            [N, L, S]: tokens of width D and, with extrapolation, the patches that follow if motion goes on (P), and
-            of the view the patches with margin and the displacements that motion goes by.
-        """
-        seen = F.linear(last, self.patches.weight[:, -last.shape[-1] :], self.patches.bias)
-        tokens = seen + self.context(context) + self.position
-        if not self.config.extrapolated:
-            return tokens
-        return torch.cat((tokens, *self.candidates(last)), -1)
+        Args:
+            context, last: As :meth:`forward` takes them, with any leading dimensions [..., L, D] and [..., L, V].
 
-    def candidates(self, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What a view [..., V] has for :meth:`blend`: patches that follow, patches with margin, and displacements."""
-        c = self.config
-        seen, _, due, match = last.split((c.seen_dim, c.patch_dim, c.patch_dim, c.displacements), -1)
-        return without_margin(seen, c) + due, seen, match
+        Returns:
+            [..., H / 2, W / 2, C], features of every cell.
+        """
+        c, lead = self.config, context.shape[:-2]
+        seen, change, due = last.flatten(0, -3).split((c.seen_dim, c.seen_dim, c.patch_dim), -1)
+        frames = (without_margin(seen, c), without_margin(change, c), due)
+        told = self._cells(self.context(context.flatten(0, -3)), c.decoder_width, 1)
+        x = told + self.seen(torch.cat([self._cells(patches, 3, CELL) for patches in frames], 1))
+        return self._past()(x).permute(0, 2, 3, 1).unflatten(0, lead)
 
     def modulations(self, t: Tensor, action: Tensor) -> list[Tensor]:
-        """What noise levels [N] and actions [N] do, each block's [N, 6 D] and the output's [N, 2 D].
+        """What noise levels [N] and actions [N] do, each block's and the output's [N, 2 C].
 
         Few of either are ever used, so that a player can look these up instead of computing them.
         """
         condition = F.silu(self.level(t) + self.action(action))
-        return [block.modulation(condition) for block in self._blocks()] + [self.modulation(condition)]
+        return [layer(condition) for layer in self.modulation]
 
     def denoise(self, noisy: Tensor, scene: Tensor, modulations: Sequence[Tensor]) -> Tensor:
         """As :meth:`forward`, from :meth:`scene` and :meth:`modulations`: the least work between action and frame."""
-        return self.denoise_and_move(noisy, scene, modulations)[0]
+        first, *middle, last = zip(self._blocks(), modulations, strict=False)
+        x = scene.permute(0, 3, 1, 2) + self.noisy(self._cells(noisy, 3, CELL))
+        x = first[0](x, first[1])
+        y = self.down(x)
+        for block, modulation in middle:
+            y = block(y, modulation)
+        x = last[0](x + self.up(y), last[1])
+        return self._patches(self.out(F.relu(modulate(x, modulations[-1]))))
 
-    def denoise_and_move(
-        self, noisy: Tensor, scene: Tensor, modulations: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor | None]:
-        """:meth:`denoise`, and float32 logits [N, L, 2 taps] of the displacements that the last frame is moved by;
-        None without extrapolation.
-        """
-        dim = self.position.shape[-1]
-        x = F.linear(noisy, self.patches.weight[:, : noisy.shape[-1]]) + scene[..., :dim]
-        for block, modulation in zip(self._blocks(), modulations, strict=False):
-            x = block(x, modulation)
-        shift, scale = modulations[-1].chunk(2, -1)
-        return self.blend(self.out(modulate(self.norm(x), shift, scale)), scene)
-
-    def blend(self, out: Tensor, scene: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The layers' output [N, L, O] to patches [N, L, P], and with extrapolation logits of displacements."""
+    def _cells(self, patches: Tensor, channels: int, side: int) -> Tensor:
+        """Patches [N, L, ...], of squares of ``side`` values a cell, to cells [N, channels * side**2, H / 2, W / 2]."""
         c = self.config
-        if self.displace is None:
-            return out, None
-        drawn, due_share, moved_share, said = out.split((c.patch_dim, c.patch**2, c.patch**2, c.displacements), -1)
-        due, seen, match = scene[..., c.dim :].split((c.patch_dim, c.seen_dim, c.displacements), -1)
-        logits = said.float() + CERTAIN * match.detach().float()
-        chosen = choose(logits.flatten(0, 1).unflatten(-1, (2, -1))).to(out.dtype)  # [N L, 2, taps]
-        moved = self.displace(chosen[:, 0], chosen[:, 1], seen.detach().flatten(0, 1))
-        due = due.detach().unflatten(-1, (-1, 3))
-        mixed = torch.lerp(drawn.unflatten(-1, (-1, 3)), due, due_share.sigmoid().unsqueeze(-1))
-        moved = moved.view_as(mixed)
-        mixed = torch.lerp(mixed, moved, (moved_share - DOUBT).sigmoid().unsqueeze(-1))
-        return mixed.flatten(-2), logits
+        cells = c.patch // CELL
+        grid = patches.reshape(-1, c.rows, c.columns, cells, side, cells, side, channels)
+        grid = grid.permute(0, 1, 3, 2, 5, 4, 6, 7)
+        return grid.reshape(-1, c.rows * cells, c.columns * cells, channels * side**2).permute(0, 3, 1, 2)
 
-    def _blocks(self) -> Iterator[DecoderBlock]:
+    def _patches(self, cells: Tensor) -> Tensor:
+        """Cells [N, 3 * CELL**2, H / 2, W / 2] to patches [N, L, P]."""
+        c = self.config
+        grid = cells.permute(0, 2, 3, 1).reshape(-1, c.rows, c.patch // CELL, c.columns, c.patch // CELL, CELL, CELL, 3)
+        return grid.permute(0, 1, 3, 2, 5, 4, 6, 7).reshape(-1, c.tokens, c.patch_dim)
+
+    def _past(self) -> ConvBlock:
+        (block,) = self.past["blocks"]
+        assert isinstance(block, ConvBlock)
+        return block
+
+    def _blocks(self) -> Iterator[ConvBlock]:
         for block in self.blocks:  # ModuleList forgets what it holds
-            assert isinstance(block, DecoderBlock)
+            assert isinstance(block, ConvBlock)
             yield block

@@ -10,9 +10,14 @@ from torch.nn import functional as F
 
 from worldsim.model.attention import MLP, RMSNorm, SpatialAttention, TemporalAttention, ring_bias
 from worldsim.model.config import ModelConfig
-from worldsim.model.decoder import NoiseLevelEmbedding, modulate
+from worldsim.model.decoder import NoiseLevelEmbedding
 
 CHUNKS = 9  # shift, scale and gate of attention within the frame, of attention along time, and of the MLP
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """``x * (1 + scale) + shift``, with shift and scale [..., D] over tokens [..., L, D]."""
+    return torch.addcmul(shift.unsqueeze(-2), x, 1 + scale.unsqueeze(-2))
 
 
 class CausalDiTBlock(nn.Module):
@@ -51,11 +56,11 @@ class CausalDiT(nn.Module):
     What Separable Causal Diffusion is compared with: every block attends within the frame and along time, and all of
     them run once a denoising step and once more on the clean frame, whose keys and values are kept (CausVid's
     Algorithm 2, arXiv 2412.07772, with chunks of one frame). The modulation is shared by the blocks up to an offset
-    (adaLN-single, PixArt-alpha, arXiv 2310.00426), which gives six blocks about the parameters of the 4 + 2 of
-    :class:`~worldsim.model.world_model.WorldModel`, and no more.
+    (adaLN-single, PixArt-alpha, arXiv 2310.00426), so that as many blocks as the encoder of
+    :class:`~worldsim.model.world_model.WorldModel` has give about the parameters of all of that, and no more.
 
     Args:
-        config: Sizes; ``encoder_layers + decoder_layers`` blocks.
+        config: Sizes; ``encoder_layers`` blocks.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -66,9 +71,7 @@ class CausalDiT(nn.Module):
         self.level = NoiseLevelEmbedding(config.dim)
         self.action = nn.Embedding(config.num_actions + 1, config.dim)  # the last row: no action came before
         self.modulation = nn.Linear(config.dim, CHUNKS * config.dim)
-        self.blocks = nn.ModuleList(
-            CausalDiTBlock(config) for _ in range(config.encoder_layers + config.decoder_layers)
-        )
+        self.blocks = nn.ModuleList(CausalDiTBlock(config) for _ in range(config.encoder_layers))
         self.norm = RMSNorm(config.dim, eps=1e-6)
         self.out = nn.Linear(config.dim, config.patch_dim)
         for zero in (self.modulation.weight, self.modulation.bias, self.out.weight, self.out.bias):

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from worldsim.model.config import ModelConfig
-from worldsim.model.decoder import FrameDecoder
+from worldsim.model.decoder import FrameDecoder, without_margin
 from worldsim.model.encoder import CausalEncoder
-from worldsim.model.motion import TREMBLE, MotionExtrapolation, without_margin
+from worldsim.model.motion import MotionExtrapolation
 from worldsim.model.outcome import OutcomeHead
 
 
@@ -27,7 +27,7 @@ class WorldModel(nn.Module):
         self.encoder = CausalEncoder(config)
         self.decoder = FrameDecoder(config)
         self.heads = OutcomeHead(config)
-        self.motion = MotionExtrapolation(config) if config.extrapolated else None
+        self.motion = MotionExtrapolation(config)
 
     @property
     def no_action(self) -> int:
@@ -69,46 +69,20 @@ class WorldModel(nn.Module):
         """
         seen = self._with_margin(patches, self.config.margin)
         past = seen if before is None else before[..., : seen.shape[-1]]
-        if self.motion is None:
-            return torch.cat((seen, seen - past), -1)
-        last = without_margin(past, self.config)
-        return torch.cat((seen, patches - last, *self._due(seen - past, last)), -1)
+        change = seen - past
+        return torch.cat((seen, change, self._due(change, without_margin(past, self.config))), -1)
 
     def views(self, patches: Tensor) -> Tensor:
         """The views [B, T, L, V] of whole clips [B, T, L, P]."""
         seen, last = self._with_margin(patches, self.config.margin), torch.cat((patches[:, :1], patches[:, :-1]), 1)
         change = self._with_margin(patches - last, self.config.margin)
-        if self.motion is None:
-            return torch.cat((seen, change), -1)
-        return torch.cat((seen, patches - last, *self._due(change, last)), -1)
+        return torch.cat((seen, change, self._due(change, last)), -1)
 
-    def moves(self, patches: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """By which displacements frames become the next ones: what :meth:`denoise_and_move` should say.
-
-        Args:
-            patches, target: Of frames and of those that follow [N, L, P].
-
-        Returns:
-            Numbers of the tokens that change most [N, k]; chances of columns and of rows, float32 [N, k, 2 taps]; and
-            how much they count [N, k], from 0 to 1: a change that no displacement explains, or a trembling, does not.
-        """
-        displace, motion = self.decoder.displace, self.motion
-        assert displace is not None and motion is not None
-        energy, busy = (target - patches).float().square().sum(-1).topk(motion.tokens, sorted=False)
-        around = self._with_margin(patches, self.config.margin)
-        around, wanted = (one.gather(1, busy[..., None].expand(-1, -1, one.shape[-1])) for one in (around, target))
-        chances, explained = displace.best(around.flatten(0, 1), wanted.flatten(0, 1))
-        counts = explained.view_as(energy) * energy.square() / (energy.square() + TREMBLE**2)
-        return busy, chances.unflatten(0, busy.shape), counts
-
-    def _due(self, change: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-        """The change [..., L, P] after a change with margin [..., L, X] from patches [..., L, P], if motion goes on,
-        and by which displacements [..., L, 2 taps].
-        """
-        assert self.motion is not None
+    def _due(self, change: Tensor, last: Tensor) -> Tensor:
+        """The change [..., L, P] after a change with margin [..., L, X] from patches [..., L, P], if motion goes on."""
         flat = last.reshape(-1, *last.shape[-2:])
-        due, match = self.motion(change.reshape(-1, *change.shape[-2:]), self._surroundings(flat))
-        return due.view_as(last), match.view(*last.shape[:-1], -1)
+        due: Tensor = self.motion(change.reshape(-1, *change.shape[-2:]), self._surroundings(flat))
+        return due.view_as(last)
 
     def _surroundings(self, last: Tensor) -> Tensor:
         """Frames [N, L, P] less their mean colours, each patch with twice the margin: [N, rows, columns, wide, 3 wide]
@@ -172,7 +146,7 @@ class WorldModel(nn.Module):
         return self.decoder(noisy, t, context, last, action)
 
     def scene(self, context: Tensor, last: Tensor) -> Tensor:
-        """What :meth:`denoise` needs of the past, [B, L, S]; see :meth:`FrameDecoder.scene`."""
+        """What :meth:`denoise` needs of the past; see :meth:`FrameDecoder.scene`."""
         return self.decoder.scene(context, last)
 
     def modulations(self, t: Tensor, action: Tensor) -> list[Tensor]:
@@ -182,12 +156,6 @@ class WorldModel(nn.Module):
     def denoise(self, noisy: Tensor, scene: Tensor, modulations: Sequence[Tensor]) -> Tensor:
         """:meth:`decode` with all that can be prepared before the action is known; see :meth:`FrameDecoder.denoise`."""
         return self.decoder.denoise(noisy, scene, modulations)
-
-    def denoise_and_move(
-        self, noisy: Tensor, scene: Tensor, modulations: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor | None]:
-        """:meth:`denoise`, and logits of displacements; see :meth:`FrameDecoder.denoise_and_move`."""
-        return self.decoder.denoise_and_move(noisy, scene, modulations)
 
     def outcome(self, context: Tensor, view: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of reward sign [..., 3] and termination [..., 2]; see :class:`OutcomeHead`."""

@@ -7,10 +7,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-
 from worldsim.checkpoint import write_atomically
 from worldsim.data.episodes import Dataset
 from worldsim.envs.source_config import load_source
@@ -34,11 +30,9 @@ def adopt_weights(model: WorldModel, name: str, run: Run) -> None:
     parent = load_world(name)
     theirs, ours = asdict(parent.config.model), asdict(model.config)
     for key in theirs:
-        # What motion is extrapolated from is within the margin, so a wider one would compute something else.
-        wider = key == "margin" and theirs[key] < ours[key] and not ours["extrapolated"]
-        if theirs[key] != ours[key] and not wider:
+        if theirs[key] != ours[key]:
             raise RunError(f"init={name} has model.{key}={theirs[key]}, not {ours[key]}: give the same, or no init")
-    model.load_state_dict(_with_margin(parent.model.state_dict(), parent.config.model, model.config))
+    model.load_state_dict(parent.model.state_dict())
     remember_parent(parent, f"init={name}", run)
 
 
@@ -47,20 +41,6 @@ def remember_parent(parent: World, said: str, run: Run) -> None:
     made = parent.card.partition(_MADE_BY)[2].partition("\n## ")[0].strip("\n")
     text = f"`{said}` was world `{parent.name}`, fingerprint {parent.fingerprint[:16]}, made by\n\n{made}\n"
     write_atomically(run.parent, text.encode())
-
-
-def _with_margin(weights: Mapping[str, Tensor], old: ModelConfig, new: ModelConfig) -> dict[str, Tensor]:
-    """The weights of a model that computes the same from patches with a wider margin: zeros for what is new."""
-    grown = dict(weights)
-    edge = new.margin - old.margin
-    if not edge:
-        return grown
-    for name in ("encoder.patches.weight", "decoder.patches.weight", "heads.view.weight"):
-        rest, seen = weights[name].split((weights[name].shape[1] - old.view_dim, old.view_dim), 1)
-        side = old.patch + 2 * old.margin
-        square = seen.view(len(seen), 2, side, side, 3)  # the frame and its difference
-        grown[name] = torch.cat((rest, F.pad(square, (0, 0, edge, edge, edge, edge)).flatten(1)), 1)
-    return grown
 
 
 def train_command(told: Mapping[str, Any], usual: Mapping[str, Any]) -> str:

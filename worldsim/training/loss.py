@@ -22,11 +22,8 @@ class LossConfig:
         draws: Noise levels drawn per encoder pass; the decoder is cheap, so several amortise it (SCD).
         noise_shift: Noise levels are t = s u / (1 + (s - 1) u), u uniform: towards pure noise, where few steps work.
         changed_weight: Weight of pixels that change (or are next to one that does) over that of those that stay.
-        context_noise_share: Share of clips whose context is noised (GameNGen, arXiv 2408.14837). Not together with
-            extrapolated motion, which would carry the noise on; own frames do what it is for.
+        context_noise_share: Share of clips whose context is noised (GameNGen, arXiv 2408.14837).
         outcome_weight: Weight of the reward and termination cross-entropies.
-        move_weight: Weight of the cross-entropy of displacements: those by which the shown frames become the next ones
-            are found without weights and taught outright.
         own_share: Share of clips that show the encoder the model's own frames instead of real ones; see
             :func:`~worldsim.training.own.own_frames`.
         own_ticks: A clip's frames are made again from those made before, so many times; then another takes its place.
@@ -41,7 +38,6 @@ class LossConfig:
     changed_weight: float = 16.0
     context_noise_share: float = 0.0
     outcome_weight: float = 0.1
-    move_weight: float = 1e-3
     own_share: float = 0.67
     own_ticks: int = 8
     own_pool: int = 16
@@ -135,9 +131,9 @@ def pretrain_loss(
     def per_draw(x: Tensor) -> Tensor:
         return x[:, None].expand(b, draws, *x.shape[1:]).flatten(0, 2)
 
-    scene = model.scene(context[:, :-1], views[:, :-1])  # [B, T-1, L, S]
+    scene = model.scene(context[:, :-1], views[:, :-1])  # [B, T-1, H / 2, W / 2, C]
     modulations = model.modulations(batch.t.flatten(), per_draw(batch.actions))
-    x0, moves = model.denoise_and_move(noisy.flatten(0, 2), per_draw(scene), modulations)
+    x0 = model.denoise(noisy.flatten(0, 2), per_draw(scene), modulations)
     weights = model.patchify(change_weights(batch.frames, config.changed_weight).expand(b, steps, c.height, c.width, 3))
     error = (x0.view_as(target).float() - target.float()).square() * weights[:, None]
     denoise = error.mean()
@@ -147,29 +143,4 @@ def pretrain_loss(
     end = F.cross_entropy(end_logits.float().flatten(0, 1), batch.terminated.flatten())
     loss = denoise + config.outcome_weight * (reward + end)
     parts = {"denoise": denoise.detach(), "reward": reward.detach(), "end": end.detach()}
-    if moves is not None:
-        shown = clean if seen is None else seen
-        move = move_loss(model, moves.unflatten(0, (b, draws, steps)), shown[:, :-1], clean[:, 1:])
-        loss, parts["move"] = loss + config.move_weight * move, move.detach()
     return loss, parts
-
-
-def move_loss(model: WorldModel, logits: Tensor, shown: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of the displacements by which shown frames become their targets.
-
-    Args:
-        model: Finds them.
-        logits: [B, S, T, L, 2 taps].
-        shown, target: Patches [B, T, L, P].
-
-    Returns:
-        The sum over a frame's tokens of what counts, meaned over frames.
-    """
-    b, draws, t = logits.shape[:3]
-    with torch.no_grad():
-        busy, chances, weight = model.moves(shown.flatten(0, 1), target.flatten(0, 1))
-    there = busy.view(b, 1, t, -1, 1).expand(b, draws, t, busy.shape[-1], logits.shape[-1])
-    logs = logits.gather(3, there).unflatten(-1, (2, -1)).log_softmax(-1).flatten(-2)  # [B, S, T, k, 2 taps]
-    surprise = -(chances.view(b, 1, t, *logs.shape[3:]) * logs).sum(-1)
-    weight = weight.view(b, 1, t, -1).expand_as(surprise)
-    return (surprise * weight).sum(-1).mean()
