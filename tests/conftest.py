@@ -41,7 +41,8 @@ def tiny_world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Action("DOWNFIRE", (("down", "space"), ("s", "space"))),
         )
     )
-    model = ModelConfig(len(actions), 80, 80, 10, dim=32, heads=2, encoder_layers=2, decoder_layers=1, window=4)
+    sizes = {"dim": 32, "heads": 2, "encoder_layers": 2, "decoder_layers": 1, "decoder_width": 8, "window": 4}
+    model = ModelConfig(len(actions), 80, 80, 10, **sizes)
     world = new_world("tiny", model, actions)
     with torch.no_grad():
         world.model.heads.end.bias.copy_(torch.tensor([9.0, -9.0]))  # or chance would say when it ends
@@ -64,7 +65,7 @@ def make_world() -> Callable[..., World]:
 
     keys = {"STAY": (), "LEFT": (("left",), ("a",)), "RIGHT": (("right",), ("d",)), "UP": (("up",),)}
     small = {"num_actions": 3, "height": 16, "width": 24, "dim": 32, "heads": 2, "window": 5}
-    small |= {"encoder_layers": 2, "decoder_layers": 1, "margin": 1}
+    small |= {"encoder_layers": 2, "decoder_layers": 1, "decoder_width": 8, "margin": 1}
 
     def make(
         seed: int = 0, length: int = 3, end: bool = False, reward: int = 0, settings: Any = None, **size: Any

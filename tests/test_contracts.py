@@ -25,17 +25,20 @@ def clip(model: WorldModel, rows: int, length: int, seed: int = 0) -> tuple[Tens
     return patches, previous, torch.randint(c.context_levels, (rows, length), generator=generator)
 
 
-@pytest.fixture(scope="module", params=["tiny", "default size"])
+@pytest.fixture(scope="module", params=["tiny", "tokens", "default size"])
 def world(request: pytest.FixtureRequest, make_world) -> World:
     if request.param == "tiny":
         return make_world(seed=1)
+    if request.param == "tokens":
+        return make_world(seed=1, decoder="tokens", extrapolated=0)
     sizes = {
         "height": 64,
         "width": 64,
         "dim": 256,
         "heads": 4,
         "encoder_layers": 4,
-        "decoder_layers": 2,
+        "decoder_layers": 3,
+        "decoder_width": 32,
         "window": 16,
     }
     return make_world(seed=1, **sizes)

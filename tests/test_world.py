@@ -238,10 +238,10 @@ def test_a_config_cannot_make_the_memory_burst(tiny_folder: Path, values: dict[s
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_nan_in_the_weights_is_named(tiny_folder: Path, value: float) -> None:
     weights = load_file(tiny_folder / "model.safetensors")
-    weights["decoder.out.bias"][3] = value
+    weights["decoder.context.weight"][3, 0] = value
     save_file(weights, tiny_folder / "model.safetensors")
     sign(tiny_folder)
-    refused(tiny_folder, "model.safetensors", "NaN", "decoder.out.bias")
+    refused(tiny_folder, "model.safetensors", "NaN", "decoder.context.weight")
 
 
 class Trap:
@@ -369,8 +369,8 @@ def test_what_else_lies_in_the_folder_stays(tiny_world: World, tiny_folder: Path
 def test_a_world_that_could_not_be_loaded_is_not_saved(make_world: Callable[..., World], tmp_path: Path) -> None:
     world = make_world()
     with torch.no_grad():
-        world.model.decoder.out.bias[0] = float("nan")
-    with pytest.raises(WorldError, match=r"NaN or infinity in decoder\.out\.bias"):
+        world.model.decoder.out.weight[0] = float("nan")
+    with pytest.raises(WorldError, match=r"NaN or infinity in decoder\.out\.weight"):
         save_world(world, tmp_path / "nan")
     world = make_world()
     longer = Start("longer", np.zeros((4, 16, 24, 3), np.uint8), np.zeros(3, np.int64))
@@ -400,7 +400,7 @@ def test_a_new_world_can_be_run_and_saved_at_once(tmp_path: Path) -> None:
 
     world = new_world(
         "blank",
-        ModelConfig(2, dim=32, heads=2, encoder_layers=1, decoder_layers=1),
+        ModelConfig(2, dim=32, heads=2, encoder_layers=1, decoder_layers=1, decoder_width=8),
         ActionTable.numbered("AB"),
     )
     session = Session(load_world(save_world(world, tmp_path / "blank")))

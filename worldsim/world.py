@@ -147,7 +147,7 @@ class World:
 
     def model_on(self, device: torch.device, dtype: torch.dtype) -> WorldModel:
         """The model on a device in a number format: itself if it is there already, else one shared copy."""
-        weight = self.model.decoder.out.weight
+        weight = self.model.decoder.action.weight
         if (device, dtype) == (weight.device, weight.dtype):
             return self.model
         if (device, dtype) not in self._placed:

@@ -82,7 +82,7 @@ def test_a_recording_of_another_game_is_refused(
     from worldsim.model.config import ModelConfig
     from worldsim.world import new_world, save_world
 
-    model = ModelConfig(2, dim=32, heads=2, encoder_layers=1, decoder_layers=1, window=4)
+    model = ModelConfig(2, dim=32, heads=2, encoder_layers=1, decoder_layers=1, decoder_width=8, window=4)
     folder = save_world(new_world("other", model, ActionTable.numbered(["A", "B"])), tmp_path / "other")
     assert main([f"world={folder}", f"data={pong_data.folder}", f"out={tmp_path / 'out'}"]) == 2
     assert "data=" in capsys.readouterr().err

@@ -20,7 +20,9 @@ from worldsim.training.parallel import Ranks
 from worldsim.training.pretrain import main as train
 from worldsim.world import load_world
 
-SHAPE = ModelConfig(3, 16, 24, 8, margin=1, dim=32, heads=2, encoder_layers=1, decoder_layers=1, window=4)
+SHAPE = ModelConfig(
+    3, 16, 24, 8, margin=1, dim=32, heads=2, encoder_layers=1, decoder_layers=1, decoder_width=8, window=4
+)
 
 
 def shaken(seed: int = 0) -> WorldModel:
@@ -52,7 +54,7 @@ def test_the_last_exit_is_what_the_sampler_makes(steps: int) -> None:
     made = exit_frames(model.decoder, context, last, action, noise, at[:-1])
     torch.testing.assert_close(made, expected)
     made.sum().backward()
-    assert model.decoder.blocks[0].mlp.up.weight.grad.abs().sum() > 0
+    assert model.decoder.blocks[0].first.weight.grad.abs().sum() > 0
 
 
 def test_only_the_exit_step_has_a_gradient() -> None:
@@ -105,7 +107,7 @@ def test_a_critic_that_agrees_with_the_teacher_moves_nothing_and_one_that_differ
 def teacher(pong_data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("teacher") / "run"
     small = ["batch=2", "compile=false", "dtype=float32", "threads=1", "model.patch=16", "model.dim=32"]
-    small += ["model.heads=2", "model.encoder_layers=1", "model.decoder_layers=1", "model.window=4"]
+    small += ["model.heads=2", "model.encoder_layers=1", "model.decoder_layers=1, decoder_width=8", "model.window=4"]
     small += ["report.held_out_clips=1", "report.grid_rows=1", "report.grid_ticks=[1,4]", "outcomes.steps=0"]
     assert train(["world=pong", f"data={pong_data.folder}", f"run={run}", "steps=3", *small]) in (0, None)
     return run / "world"

@@ -21,7 +21,7 @@ from worldsim.training.outcomes import Contexts, event_at, gather_contexts, outc
 from worldsim.training.own import Turn, own_frames, own_rows
 
 TINY = ModelConfig(
-    6, height=80, width=80, patch=16, dim=32, heads=2, encoder_layers=2, decoder_layers=1, window=4, context_levels=4
+    6, 80, 80, 16, dim=32, heads=2, encoder_layers=2, decoder_layers=1, decoder_width=8, window=4, context_levels=4
 )
 LOSS = LossConfig(context_noise_share=0.5)
 

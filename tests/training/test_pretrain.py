@@ -29,8 +29,8 @@ from worldsim.world import load_world
 
 TINY = [
     "batch=2", "compile=false", "dtype=float32", "threads=1", "model.patch=16", "model.dim=32", "model.heads=2",
-    "model.encoder_layers=1", "model.decoder_layers=1", "model.window=4", "report.held_out_clips=1",
-    "report.grid_rows=1", "report.grid_ticks=[1,4]", "optimizer.warmup=2",
+    "model.encoder_layers=1", "model.decoder_layers=1", "model.decoder_width=8", "model.window=4",
+    "report.held_out_clips=1", "report.grid_rows=1", "report.grid_ticks=[1,4]", "optimizer.warmup=2",
     "loss.own_pool=2", "loss.own_ticks=3", "outcomes.steps=3", "outcomes.batch=4", "outcomes.clips=8",
 ]  # fmt: skip
 
@@ -151,7 +151,7 @@ def test_losses_of_the_parts_average_to_the_loss_of_the_whole(pong_data: Dataset
         Ranks(0, 3).places(4)
 
 
-SHAPE = {"patch": 16, "dim": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "window": 4}
+SHAPE = {"patch": 16, "dim": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "decoder_width": 8, "window": 4}
 
 
 def config(data: Dataset, run: Path, **more: object) -> PretrainConfig:
@@ -209,10 +209,10 @@ def test_weights_that_became_nan_are_never_saved(pong_data: Dataset, tmp_path: P
     trainer = Trainer(config(pong_data, tmp_path / "run"), Ranks())
     trainer.save()
     with torch.no_grad():
-        trainer.model.decoder.out.bias[0] = float("nan")
+        trainer.model.decoder.out.weight[0] = float("nan")
     with pytest.raises(RunError, match="NaN"):
         trainer.save()
-    assert torch.isfinite(state(tmp_path / "run")["model.decoder.out.bias"]).all()
+    assert torch.isfinite(state(tmp_path / "run")["model.decoder.out.weight"]).all()
 
 
 def test_training_lowers_the_loss(straight: Path, pong_data: Dataset, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class DecodePart(nn.Module):
     def __init__(self, model: WorldModel, levels: Sequence[float]) -> None:
         super().__init__()
         self.decoder, self.levels = model.decoder, tuple(levels)
-        actions = torch.arange(model.config.num_actions, device=model.decoder.out.weight.device)
+        actions = torch.arange(model.config.num_actions, device=next(model.parameters()).device)
         with torch.no_grad():
             by_level = [
                 model.modulations(torch.full((len(actions),), t, device=actions.device), actions) for t in levels[:-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+DECODERS = ("convolutions", "tokens")
 CELL = 2  # pixels, side of the squares that the decoder's finest convolutions run over
 
 
@@ -14,15 +15,17 @@ class ModelConfig:
     Attributes:
         num_actions: Size of the discrete action set.
         height, width: Frame size in pixels; multiples of ``patch``.
-        patch: Side of a square patch in pixels, even; a frame is ``(height / patch) * (width / patch)`` tokens.
+        patch: Side of a square patch in pixels; a frame is ``(height / patch) * (width / patch)`` tokens.
         margin: Pixels around its patch that a token of a seen frame sees too.
         extrapolated: At most so many tokens of a frame, those around which most has changed, are also told how their
-            patch changes if motion goes on; see :class:`~worldsim.model.motion.MotionExtrapolation`.
+            patch changes if motion goes on; see :class:`~worldsim.model.motion.MotionExtrapolation`. 0: nobody asks.
         dim: Width of a token.
         heads: Attention heads; ``dim`` is a multiple of it.
         encoder_layers: Causal blocks, run once a frame.
-        decoder_layers: Frame-wise blocks of convolutions on squares of 4x4 pixels, run once a denoising step.
-        decoder_width: Channels of the decoder on squares of 2x2 pixels; twice as many on those of 4x4.
+        decoder: ``"convolutions"`` (:class:`~worldsim.model.conv_decoder.ConvDecoder`) or ``"tokens"``
+            (:class:`~worldsim.model.token_decoder.TokenDecoder`).
+        decoder_layers: Frame-wise blocks, run once a denoising step; of convolutions, those on squares of 4x4 pixels.
+        decoder_width: Channels of convolutions on squares of 2x2 pixels; twice as many on those of 4x4.
         window: Frames that an encoder block sees along time, the current one included.
         mlp_ratio: Hidden width of an MLP over ``dim``.
         context_levels: Buckets of context noise that the encoder can be told of; bucket 0 is clean.
@@ -38,6 +41,7 @@ class ModelConfig:
     dim: int = 256
     heads: int = 4
     encoder_layers: int = 4
+    decoder: str = "convolutions"
     decoder_layers: int = 3
     decoder_width: int = 32
     window: int = 16
@@ -63,14 +67,17 @@ class ModelConfig:
             raise ValueError(
                 f"frames of {self.height}x{self.width} do not divide into patches of {self.patch}"
             )
-        if self.patch % CELL or self.height % (2 * CELL) or self.width % (2 * CELL):
+        if self.decoder not in DECODERS:
+            raise ValueError(f"model.decoder must be one of {', '.join(DECODERS)}, not {self.decoder}")
+        sides = self.height % (2 * CELL) or self.width % (2 * CELL)
+        if self.decoder == "convolutions" and (self.patch % CELL or sides):
             raise ValueError(
                 f"model.patch must be a multiple of {CELL}, and a frame's sides of {2 * CELL}, "
                 f"not {self.patch} and {self.height}x{self.width}"
             )
-        if self.margin < 0 or self.extrapolated < 1:
+        if self.margin < 0 or self.extrapolated < 0:
             raise ValueError(
-                f"model.margin must be at least 0 and model.extrapolated at least 1, "
+                f"model.margin and model.extrapolated must be at least 0, "
                 f"not {self.margin} and {self.extrapolated}"
             )
         if self.dim % self.heads:
@@ -104,9 +111,9 @@ class ModelConfig:
     def view_dim(self) -> int:
         """Values that a token sees of a frame (V), see :meth:`~worldsim.model.world_model.WorldModel.view`.
 
-        A patch with margin, how it changed, and what change is due.
+        A patch with margin, how it changed and, with extrapolation, what change is due.
         """
-        return 2 * self.seen_dim + self.patch_dim
+        return 2 * self.seen_dim + (self.patch_dim if self.extrapolated else 0)
 
     @property
     def seen_dim(self) -> int:
@@ -114,8 +121,10 @@ class ModelConfig:
         return 3 * (self.patch + 2 * self.margin) ** 2
 
     @property
-    def scene_shape(self) -> tuple[int, int, int]:
+    def scene_shape(self) -> tuple[int, ...]:
         """What the decoder has of the past of a frame, see :meth:`FrameDecoder.scene`."""
+        if self.decoder == "tokens":
+            return self.tokens, self.dim
         return self.height // CELL, self.width // CELL, self.decoder_width
 
     @property

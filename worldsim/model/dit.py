@@ -11,13 +11,9 @@ from torch.nn import functional as F
 from worldsim.model.attention import MLP, RMSNorm, SpatialAttention, TemporalAttention, ring_bias
 from worldsim.model.config import ModelConfig
 from worldsim.model.decoder import NoiseLevelEmbedding
+from worldsim.model.token_decoder import modulate
 
 CHUNKS = 9  # shift, scale and gate of attention within the frame, of attention along time, and of the MLP
-
-
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """``x * (1 + scale) + shift``, with shift and scale [..., D] over tokens [..., L, D]."""
-    return torch.addcmul(shift.unsqueeze(-2), x, 1 + scale.unsqueeze(-2))
 
 
 class CausalDiTBlock(nn.Module):

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from worldsim.model.config import ModelConfig
-from worldsim.model.decoder import FrameDecoder, without_margin
+from worldsim.model.conv_decoder import ConvDecoder, without_margin
+from worldsim.model.decoder import FrameDecoder
 from worldsim.model.encoder import CausalEncoder
 from worldsim.model.motion import MotionExtrapolation
 from worldsim.model.outcome import OutcomeHead
+from worldsim.model.token_decoder import TokenDecoder
 
 
 class WorldModel(nn.Module):
@@ -25,9 +27,10 @@ class WorldModel(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = CausalEncoder(config)
-        self.decoder = FrameDecoder(config)
+        kind = TokenDecoder if config.decoder == "tokens" else ConvDecoder
+        self.decoder: FrameDecoder = kind(config)
         self.heads = OutcomeHead(config)
-        self.motion = MotionExtrapolation(config)
+        self.motion = MotionExtrapolation(config) if config.extrapolated else None
 
     @property
     def no_action(self) -> int:
@@ -69,20 +72,21 @@ class WorldModel(nn.Module):
         """
         seen = self._with_margin(patches, self.config.margin)
         past = seen if before is None else before[..., : seen.shape[-1]]
-        change = seen - past
-        return torch.cat((seen, change, self._due(change, without_margin(past, self.config))), -1)
+        return self._with_due(seen, seen - past, without_margin(past, self.config))
 
     def views(self, patches: Tensor) -> Tensor:
         """The views [B, T, L, V] of whole clips [B, T, L, P]."""
         seen, last = self._with_margin(patches, self.config.margin), torch.cat((patches[:, :1], patches[:, :-1]), 1)
         change = self._with_margin(patches - last, self.config.margin)
-        return torch.cat((seen, change, self._due(change, last)), -1)
+        return self._with_due(seen, change, last)
 
-    def _due(self, change: Tensor, last: Tensor) -> Tensor:
-        """The change [..., L, P] after a change with margin [..., L, X] from patches [..., L, P], if motion goes on."""
+    def _with_due(self, seen: Tensor, change: Tensor, last: Tensor) -> Tensor:
+        """A view of patches and their change with margin [..., L, X], from patches [..., L, P] that came before."""
+        if self.motion is None:
+            return torch.cat((seen, change), -1)
         flat = last.reshape(-1, *last.shape[-2:])
         due: Tensor = self.motion(change.reshape(-1, *change.shape[-2:]), self._surroundings(flat))
-        return due.view_as(last)
+        return torch.cat((seen, change, due.view_as(last)), -1)
 
     def _surroundings(self, last: Tensor) -> Tensor:
         """Frames [N, L, P] less their mean colours, each patch with twice the margin: [N, rows, columns, wide, 3 wide]

@@ -112,7 +112,7 @@ def pretrain_loss(
     Returns:
         The scalar loss, and detached parts: ``denoise``, ``reward``, ``end``.
     """
-    dtype = model.decoder.out.weight.dtype
+    dtype = next(model.parameters()).dtype
     c: ModelConfig = model.config
     b, frames_in_clip = batch.frames.shape[:2]
     steps, draws = frames_in_clip - 1, config.draws

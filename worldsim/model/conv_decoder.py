@@ -1,0 +1,97 @@
+"""The decoder of convolutions: what a thing does next is learned once for all places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from worldsim.model.config import CELL, ModelConfig
+from worldsim.model.convolution import Conv, ConvBlock, Upscale, modulate
+from worldsim.model.decoder import FrameDecoder
+
+
+def without_margin(seen: Tensor, config: ModelConfig) -> Tensor:
+    """Patches with their margin [..., X] to patches [..., P]."""
+    side, inner = config.patch + 2 * config.margin, slice(config.margin, config.margin + config.patch)
+    return seen.unflatten(-1, (side, side, 3))[..., inner, inner, :].flatten(-3)
+
+
+class ConvDecoder(FrameDecoder):
+    """A small U-Net (arXiv 1505.04597) over cells of 2x2 pixels.
+
+    What a thing does next (fly on, bounce, obey a key) is
+    the same wherever it is, and convolutions learn it once; tokens had to learn it for every place in a patch, and in
+    a million frames did not (docs/experiments). What no neighbourhood tells (how the game stands, where the opponent
+    is heading, when the ball is served) is in the context, of which every cell is given its part.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        fine, coarse, values = config.decoder_width, 2 * config.decoder_width, 3 * CELL**2
+        self.context = nn.Linear(config.dim, fine * (config.patch // CELL) ** 2, bias=False)
+        # Of the last frame, of its change and, with extrapolation, of the change that is due.
+        self.seen = Conv((3 if config.extrapolated else 2) * values, fine)
+        self.noisy = Conv(values, fine)
+        self.down, self.up = Conv(fine, coarse, side=2), Upscale(coarse, fine)
+        widths = [fine, *[coarse] * config.decoder_layers, fine]
+        self.past = nn.ModuleDict({"blocks": nn.ModuleList([ConvBlock(fine)])})
+        self.blocks = nn.ModuleList(ConvBlock(width) for width in widths)
+        self.modulation = nn.ModuleList(nn.Linear(config.dim, 2 * width) for width in [*widths, fine])
+        self.out = Conv(fine, values)
+        for layer in self.modulation:
+            assert isinstance(layer, nn.Linear)
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.out.weight)
+
+    def scene(self, context: Tensor, last: Tensor) -> Tensor:
+        """See :meth:`FrameDecoder.scene`: features of every cell [..., H / 2, W / 2, C]."""
+        c, lead = self.config, context.shape[:-2]
+        seen, change, due = last.flatten(0, -3).split((c.seen_dim, c.seen_dim, c.view_dim - 2 * c.seen_dim), -1)
+        frames = [without_margin(seen, c), without_margin(change, c)] + [due] * bool(c.extrapolated)
+        told = self._cells(self.context(context.flatten(0, -3)), c.decoder_width, 1)
+        x = told + self.seen(torch.cat([self._cells(patches, 3, CELL) for patches in frames], 1))
+        return self._past()(x).permute(0, 2, 3, 1).unflatten(0, lead)
+
+    def modulations(self, t: Tensor, action: Tensor) -> list[Tensor]:
+        """See :meth:`FrameDecoder.modulations`: each block's and the output's shifts and scales [N, 2 C]."""
+        condition = self.condition(t, action)
+        return [layer(condition) for layer in self.modulation]
+
+    def denoise(self, noisy: Tensor, scene: Tensor, modulations: Sequence[Tensor]) -> Tensor:
+        """See :meth:`FrameDecoder.denoise`."""
+        first, *middle, last = zip(self._blocks(), modulations, strict=False)
+        x = scene.permute(0, 3, 1, 2) + self.noisy(self._cells(noisy, 3, CELL))
+        x = first[0](x, first[1])
+        y = self.down(x)
+        for block, modulation in middle:
+            y = block(y, modulation)
+        x = last[0](x + self.up(y), last[1])
+        return self._patches(self.out(F.relu(modulate(x, modulations[-1]))))
+
+    def _cells(self, patches: Tensor, channels: int, side: int) -> Tensor:
+        """Patches [N, L, ...], of squares of ``side`` values a cell, to cells [N, channels * side**2, H / 2, W / 2]."""
+        c = self.config
+        cells = c.patch // CELL
+        grid = patches.reshape(-1, c.rows, c.columns, cells, side, cells, side, channels)
+        grid = grid.permute(0, 1, 3, 2, 5, 4, 6, 7)
+        return grid.reshape(-1, c.rows * cells, c.columns * cells, channels * side**2).permute(0, 3, 1, 2)
+
+    def _patches(self, cells: Tensor) -> Tensor:
+        """Cells [N, 3 * CELL**2, H / 2, W / 2] to patches [N, L, P]."""
+        c = self.config
+        grid = cells.permute(0, 2, 3, 1).reshape(-1, c.rows, c.patch // CELL, c.columns, c.patch // CELL, CELL, CELL, 3)
+        return grid.permute(0, 1, 3, 2, 5, 4, 6, 7).reshape(-1, c.tokens, c.patch_dim)
+
+    def _past(self) -> ConvBlock:
+        blocks = self.past["blocks"]
+        assert isinstance(blocks, nn.ModuleList) and isinstance(blocks[0], ConvBlock)
+        return blocks[0]
+
+    def _blocks(self) -> Iterator[ConvBlock]:
+        for block in self.blocks:  # ModuleList forgets what it holds
+            assert isinstance(block, ConvBlock)
+            yield block
