@@ -57,5 +57,6 @@ def ranks(device: torch.device) -> Iterator[Ranks]:
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Ranks(distributed.get_rank(), distributed.get_world_size())
+        distributed.barrier()  # who leaves while another still works may abort, or make that one abort
     finally:
         distributed.destroy_process_group()
