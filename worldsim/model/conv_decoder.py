@@ -10,22 +10,16 @@ from torch.nn import functional as F
 
 from worldsim.model.config import CELL, ModelConfig
 from worldsim.model.convolution import Conv, ConvBlock, Upscale, modulate
-from worldsim.model.decoder import FrameDecoder
-
-
-def without_margin(seen: Tensor, config: ModelConfig) -> Tensor:
-    """Patches with their margin [..., X] to patches [..., P]."""
-    side, inner = config.patch + 2 * config.margin, slice(config.margin, config.margin + config.patch)
-    return seen.unflatten(-1, (side, side, 3))[..., inner, inner, :].flatten(-3)
+from worldsim.model.decoder import FrameDecoder, without_margin
 
 
 class ConvDecoder(FrameDecoder):
     """A small U-Net (arXiv 1505.04597) over cells of 2x2 pixels.
 
-    What a thing does next (fly on, bounce, obey a key) is
-    the same wherever it is, and convolutions learn it once; tokens had to learn it for every place in a patch, and in
-    a million frames did not (docs/experiments). What no neighbourhood tells (how the game stands, where the opponent
-    is heading, when the ball is served) is in the context, of which every cell is given its part.
+    What a thing does next (fly on, bounce, obey a key) is the same wherever it is, and convolutions learn it once;
+    tokens had to learn it for every place in a patch, and in a million frames did not (docs/experiments). What no
+    neighbourhood tells (how the game stands, where the opponent is heading, when the ball is served) is in the context,
+    of which every cell is given its part.
     """
 
     def __init__(self, config: ModelConfig) -> None:

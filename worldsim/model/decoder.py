@@ -13,6 +13,12 @@ from torch.nn import functional as F
 from worldsim.model.config import ModelConfig
 
 
+def without_margin(seen: Tensor, config: ModelConfig) -> Tensor:
+    """Patches with their margin [..., X] to patches [..., P]."""
+    side, inner = config.patch + 2 * config.margin, slice(config.margin, config.margin + config.patch)
+    return seen.unflatten(-1, (side, side, 3))[..., inner, inner, :].flatten(-3)
+
+
 class NoiseLevelEmbedding(nn.Module):
     """Noise level t in [0, 1] as sines and cosines of log-spaced frequencies, then a small MLP."""
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from worldsim.model.config import ModelConfig
-from worldsim.model.conv_decoder import ConvDecoder, without_margin
-from worldsim.model.decoder import FrameDecoder
+from worldsim.model.conv_decoder import ConvDecoder
+from worldsim.model.decoder import FrameDecoder, without_margin
 from worldsim.model.encoder import CausalEncoder
 from worldsim.model.motion import MotionExtrapolation
 from worldsim.model.outcome import OutcomeHead

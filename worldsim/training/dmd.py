@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from worldsim.engine.sampler import levels
-from worldsim.model.conv_decoder import without_margin
-from worldsim.model.decoder import FrameDecoder
+from worldsim.model.decoder import FrameDecoder, without_margin
 from worldsim.model.world_model import WorldModel
 from worldsim.training.loss import change_weights
 
