@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,7 @@ class ConvDecoder(FrameDecoder):
         self.noisy = Conv(values, fine)
         self.down, self.up = Conv(fine, coarse, side=2), Upscale(coarse, fine)
         widths = [fine, *[coarse] * config.decoder_layers, fine]
-        self.past = nn.ModuleDict({"blocks": nn.ModuleList([ConvBlock(fine)])})
-        self.blocks = nn.ModuleList(ConvBlock(width) for width in widths)
+        self.blocks = nn.ModuleList(ConvBlock(width) for width in [fine, *widths])  # the first is the scene's
         self.modulation = nn.ModuleList(nn.Linear(config.dim, 2 * width) for width in [*widths, fine])
         self.out = Conv(fine, values)
         for layer in self.modulation:
@@ -48,7 +47,7 @@ class ConvDecoder(FrameDecoder):
         frames = [without_margin(seen, c), without_margin(change, c)] + [due] * bool(c.extrapolated)
         told = self._cells(self.context(context.flatten(0, -3)), c.decoder_width, 1)
         x = told + self.seen(torch.cat([self._cells(patches, 3, CELL) for patches in frames], 1))
-        return self._past()(x).permute(0, 2, 3, 1).unflatten(0, lead)
+        return self._blocks()[0](x).permute(0, 2, 3, 1).unflatten(0, lead)
 
     def modulations(self, t: Tensor, action: Tensor) -> list[Tensor]:
         """See :meth:`FrameDecoder.modulations`: each block's and the output's shifts and scales [N, 2 C]."""
@@ -57,7 +56,7 @@ class ConvDecoder(FrameDecoder):
 
     def denoise(self, noisy: Tensor, scene: Tensor, modulations: Sequence[Tensor]) -> Tensor:
         """See :meth:`FrameDecoder.denoise`."""
-        first, *middle, last = zip(self._blocks(), modulations, strict=False)
+        first, *middle, last = zip(self._blocks()[1:], modulations, strict=False)
         x = scene.permute(0, 3, 1, 2) + self.noisy(self._cells(noisy, 3, CELL))
         x = first[0](x, first[1])
         y = self.down(x)
@@ -80,12 +79,5 @@ class ConvDecoder(FrameDecoder):
         grid = cells.permute(0, 2, 3, 1).reshape(-1, c.rows, c.patch // CELL, c.columns, c.patch // CELL, CELL, CELL, 3)
         return grid.permute(0, 1, 3, 2, 5, 4, 6, 7).reshape(-1, c.tokens, c.patch_dim)
 
-    def _past(self) -> ConvBlock:
-        blocks = self.past["blocks"]
-        assert isinstance(blocks, nn.ModuleList) and isinstance(blocks[0], ConvBlock)
-        return blocks[0]
-
-    def _blocks(self) -> Iterator[ConvBlock]:
-        for block in self.blocks:  # ModuleList forgets what it holds
-            assert isinstance(block, ConvBlock)
-            yield block
+    def _blocks(self) -> list[ConvBlock]:
+        return [block for block in self.blocks if isinstance(block, ConvBlock)]  # ModuleList forgets what it holds
