@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
+    from worldsim.data.episodes import Dataset
     from worldsim.world import World
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
@@ -103,3 +104,15 @@ def tiny_folder(tiny_world: World, tmp_path: Path) -> Path:
     from worldsim.world import save_world
 
     return save_world(tiny_world, tmp_path / "tiny")
+
+
+@pytest.fixture(scope="session")
+def pong_data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Six short episodes of real Pong, some held out."""
+    from worldsim.data.collect import CollectConfig, collect
+
+    folder = tmp_path_factory.mktemp("data") / "pong"
+    config = CollectConfig(
+        source="pong", steps=600, processes=1, seed=3, held_out=0.34, folder=str(folder), episode_steps=100
+    )
+    return collect(config, progress=False)

@@ -6,13 +6,17 @@ rank of a data-parallel run takes its own slice of it.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.data.episodes import Dataset, EpisodeInfo
+from worldsim.data.episodes import Dataset, Episode, EpisodeInfo
+from worldsim.data.packed import PackedFrames
 from worldsim.errors import DataError
+
+_READERS = 2  # episodes read at a time; each is in memory whole until it is packed
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Clip:
 
 
 class ClipStore:
-    """Every frame of some episodes in memory, and the places where a clip may start.
+    """Every frame of some episodes in memory, packed, and the places where a clip may start.
 
     Args:
         dataset: The recorded play.
@@ -51,51 +55,36 @@ class ClipStore:
                 f"{dataset.folder} has no episode of {length} frames: collect more steps, or lower model.window"
             )
         self.length = length
-        starts, offset = [], 0
-        total = sum(info.steps + 1 for info in long_enough)
-        for info in long_enough:
-            episode = dataset.load(info)
-            rows = slice(offset, offset + len(episode) + 1)
-            starts.append(offset + np.arange(len(episode) + 2 - length))
-            if len(starts) == 1:
-                self._frames = np.empty((total, *episode.frames.shape[1:]), np.uint8)
-                # Row t holds what follows frame t; the last frame of an episode has no action and is never read.
-                self._actions = np.zeros(total, np.int64)
-                self._rewards = np.zeros(total, np.float32)
-                self._terminated = np.zeros(total, np.bool_)
-            acts = slice(offset, offset + len(episode))
-            self._frames[rows] = episode.frames
-            self._actions[acts] = episode.actions
-            self._rewards[acts] = episode.rewards
-            self._terminated[acts] = episode.terminated
-            offset = rows.stop
-        self._starts = np.concatenate(starts)
-        events = {"lost": self._rewards < 0, "won": self._rewards > 0, "end": self._terminated}
-        self._with: dict[str, NDArray[np.intp]] = {}
-        for kind, event in events.items():
-            before = np.concatenate(([0], np.cumsum(event)))
-            holding = np.flatnonzero(before[self._starts + length - 1] > before[self._starts])
-            if len(holding):
-                self._with[kind] = holding
+        with ThreadPoolExecutor(_READERS) as readers:
+            self._episodes = list(readers.map(lambda info: _PackedEpisode.of(dataset.load(info)), long_enough))
+        # Of every episode the number of its first clip, and at last how many there are.
+        self._first = np.cumsum([0, *(episode.frames.count + 1 - length for episode in self._episodes)])
+        holding: dict[str, list[NDArray[np.intp]]] = {"lost": [], "won": [], "end": []}
+        for first, episode in zip(self._first[:-1], self._episodes, strict=True):
+            events = {"lost": episode.rewards < 0, "won": episode.rewards > 0, "end": episode.terminated}
+            for kind, event in events.items():
+                before = np.concatenate(([0], np.cumsum(event)))
+                holding[kind].append(first + np.flatnonzero(before[length - 1 :] > before[: 1 - length]))
+        self._with = {kind: np.concatenate(numbers) for kind, numbers in holding.items() if any(map(len, numbers))}
 
     def __len__(self) -> int:
         """Number of different clips."""
-        return len(self._starts)
+        return int(self._first[-1])
 
     def __getitem__(self, index: int) -> Clip:
         """Clip number ``index``."""
-        first = int(self._starts[index])
-        frames, acts = slice(first, first + self.length), slice(first, first + self.length - 1)
-        return Clip(self._frames[frames], self._actions[acts], self._rewards[acts], self._terminated[acts])
+        number = int(np.searchsorted(self._first, index, "right")) - 1
+        episode, start = self._episodes[number], index - int(self._first[number])
+        acts = slice(start, start + self.length - 1)
+        frames = episode.frames.unpack(start, start + self.length)
+        return Clip(frames, episode.actions[acts], episode.rewards[acts], episode.terminated[acts])
 
     @property
     def events(self) -> tuple[str, ...]:
         """Which of "lost" (a negative reward), "won" (a positive one) and "end" (of an episode) some clip holds."""
         return tuple(self._with)
 
-    def draw(
-        self, seed: int, step: int, place: int, *, event: str | None = None
-    ) -> tuple[Clip, np.random.Generator]:
+    def draw(self, seed: int, step: int, place: int, *, event: str | None = None) -> tuple[Clip, np.random.Generator]:
         """The clip at one place of one batch, and the generator that its further random numbers come from.
 
         Args:
@@ -106,3 +95,18 @@ class ClipStore:
         if event is not None:
             return self[int(rng.choice(self._with[event]))], rng
         return self[int(rng.integers(len(self)))], rng
+
+
+@dataclass(frozen=True, eq=False)
+class _PackedEpisode:
+    """As :class:`~worldsim.data.episodes.Episode`, with what a clip holds of it."""
+
+    frames: PackedFrames
+    actions: NDArray[np.int64]
+    rewards: NDArray[np.float32]
+    terminated: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, episode: Episode) -> _PackedEpisode:
+        frames = PackedFrames.pack(episode.frames)
+        return cls(frames, episode.actions.astype(np.int64), episode.rewards, episode.terminated)
