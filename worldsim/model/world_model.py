@@ -54,7 +54,12 @@ class WorldModel(nn.Module):
 
     def see(self, frames: Tensor, dtype: torch.dtype) -> Tensor:
         """uint8 frames [..., H, W, 3], as they are shown, to patches [..., L, P] in [-1, 1]."""
-        return self.patchify(frames).float().div(127.5).sub(1).to(dtype)
+        return self.shown(self.patchify(frames), dtype)
+
+    @staticmethod
+    def shown(patches: Tensor, dtype: torch.dtype) -> Tensor:
+        """uint8 patches to values in [-1, 1]."""
+        return patches.float().div(127.5).sub(1).to(dtype)
 
     def view(self, patches: Tensor, before: Tensor | None) -> Tensor:
         """What the networks see of a frame: each patch with its margin, how it changed, and how it will if all goes on.
@@ -73,6 +78,10 @@ class WorldModel(nn.Module):
         seen = self._with_margin(patches, self.config.margin)
         past = seen if before is None else before[..., : seen.shape[-1]]
         return self._with_due(seen, seen - past, without_margin(past, self.config))
+
+    def view_after(self, patches: Tensor, before: Tensor) -> Tensor:
+        """As :meth:`view`, from the patches of the frame before [..., L, P]."""
+        return self.view(patches, self._with_margin(before, self.config.margin))
 
     def views(self, patches: Tensor) -> Tensor:
         """The views [B, T, L, V] of whole clips [B, T, L, P]."""

@@ -35,6 +35,7 @@ def main(settings: dict[str, Any]) -> int | None:
         trainer = Trainer(config, place)
         trainer.stop_on_signals()
         trainer.train()
+        trainer.finish_decoder()
         trainer.finish_outcomes()
         if not trainer.finished:
             return 130

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.settings import from_dict
 from worldsim.training.ancestry import adopt_weights, collect_command, train_command
-from worldsim.training.batches import stream
+from worldsim.training.batches import make_batch, stream
 from worldsim.training.loop import Loop, ReportConfig
 from worldsim.training.loss import Batch, LossConfig
 from worldsim.training.objective import Objective
@@ -25,6 +27,7 @@ from worldsim.training.optimizer import Optimizer, OptimizerConfig, schedule, up
 from worldsim.training.outcomes import OutcomesConfig, gather_contexts, outcome_loss
 from worldsim.training.own import Turn, own_rows
 from worldsim.training.parallel import Ranks
+from worldsim.training.replay import DecoderObjective, Replay, ReplayConfig, replay_levels
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class PretrainConfig:
     model: dict[str, Any] = field(default_factory=dict)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
     outcomes: OutcomesConfig = field(default_factory=OutcomesConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
 
@@ -78,6 +82,8 @@ class Trainer(Loop):
         self.optimizer = Optimizer(self.model, config.optimizer)
         # By slot of the pool: which clips, and patches of this process's own frames, uint8 [rows, T, L, P].
         self._made: dict[int, tuple[int, Tensor]] = {}
+        self._replay: Replay | None = None
+        self._replayed: dict[str, Tensor] = {}  # of the checkpoint
         if place.leads:
             self._begin()
         if run.checkpoint.exists():
@@ -96,7 +102,7 @@ class Trainer(Loop):
             },
         }
         # What comes after the steps may be settled last.
-        later = "steps", "outcomes", "sampling_steps"
+        later = "steps", "replay", "outcomes", "sampling_steps"
         where = "run", "commands", "device", "dtype", "compile", "threads", "report"
         self.run.begin(told, told["commands"]["train"], may_differ=(*later, *where))
 
@@ -104,6 +110,8 @@ class Trainer(Loop):
         """See :class:`~worldsim.training.loop.Loop`."""
         parts = {"model": self.model.state_dict(), "ema": self.ema.state_dict(), "optimizer": self.optimizer.state()}
         parts["made"] = {f"{slot}.{clips}": frames for slot, (clips, frames) in self._made.items()}
+        if self._replay:
+            parts["replay"] = self._replay.state()
         return {name: value for part_name, held in parts.items() for name, value in named(part_name, held).items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -114,9 +122,10 @@ class Trainer(Loop):
         for name, frames in part(tensors, "made").items():
             slot, clips = map(int, name.split("."))
             self._made[slot] = clips, frames
+        self._replayed = part(tensors, "replay")
 
     def train(self) -> None:
-        """Train to the last step; a signal to end saves and leaves."""
+        """Train the whole model to the last of its steps; a signal to end saves and leaves."""
         config, place = self.config, self.place
         if self.step >= config.steps:
             return
@@ -157,15 +166,74 @@ class Trainer(Loop):
         self._made[turn.slot] = turn.clips, kept
         return seen
 
+    def finish_decoder(self) -> None:
+        """Train the decoder alone on kept contexts of the averaged, finished encoder; goes on where it stopped."""
+        config, how, place = self.config, self.config.replay, self.place
+        begun, last = config.steps, config.steps + how.steps
+        if self._stop or not begun <= self.step < last:
+            return
+        if self.step == begun:
+            self.model.load_state_dict(self.ema.state_dict())
+            self._made.clear()
+        objective = DecoderObjective(self.model, config.loss, self.dtype, config.compile)
+        shows = Objective(self.model, config.loss, self.dtype, config.compile)
+        rounds, filled = max(1, how.clips // config.batch), max(1, how.first // config.batch)
+        replay = self._replay = Replay(objective, self.model, rounds, config.seed + 2)
+        places, share = place.places(config.batch), place.places(how.frames)
+        own, loss = own_rows(places, config.loss.own_share), replace(config.loss, draws=1, context_noise_share=0.0)
+        drawn = partial(stream, self.clips, self.shape, loss, config.seed + 2, places=places, device=self.device)
+
+        def arrived(step: int) -> int:  # batches before a step of this phase
+            return filled + step // how.every
+
+        done = 0
+        if self._replayed:
+            done = arrived(self.step - begun - 1)
+            clips = partial(make_batch, self.clips, self.shape, loss, config.seed + 2, places=places, begun=0)
+            replay.restore(self._replayed, lambda number: clips(step=number, device=self.device))
+        batches = drawn(steps=range(done, arrived(how.steps)), begun=0)
+        scalars, held_out, bar = self.scalars(), self.held_out(), self.bar(last)
+        weights, average = list(self.model.decoder.parameters()), list(self.ema.decoder.parameters())
+        for step in range(self.step - begun, how.steps):
+            while done < arrived(step):
+                number, batch = next(batches)
+                replay.add(number, batch, self._show(shows, batch, own, number, 0), own)
+                done = number + 1
+            rng = np.random.default_rng((config.seed + 2, step, share.start))
+            at, frames, worth = replay.draw(rng, len(share), how)
+            t = replay_levels(rng, len(share), config.loss.noise_shift)
+            noise = torch.randn(frames.last.shape, generator=torch.Generator().manual_seed(int(rng.integers(2**62))))
+            loss_now, errors = objective.loss(
+                frames, worth.to(self.device), torch.from_numpy(t).to(self.device), noise.to(self.device)
+            )
+            loss_now.backward()
+            place.average([p.grad for p in weights if p.grad is not None])
+            replay.learn(at, t, errors.cpu().numpy())
+            warm = min(1.0, (step + 1) / max(1, config.optimizer.warmup))
+            self.optimizer.step(how.rate * warm * (1 - step / how.steps))
+            update_ema(average, weights, step, config.optimizer.ema)
+            self.step = begun + step + 1
+            bar.update()
+            if self.step % 20 == 0 or step in (0, how.steps - 1):
+                self.tell(bar, scalars, {"decoder": loss_now.detach()})
+            self.report(scalars, held_out, last)
+            if self.keep(last):
+                break
+        batches.close()
+        bar.close()
+        if self.step == last:
+            self._replay = None
+
     def finish_outcomes(self) -> None:
         """Train the outcome heads on the averaged, finished encoder; goes on where it stopped."""
         config, place = self.config, self.place
-        last = config.steps + config.outcomes.steps
-        if self._stop or not config.steps <= self.step < last:
+        begun = config.steps + config.replay.steps
+        last = begun + config.outcomes.steps
+        if self._stop or not begun <= self.step < last:
             return
         from tqdm import tqdm
 
-        if self.step == config.steps:
+        if self.step == begun:
             self.model.load_state_dict(self.ema.state_dict())
         frozen = copy.deepcopy(self.ema).to(self.dtype).eval()
         heads = self.model.heads
@@ -189,4 +257,4 @@ class Trainer(Loop):
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to train."""
-        return self.step >= self.config.steps + self.config.outcomes.steps
+        return self.step >= self.config.steps + self.config.replay.steps + self.config.outcomes.steps

@@ -1,0 +1,147 @@
+"""Kept contexts: what is drawn, how often, what it weighs, and that only the decoder learns from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from worldsim.data.clips import ClipStore
+from worldsim.data.episodes import Dataset
+from worldsim.model.config import ModelConfig
+from worldsim.model.world_model import WorldModel, init_weights
+from worldsim.training.batches import make_batch
+from worldsim.training.loss import Batch, LossConfig
+from worldsim.training.optimizer import OptimizerConfig
+from worldsim.training.outcomes import OutcomesConfig
+from worldsim.training.parallel import Ranks
+from worldsim.training.replay import DecoderObjective, Replay, ReplayConfig
+from worldsim.training.trainer import PretrainConfig, Trainer
+
+TINY = ModelConfig(6, 80, 80, 20, dim=32, heads=2, encoder_layers=1, decoder_layers=1, decoder_width=8, window=4)
+LOSS = LossConfig(own_share=0.5)
+
+
+@pytest.fixture(scope="module")
+def model() -> WorldModel:
+    return init_weights(WorldModel(TINY), 0)
+
+
+@pytest.fixture(scope="module")
+def store(pong_data: Dataset) -> ClipStore:
+    return ClipStore(pong_data, pong_data.train, 8)
+
+
+def clips(store: ClipStore, number: int) -> Batch:
+    return make_batch(store, TINY, LOSS, 0, number, range(2), begun=0)
+
+
+def filled(model: WorldModel, store: ClipStore, batches: int, rounds: int = 3) -> Replay:
+    """A replay of so many batches of two clips, whose second shows noise in place of the model's own frames."""
+    replay = Replay(DecoderObjective(model, LOSS, torch.float32, False), model, rounds, 0)
+    for number in range(batches):
+        batch = clips(store, number)
+        seen = model.see(batch.frames, torch.float32)
+        seen[1, 1:] = torch.rand(seen[1, 1:].shape, generator=torch.Generator().manual_seed(number)).mul(255).round()
+        seen[1, 1:] = seen[1, 1:] / 127.5 - 1
+        replay.add(number, batch, seen, (1,))
+    return replay
+
+
+def test_a_frame_is_kept_with_all_that_foretells_the_next(model: WorldModel, store: ClipStore) -> None:
+    replay = filled(model, store, 1)
+    at, frames, _ = replay.draw(np.random.default_rng(0), 64, ReplayConfig())
+    batch = clips(store, 0)
+    real = model.patchify(batch.frames)
+    with torch.no_grad():
+        patches = model.see(batch.frames[:1], torch.float32)
+        views = model.views(patches)
+        previous = model.previous_actions(batch.actions[:1])
+        context = model.encode(views, previous, torch.zeros_like(previous))
+    for k, place in enumerate(at.tolist()):
+        row, tick = divmod(place, 7)
+        assert torch.equal(frames.following[k], real[row, tick + 1]) and frames.action[k] == batch.actions[row, tick]
+        if row == 1:
+            continue
+        assert torch.equal(frames.last[k], real[0, tick]) and torch.equal(frames.before[k], real[0, max(0, tick - 1)])
+        torch.testing.assert_close(frames.context[k], context[0, tick], rtol=1e-4, atol=1e-5)
+        with torch.no_grad():
+            view = model.view_after(
+                model.shown(frames.last[k], torch.float32), model.shown(frames.before[k], torch.float32)
+            )
+        torch.testing.assert_close(view, views[0, tick], rtol=1e-4, atol=1e-5)
+
+
+def test_the_newest_take_the_oldest_ones_place(model: WorldModel, store: ClipStore) -> None:
+    replay = filled(model, store, 5)
+    assert len(replay) == 3
+    assert sorted(replay.state()["numbers"].tolist()) == [2, 3, 4]
+
+
+def test_frames_are_drawn_by_their_errors_and_weigh_what_that_takes_back(model: WorldModel, store: ClipStore) -> None:
+    replay = filled(model, store, 3)
+    count = 42  # frames kept
+    at = np.arange(count)
+    real = np.tile(np.repeat([True, False], 7), 3)
+    errors = np.where(at == 9 * 14 // 9, 0.5, 0.01).astype(np.float32)  # tick 0 of the second batch's real clip
+    for _ in range(40):
+        replay.learn(at, np.ones(count, np.float32), errors)
+    held = replay.state()["errors"].flatten().numpy()
+    np.testing.assert_allclose(held[real], errors[real], rtol=1e-3)
+    assert (held[~real] == -1).all(), "errors of own frames tell nothing"
+    drawn, _, weights = replay.draw(np.random.default_rng(0), 20_000, ReplayConfig(emphasis=1, correction=1))
+    often = np.bincount(drawn, minlength=count)
+    assert often[14] == often.max() and often[14] > 5 * np.median(often[real])
+    # With all of it taken back, every frame weighs the same in the end.
+    total = np.bincount(drawn, weights.numpy(), count)
+    np.testing.assert_allclose(total, total.mean(), rtol=0.25)
+    assert float(weights.mean()) == pytest.approx(1, rel=1e-4)
+    evenly, _, weights = replay.draw(np.random.default_rng(0), 20_000, ReplayConfig(emphasis=0))
+    assert np.bincount(evenly, minlength=count).max() < 1.3 * 20_000 / count and torch.allclose(weights, torch.ones(()))
+
+
+def test_low_noise_tells_nothing_of_how_well_a_frame_is_foretold(model: WorldModel, store: ClipStore) -> None:
+    replay = filled(model, store, 1)
+    before = replay.state()["errors"]
+    replay.learn(np.arange(14), np.full(14, 0.5, np.float32), np.ones(14, np.float32))
+    assert torch.equal(replay.state()["errors"], before)
+
+
+def test_what_is_kept_comes_back_the_same(model: WorldModel, store: ClipStore) -> None:
+    replay = filled(model, store, 4)
+    again = Replay(DecoderObjective(model, LOSS, torch.float32, False), model, 3, 0)
+    again.restore(replay.state(), lambda number: clips(store, number))
+    one, other = (r.draw(np.random.default_rng(1), 50, ReplayConfig()) for r in (replay, again))
+    np.testing.assert_array_equal(one[0], other[0])
+    assert all(torch.equal(a, b) for a, b in zip(vars(one[1]).values(), vars(other[1]).values(), strict=True))
+    assert torch.equal(one[2], other[2])
+
+
+def test_only_the_decoder_learns_and_it_does(pong_data: Dataset, tmp_path: Path) -> None:
+    shape = {
+        "patch": 20, "dim": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "decoder_width": 8, "window": 4,
+    }  # fmt: skip
+    config = PretrainConfig(
+        "pong", pong_data.folder, tmp_path, steps=1, batch=2, dtype="float32", compile=False, model=shape, loss=LOSS,
+        optimizer=OptimizerConfig(warmup=2, ema=0.0), replay=ReplayConfig(30, frames=24, clips=12, first=8),
+        outcomes=OutcomesConfig(steps=0),
+    )  # fmt: skip
+    trainer = Trainer(config, Ranks())
+    trainer.train()
+    before = {name: value.clone() for name, value in trainer.ema.state_dict().items()}
+    trainer.finish_decoder()
+    assert trainer.finished
+    for name, value in trainer.ema.state_dict().items():
+        if not name.startswith("decoder."):
+            assert torch.equal(value, before[name]), name
+    objective = DecoderObjective(trainer.ema, LOSS, torch.float32, False)
+    store = ClipStore(pong_data, pong_data.train, 12)
+    replay = Replay(objective, trainer.ema, 1, 0)
+    batch = make_batch(store, trainer.shape, LOSS, 0, 0, range(2))
+    replay.add(0, batch, trainer.ema.see(batch.frames, torch.float32), ())
+    after = replay.state()["errors"].mean()
+    trainer.ema.load_state_dict(before)
+    replay.add(0, batch, trainer.ema.see(batch.frames, torch.float32), ())
+    assert after < 0.8 * replay.state()["errors"].mean()

@@ -1,0 +1,269 @@
+"""The decoder alone, on contexts that a resting encoder left behind.
+
+What moves by a rule of its own (a ball that meets a paddle) does so in one frame of a hundred, and clips bring all the
+other frames along, whose encoder pass costs more than the decoder's. Once the encoder rests, its contexts can be kept:
+the decoder then learns from frames of many games at once, most often from those that it still gets wrong (prioritised
+experience replay, arXiv 1511.05952).
+"""
+
+from __future__ import annotations
+
+import copy
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.func import functional_call
+
+from worldsim.model.world_model import WorldModel
+from worldsim.training.batches import stratified
+from worldsim.training.loss import Batch, LossConfig, change_weights, shift_levels
+
+NEAR = 2  # ticks around a frame whose errors count as its own when it arrives: what is hard comes with its neighbours
+HIGH = 0.9  # noise levels from here on tell how well a frame is foretold
+_CEILING, _FLOOR = 30.0, 0.3  # of errors, in means
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """How the decoder is finished.
+
+    Attributes:
+        steps: Steps of it, after those of the whole model and before those of the heads; 0: none.
+        frames: Frames in a step, over all processes.
+        clips: Clips whose contexts are kept, over all processes; 4 MB each for 48 frames of 64 tokens of 256 numbers.
+        first: Of these, how many before the first step.
+        every: Steps from which on ``batch`` new clips take the oldest ones' place.
+        emphasis: Frames are drawn by their error to this power (alpha in arXiv 1511.05952).
+        correction: They weigh what they were drawn too often, to this power (beta). Below 1, what cannot be known (when
+            a ball is served) is foretold too often.
+        rate: The optimisers' rates at the beginning, in those of the whole model's; they fall linearly to zero.
+    """
+
+    steps: int = 0
+    frames: int = 282
+    clips: int = 2400
+    first: int = 300
+    every: int = 2
+    emphasis: float = 0.7
+    correction: float = 0.8
+    rate: float = 0.75
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Single frames with all that the decoder needs to foretell the next one.
+
+    Attributes:
+        context: [N, L, D].
+        before, last: Patches of the last two frames as they were shown, uint8 [N, L, P].
+        following: Of the recorded one that follows.
+        moved: Whether pixels change, or are next to one that does, bool [N, L, P / 3].
+        action: int64 [N].
+    """
+
+    context: Tensor
+    before: Tensor
+    last: Tensor
+    following: Tensor
+    moved: Tensor
+    action: Tensor
+
+
+class DecoderObjective:
+    """Errors of the decoder on single frames, computed in ``dtype`` from float32 weights.
+
+    Args:
+        model: Its decoder is trained.
+        config: Of the loss.
+        dtype: Of all that is computed.
+        compiled: Whether with torch.compile.
+    """
+
+    def __init__(self, model: WorldModel, config: LossConfig, dtype: torch.dtype, compiled: bool) -> None:
+        frozen = copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
+        decoder, weight = model.decoder, config.changed_weight
+
+        def errors(t: Tensor, noise: Tensor, *given: Tensor) -> Tensor:
+            frames = Frames(*given)
+            before, last, following = (model.shown(u, dtype) for u in (frames.before, frames.last, frames.following))
+            level = t.to(dtype)
+            noisy = torch.lerp(following, noise, level[:, None, None])
+            weights = {name: value.to(dtype) for name, value in decoder.named_parameters()}
+            told = noisy, level, frames.context, model.view_after(last, before), frames.action
+            x0: Tensor = functional_call(decoder, weights, told)
+            squares = (x0.float() - following.float()).square().unflatten(-1, (-1, 3)).mean(-1)
+            return (squares * (1 + (weight - 1) * frames.moved)).mean((1, 2))
+
+        def loss(weights: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
+            each = errors(*given)
+            return (each * weights).mean(), each.detach()
+
+        @torch.no_grad()
+        def arrival(noise: Tensor, *given: Tensor) -> Tensor:
+            return errors(torch.ones(len(noise), device=noise.device), noise, *given)
+
+        @torch.no_grad()
+        def encode(seen: Tensor, actions: Tensor) -> Tensor:
+            previous = frozen.previous_actions(actions)
+            context: Tensor = frozen.encode(frozen.views(seen), previous, torch.zeros_like(previous))
+            return context[:, :-1]
+
+        def built(function: Callable[..., object]) -> Callable[..., object]:
+            return torch.compile(function) if compiled else function
+
+        self.dtype = dtype
+        self._loss, self._arrival, self._encode = built(loss), built(arrival), built(encode)
+
+    def loss(self, frames: Frames, weights: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The weighted mean error at noise levels t [N], and each frame's own [N]."""
+        result = self._loss(weights, t, noise.to(self.dtype), *_values(frames))
+        return result  # type: ignore[return-value]
+
+    def arrival(self, frames: Frames, noise: Tensor) -> Tensor:
+        """Errors [N] of the guess from pure noise."""
+        return self._arrival(noise.to(self.dtype), *_values(frames))  # type: ignore[return-value]
+
+    def encode(self, seen: Tensor, actions: Tensor) -> Tensor:
+        """Contexts [B, T-1, L, D] of clips' patches [B, T, L, P], but of their last frames."""
+        return self._encode(seen, actions)  # type: ignore[return-value]
+
+
+class Replay:
+    """Kept batches of clips, the newest in place of the oldest.
+
+    Args:
+        objective: Encodes what arrives and tells how well it is foretold.
+        model: For its patches.
+        rounds: Batches that are kept.
+        seed: Of the noise that arriving frames are judged with.
+    """
+
+    def __init__(self, objective: DecoderObjective, model: WorldModel, rounds: int, seed: int) -> None:
+        self._objective, self._model, self._rounds, self._seed = objective, model, rounds, seed
+        self._held: dict[str, Tensor] = {}
+        self._numbers = np.full(rounds, -1)
+        self._own: dict[int, tuple[tuple[int, ...], bytes]] = {}
+        self._errors = np.zeros(0)
+
+    def __len__(self) -> int:
+        """Batches so far."""
+        return int((self._numbers >= 0).sum())
+
+    def add(self, number: int, batch: Batch, seen: Tensor, own: Sequence[int]) -> None:
+        """Keep a batch.
+
+        Args:
+            number: Of the batch, one more than the last one's.
+            batch: Real clips.
+            seen: Patches [B, T, L, P] of what the encoder is shown of them.
+            own: The rows that show the model's own frames. They are drawn as often as the mean one: their errors may
+                be those of a history that has lost the ball.
+        """
+        place = self._put(number, batch, seen, own)
+        frames = Frames(*(value[place].flatten(0, 1) for value in self._held.values()))
+        shape = frames.last.shape
+        chance = int(np.random.default_rng((self._seed, number)).integers(2**62))
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(chance))
+        errors = self._objective.arrival(frames, noise.to(seen.device)).view(len(seen), -1).cpu().numpy()
+        padded = np.pad(errors, ((0, 0), (NEAR, NEAR)), mode="edge")
+        near = np.lib.stride_tricks.sliding_window_view(padded, 2 * NEAR + 1, 1).max(-1)
+        self._errors[place] = near
+        self._errors[place, list(own)] = -1
+
+    def draw(
+        self, rng: np.random.Generator, count: int, config: ReplayConfig
+    ) -> tuple[NDArray[np.intp], Frames, Tensor]:
+        """Some kept frames.
+
+        Returns:
+            Where they are kept, the frames, and the weights float32 [count], 1 in the mean, that make up for how often
+            each is drawn.
+        """
+        here = self._numbers >= 0
+        errors = self._errors[here]
+        mean = errors[errors >= 0].mean() if (errors >= 0).any() else 1.0
+        wanted = np.where(errors < 0, mean, np.minimum(errors, _CEILING * mean)) + _FLOOR * mean
+        chances = wanted.ravel() ** config.emphasis
+        chances /= chances.sum()
+        chosen = rng.choice(chances.size, count, p=chances)
+        weights = (chances[chosen] * chances.size) ** -config.correction
+        at = np.ravel_multi_index(
+            (np.flatnonzero(here)[chosen // errors[0].size], chosen % errors[0].size),
+            (self._rounds, errors[0].size),
+        )
+        index = torch.from_numpy(at)
+        frames = Frames(*(value.flatten(0, 2)[index.to(value.device)] for value in self._held.values()))
+        return at, frames, torch.from_numpy((weights / weights.mean()).astype(np.float32))
+
+    def learn(self, at: NDArray[np.intp], t: NDArray[np.float32], errors: NDArray[np.float32]) -> None:
+        """Remember the errors of drawn frames, of those that were nearly pure noise."""
+        flat = self._errors.reshape(-1)
+        told = (t > HIGH) & (flat[at] >= 0)
+        flat[at[told]] += 0.5 * (errors[told] - flat[at[told]])
+
+    def state(self) -> dict[str, Tensor]:
+        """All that is needed to keep the same again: not the contexts, which the encoder makes anew."""
+        state = {"numbers": torch.from_numpy(self._numbers.copy()), "errors": torch.from_numpy(self._errors.copy())}
+        for place, (rows, packed) in self._own.items():
+            state[f"own.{place}.rows"] = torch.tensor(rows)
+            state[f"own.{place}.frames"] = torch.frombuffer(bytearray(packed), dtype=torch.uint8)
+        return state
+
+    def restore(self, state: dict[str, Tensor], clips: Callable[[int], Batch]) -> None:
+        """Put back what :meth:`state` gave.
+
+        Args:
+            state: See :meth:`state`.
+            clips: The batch of a number.
+        """
+        for number in np.sort(state["numbers"].numpy()):
+            if number < 0:
+                continue
+            batch, place = clips(int(number)), int(number) % self._rounds
+            seen, own = self._model.see(batch.frames, self._objective.dtype), ()
+            if f"own.{place}.rows" in state:
+                own = tuple(state[f"own.{place}.rows"].tolist())
+                packed = zlib.decompress(state[f"own.{place}.frames"].numpy().tobytes())
+                frames = torch.frombuffer(bytearray(packed), dtype=torch.uint8).view(len(own), *seen.shape[1:])
+                seen[list(own)] = self._model.shown(frames.to(seen.device), seen.dtype)
+            self._put(int(number), batch, seen, own)
+        self._errors = state["errors"].numpy().copy()
+
+    def _put(self, number: int, batch: Batch, seen: Tensor, own: Sequence[int]) -> int:
+        place = number % self._rounds
+        shown = seen.float().add(1).mul(127.5).round().to(torch.uint8)
+        real = self._model.patchify(batch.frames)
+        moved = (change_weights(batch.frames, 2.0) > 1).expand(*batch.frames[:, 1:].shape)
+        kept = Frames(
+            context=self._objective.encode(seen, batch.actions),
+            before=torch.cat((shown[:, :1], shown[:, :-2]), 1),
+            last=shown[:, :-1],
+            following=real[:, 1:],
+            moved=self._model.patchify(moved).unflatten(-1, (-1, 3))[..., 0],
+            action=batch.actions,
+        )
+        for name, value in vars(kept).items():
+            if name not in self._held:
+                self._held[name] = torch.empty(self._rounds, *value.shape, dtype=value.dtype, device=value.device)
+            self._held[name][place] = value
+        if not self._errors.size:
+            self._errors = np.zeros((self._rounds, *kept.action.shape))
+        self._numbers[place] = number
+        self._own.pop(place, None)
+        if own:
+            self._own[place] = tuple(own), zlib.compress(shown[list(own)].cpu().numpy().tobytes(), 1)
+        return place
+
+
+def replay_levels(rng: np.random.Generator, count: int, shift: float) -> NDArray[np.float32]:
+    """Noise levels of some frames, spread as those of a clip are."""
+    return shift_levels(stratified(rng, 1, count)[0], shift)
+
+
+def _values(frames: Frames) -> list[Tensor]:
+    return [getattr(frames, field.name) for field in fields(frames)]
