@@ -13,11 +13,13 @@ from worldsim.data.episodes import Dataset
 from worldsim.engine.sampler import levels, sample
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel
-from worldsim.training.distill import DistillConfig, Distiller, main
-from worldsim.training.dmd import Distillation, exit_frames, made_weights, matching_loss
+from worldsim.training.distill import METHODS, DistillConfig, Distiller, main
+from worldsim.training.dmd import DMD, exit_frames, made_weights, matching_loss
 from worldsim.training.loss import change_weights
 from worldsim.training.parallel import Ranks
 from worldsim.training.pretrain import main as train
+from worldsim.training.regression import Consistency, ODEInitialisation, trajectory
+from worldsim.training.teaching import Computer, Moments
 from worldsim.world import load_world
 
 SHAPE = ModelConfig(
@@ -94,12 +96,10 @@ def test_a_critic_that_agrees_with_the_teacher_moves_nothing_and_one_that_differ
     model, other, (context, last, action, noise) = shaken(), shaken(5), moment()
     t = torch.full((5,), 0.6)
     for critic, still in ((model.decoder, True), (other.decoder, False)):
-        told = {"steps": 2, "weight": 16.0, "dtype": torch.float32, "compiled": False}
-        distillation = Distillation(model, other, critic, **told)  # type: ignore[arg-type]
-        made = distillation.make(1, context, last, action, noise)
-        (gradient,) = torch.autograd.grad(
-            distillation.student_loss(made, context, last, action, t, noise), made
-        )
+        method = DMD(model, other, Computer(torch.float32, False), steps=2)
+        method.networks["critic"].load_state_dict(critic.state_dict())
+        made = method.make(1, context, last, action, noise)
+        (gradient,) = torch.autograd.grad(method.student_loss(made, context, last, action, t, noise), made)
         assert (gradient.abs().max() < 1e-7) == still
 
 
@@ -120,8 +120,11 @@ def arguments(teacher: Path, data: Dataset, run: Path, *more: str) -> list[str]:
     return [f"world={teacher}", f"data={data.folder}", f"run={run}", *small, *more]
 
 
-def test_a_run_distils_the_decoder_and_nothing_else(teacher: Path, pong_data: Dataset, tmp_path: Path) -> None:
-    assert main(arguments(teacher, pong_data, tmp_path / "run")) in (0, None)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_distils_the_decoder_and_nothing_else(
+    method: str, teacher: Path, pong_data: Dataset, tmp_path: Path
+) -> None:
+    assert main(arguments(teacher, pong_data, tmp_path / "run", f"method={method}")) in (0, None)
     before, after = load_world(teacher), load_world(tmp_path / "run" / "world")
     for name, weight in after.model.state_dict().items():
         known = before.model.state_dict()[name]
@@ -139,10 +142,12 @@ def test_a_run_distils_the_decoder_and_nothing_else(teacher: Path, pong_data: Da
     assert list((tmp_path / "run" / "samples").glob("*.png"))
 
 
-def test_it_goes_on_to_the_same_bytes(teacher: Path, pong_data: Dataset, tmp_path: Path) -> None:
-    assert main(arguments(teacher, pong_data, tmp_path / "straight")) in (0, None)
+@pytest.mark.parametrize("method", METHODS)
+def test_it_goes_on_to_the_same_bytes(method: str, teacher: Path, pong_data: Dataset, tmp_path: Path) -> None:
+    more = [f"method={method}", "trajectories=2", "teacher_steps=4"]
+    assert main(arguments(teacher, pong_data, tmp_path / "straight", *more)) in (0, None)
     told = {"world": str(teacher), "data": pong_data.folder, "batch": 2, "compile": False, "dtype": "float32"}
-    told |= {"lr": 0.01, "critic_lr": 0.01}
+    told |= {"lr": 0.01, "critic_lr": 0.01, "method": method, "trajectories": 2, "teacher_steps": 4}
     config = DistillConfig(**told, run=tmp_path / "stopped", steps=6, head_start=2)  # type: ignore[arg-type]
     first = Distiller(config, Ranks())
     keep = first.keep
@@ -160,3 +165,63 @@ def test_it_goes_on_to_the_same_bytes(teacher: Path, pong_data: Dataset, tmp_pat
 
 def test_impossible_settings_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["steps=0"]) == 2 and "steps must be at least 1" in capsys.readouterr().err
+    assert main(["method=magic"]) == 2 and "it is one of dmd, ode, consistency" in capsys.readouterr().err
+    assert main(["method=ode", "sampling_steps=3"]) == 2
+    assert "teacher_steps=16 is not a multiple of sampling_steps=3" in capsys.readouterr().err
+
+
+def test_a_trajectory_ends_where_the_sampler_does_and_passes_through_its_own_levels() -> None:
+    model, (context, last, action, noise) = shaken(), moment()
+
+    def denoise(x: torch.Tensor, t: float) -> torch.Tensor:
+        return model.decode(x, torch.full((len(x),), t), context, last, action)
+
+    with torch.no_grad():
+        first, middle, end = trajectory(denoise, noise, levels(8), levels(2)[:-1])
+        torch.testing.assert_close(end, sample(denoise, noise, levels(8)))
+        again = trajectory(denoise, middle, levels(8)[4:], ())[-1]
+    assert first is noise
+    torch.testing.assert_close(again, end)
+
+
+def moments(step: int, model: WorldModel, level: float) -> Moments:
+    context, last, action, noise = moment()
+    real = torch.rand(noise.shape, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    return Moments(step, context, last, action, real, [noise], [torch.full((5,), level)])
+
+
+def test_trajectories_are_computed_once_and_learned_from_at_every_level(tmp_path: Path) -> None:
+    teacher, student = shaken(), shaken(5)
+    computer = Computer(torch.float32, False)
+    method = ODEInitialisation(
+        teacher, student, computer, steps=2, teacher_steps=4, weight=16.0, folder=tmp_path, kept=1
+    )
+    told = [next(method.losses(moments(step, teacher, 0.5)))[1] for step in range(4)]
+    assert len(list(tmp_path.iterdir())) == 1
+    assert told[0] == told[2] and told[1] == told[3] and told[0] != told[1], "level 1 and level 0.5 in turns"
+    optimizer = torch.optim.Adam(student.decoder.parameters(), 1e-3)
+    for step in range(2, 62):
+        ((who, loss),) = method.losses(moments(step, teacher, 0.5))
+        assert who == "student"
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    after = [next(method.losses(moments(step, teacher, 0.5)))[1] for step in range(2)]
+    assert after[0] < 0.7 * told[0] and after[1] < 0.7 * told[1]
+
+
+def test_consistency_ends_at_the_teachers_step_and_believes_the_average_before() -> None:
+    teacher, student = shaken(), shaken(5)
+    method = Consistency(teacher, student, Computer(torch.float32, False), teacher_steps=4, weight=1.0, ema=0.9)
+    believed = method.networks["believed"]
+    for level, t, s in ((0.1, 0.25, 0.0), (0.6, 0.75, 0.5)):
+        m = moments(0, teacher, level)
+        ((_, loss),) = method.losses(m)
+        at = torch.full((5,), t)
+        noisy = torch.lerp(m.real, m.noise[0], t)
+        with torch.no_grad():
+            x0 = teacher.decode(noisy, at, m.context, m.last, m.action)
+            there = x0 + s / t * (noisy - x0)
+            wanted = believed(there, torch.full((5,), s), m.context, m.last, m.action) if s else there
+            made = student.decode(noisy, at, m.context, m.last, m.action)
+        torch.testing.assert_close(loss.detach(), (made - wanted).square().mean(), rtol=1e-4, atol=1e-6)

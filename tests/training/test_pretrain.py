@@ -70,6 +70,7 @@ def test_a_run_folder_explains_itself(straight: Path) -> None:
     assert list((straight / "samples").glob("*.png"))
     card = (straight / "world" / "CARD.md").read_text()
     assert "12 steps" in card
+    assert "then 5 steps of the decoder alone, of 8 frames each; then 3 steps of the outcome heads alone" in card
     assert "worldsim train world=pong steps=12 batch=2 model.patch=16 model.dim=32" in card
     assert "optimizer.warmup=2" in card and "device" not in card
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -49,25 +49,26 @@ def stream(
     model: ModelConfig,
     loss: LossConfig,
     seed: int,
-    steps: range,
+    steps: Sequence[int],
     places: range,
     device: torch.device | str = "cpu",
     begun: int | None = None,
 ) -> Generator[tuple[int, Batch], None, None]:
-    """Batches of consecutive steps, see :func:`make_batch`; the next are made while the last one trains."""
+    """The batches of some steps in turn, see :func:`make_batch`; the next are made while the last one trains."""
     ahead = 1 if torch.device(device).type == "cpu" else _AHEAD
     waiting: deque[Future[Batch]] = deque()
     with ThreadPoolExecutor(ahead) as makers:
 
-        def begin(step: int) -> None:
-            if step < steps.stop:
+        def begin(place: int) -> None:
+            if place < len(steps):
+                step = steps[place]
                 waiting.append(makers.submit(make_batch, store, model, loss, seed, step, places, device, begun))
 
-        for step in range(steps.start, steps.start + ahead):
-            begin(step)
-        for step in steps:
+        for place in range(ahead):
+            begin(place)
+        for place, step in enumerate(steps):
             batch = waiting.popleft().result()
-            begin(step + ahead)
+            begin(place + ahead)
             yield step, batch
 
 

@@ -6,9 +6,8 @@ import copy
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,10 +15,11 @@ from worldsim.checkpoint import named, part
 from worldsim.engine.precision import pick_device
 from worldsim.errors import RunError
 from worldsim.locking import sole_writer
+from worldsim.model.world_model import WorldModel
 from worldsim.settings import command, from_dict, home
 from worldsim.training.ancestry import collect_command, command_of, remember_parent
 from worldsim.training.batches import stream
-from worldsim.training.dmd import Distillation
+from worldsim.training.dmd import DMD
 from worldsim.training.export import export
 from worldsim.training.loop import Loop, ReportConfig
 from worldsim.training.loss import LossConfig
@@ -27,7 +27,13 @@ from worldsim.training.objective import Objective
 from worldsim.training.optimizer import Optimizer, OptimizerConfig, schedule, update_ema
 from worldsim.training.own import own_rows
 from worldsim.training.parallel import Ranks, ranks
+from worldsim.training.regression import Consistency, ODEInitialisation
+from worldsim.training.teaching import Computer, Encode, Method, Moments
 from worldsim.world import load_world
+
+#: Ways to distil, and each one's learning rate: distribution matching, regression to the ends of the teacher's
+#: trajectories, and consistency along them.
+METHODS = {"dmd": 5e-5, "ode": 3e-4, "consistency": 3e-4}
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,11 @@ class DistillConfig:
 
     Attributes:
         world: The teacher.
-        lr, critic_lr: Of AdamW, on the student's and the critic's decoder.
+        method: One of :data:`METHODS`.
+        teacher_steps: Denoising steps of the teacher's solver, where the method follows it.
+        trajectories: Steps whose trajectories are computed and kept, by ``method=ode``.
+        lr: Of AdamW, on the student's decoder; None: as :data:`METHODS` says.
+        critic_lr: Of the critic's.
         critic_steps: Of the critic, for each of the student's (the two time scales of DMD2, arXiv 2405.14867).
         head_start: Steps in which only the critic learns.
         own_share, own_level: Of the student's own frames as history, see
@@ -44,6 +54,7 @@ class DistillConfig:
     """
 
     world: str = "pong"
+    method: str = "dmd"
     data: Path | None = None
     run: Path | None = None
     steps: int = 1000
@@ -51,7 +62,9 @@ class DistillConfig:
     clip: int | None = None
     seed: int = 0
     sampling_steps: int | None = None
-    lr: float = 5e-5
+    teacher_steps: int = 16
+    trajectories: int = 100
+    lr: float | None = None
     critic_lr: float = 2e-4
     critic_steps: int = 2
     head_start: int = 50
@@ -67,9 +80,15 @@ class DistillConfig:
     report: ReportConfig = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "critic_steps"):
+        for name in ("steps", "batch", "critic_steps", "teacher_steps", "trajectories"):
             if getattr(self, name) < 1:
                 raise RunError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.method not in METHODS:
+            raise RunError(f"there is no method={self.method}: it is one of {', '.join(METHODS)}")
+        if self.method == "ode" and self.teacher_steps % (self.sampling_steps or 1):
+            raise RunError(
+                f"teacher_steps={self.teacher_steps} is not a multiple of sampling_steps={self.sampling_steps}"
+            )
 
 
 class Distiller(Loop):
@@ -91,18 +110,20 @@ class Distiller(Loop):
         self.teacher = copy.deepcopy(world.model).float().to(self.device).requires_grad_(False).eval()
         self.student = self._decoding(requires_grad=True)
         self.ema = self._decoding(requires_grad=False)
-        self.critic = copy.deepcopy(self.teacher.decoder).requires_grad_(True).train()
         self.loss = LossConfig(
-            draws=2 + config.critic_steps,
+            draws=2 + config.critic_steps if config.method == "dmd" else 1,
             noise_shift=config.noise_shift,
             changed_weight=config.changed_weight,
-            own_share=config.own_share,
+            # A kept trajectory is of the history that it was computed from.
+            own_share=0.0 if config.method == "ode" else config.own_share,
             own_level=config.own_level,
             own_steps=steps,
         )
+        self.computer = Computer(self.dtype, config.compile)
+        self.method = self._method(steps)
+        rates = {"student": config.lr or METHODS[config.method], "critic": config.critic_lr}
         self.optimizers = {
-            "student": _adam(self.student.decoder, config.lr, config),
-            "critic": _adam(self.critic, config.critic_lr, config),
+            who: _adam(network, rates[who]) for who, network in self.method.networks.items() if who in rates
         }
         if place.leads:
             self._begin(world.name)
@@ -117,6 +138,26 @@ class Distiller(Loop):
         model._modules = dict(self.teacher._modules)
         model.decoder = copy.deepcopy(self.teacher.decoder).requires_grad_(requires_grad).train(requires_grad)
         return model
+
+    def _method(self, steps: int) -> Method:
+        config, student = self.config, cast(WorldModel, self.student)
+        if config.method == "dmd":
+            return DMD(
+                self.teacher,
+                student,
+                self.computer,
+                steps=steps,
+                weight=config.changed_weight,
+                critic_steps=config.critic_steps,
+                head_start=config.head_start,
+                seed=config.seed,
+            )
+        told: dict[str, Any] = {"teacher_steps": config.teacher_steps, "weight": config.changed_weight}
+        if config.method == "consistency":
+            return Consistency(self.teacher, student, self.computer, ema=config.ema, **told)
+        folder = self.run.folder / "trajectories"
+        kept = config.trajectories
+        return ODEInitialisation(self.teacher, student, self.computer, steps=steps, folder=folder, kept=kept, **told)
 
     def _begin(self, name: str) -> None:
         told = asdict(self.config) | {
@@ -139,8 +180,7 @@ class Distiller(Loop):
         """See :class:`~worldsim.training.loop.Loop`."""
         parts = {
             "ema": self.ema.state_dict(),
-            "student": self.student.decoder.state_dict(),
-            "critic": self.critic.state_dict(),
+            **{who: network.state_dict() for who, network in self.method.networks.items()},
             **{f"adam-{who}": optimizer.state() for who, optimizer in self.optimizers.items()},
         }
         return {name: value for part_name, held in parts.items() for name, value in named(part_name, held).items()}
@@ -148,8 +188,8 @@ class Distiller(Loop):
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """See :class:`~worldsim.training.loop.Loop`."""
         self.ema.load_state_dict(part(tensors, "ema"))
-        self.student.decoder.load_state_dict(part(tensors, "student"))
-        self.critic.load_state_dict(part(tensors, "critic"))
+        for who, network in self.method.networks.items():
+            network.load_state_dict(part(tensors, who))
         for who, optimizer in self.optimizers.items():
             optimizer.load_state(part(tensors, f"adam-{who}"))
 
@@ -159,43 +199,30 @@ class Distiller(Loop):
         if self.finished:
             return
         objective = Objective(self.student, self.loss, self.dtype, config.compile)
-        distillation = Distillation(
-            self.teacher,
-            self.student,
-            self.critic,
-            steps=self._sampling_steps,
-            weight=config.changed_weight,
-            dtype=self.dtype,
-            compiled=config.compile,
-        )
+        encode = self.computer.computed(Encode(self.teacher), gradient=False)
         scalars, held_out = self.scalars(), self.held_out()
         places = place.places(config.batch)
-        own = own_rows(places, config.own_share)
+        own = own_rows(places, self.loss.own_share)
         ahead = range(self.step, config.steps)
-        batches = stream(self.clips, self.shape, self.loss, config.seed, ahead, places, self.device)
+        numbers = [step % config.trajectories for step in ahead] if config.method == "ode" else ahead
+        batches = stream(self.clips, self.shape, self.loss, config.seed, numbers, places, self.device)
         bar = self.bar(config.steps)
-        for step, batch in batches:
+        for step, (_, batch) in zip(ahead, batches, strict=True):
             seen = objective.show(batch, own)
-            context, last = distillation.contexts(seen, self.student.previous_actions(batch.actions))
-            action = batch.actions.flatten()
-            noise = [one.flatten(0, 1).to(self.dtype) for one in batch.noise.unbind(1)]
-            t = [one.flatten().to(self.dtype) for one in batch.t.unbind(1)]
-            exit_step = int(np.random.default_rng((config.seed, step)).integers(self._sampling_steps))
-            made = distillation.make(exit_step, context, last, action, noise[0])
-            parts: dict[str, Tensor] = {}
-            for k in range(config.critic_steps):
-                parts["critic"] = self._move(
-                    "critic", distillation.critic_loss(made, context, last, action, t[2 + k], noise[2 + k]), step
-                )
-            if step >= config.head_start:
-                loss = distillation.student_loss(made, context, last, action, t[1], noise[1])
-                parts["student"] = self._move("student", loss, step)
-                update_ema(
-                    self.ema.decoder.parameters(),
-                    self.student.decoder.parameters(),
-                    step - config.head_start,
-                    config.ema,
-                )
+            context, last = encode(seen, self.student.previous_actions(batch.actions))
+            moments = Moments(
+                step,
+                context,
+                last,
+                batch.actions.flatten(),
+                self.teacher.see(batch.frames[:, 1:], self.dtype).flatten(0, 1),
+                [one.flatten(0, 1).to(self.dtype) for one in batch.noise.unbind(1)],
+                [one.flatten().to(self.dtype) for one in batch.t.unbind(1)],
+            )
+            parts = {who: self._move(who, loss, step) for who, loss in self.method.losses(moments)}
+            if "student" in parts:
+                young = step - config.head_start if config.method == "dmd" else step
+                update_ema(self.ema.decoder.parameters(), self.student.decoder.parameters(), young, config.ema)
             self.step = step + 1
             bar.update()
             if self.step % 20 == 0 or step in (0, config.steps - 1):
@@ -215,13 +242,13 @@ class Distiller(Loop):
         """One step of an optimiser down a loss; the loss, detached."""
         optimizer = self.optimizers[who]
         loss.backward()  # type: ignore[no-untyped-call]
-        model: nn.Module = self.critic if who == "critic" else self.student.decoder
-        self.place.average([p.grad for p in model.parameters() if p.grad is not None])
+        network = self.method.networks[who]
+        self.place.average([p.grad for p in network.parameters() if p.grad is not None])
         optimizer.step(schedule(step, self.config.steps, optimizer.config))
         return loss.detach()
 
 
-def _adam(decoder: nn.Module, lr: float, config: DistillConfig) -> Optimizer:
+def _adam(decoder: nn.Module, lr: float) -> Optimizer:
     """AdamW without momentum, as the moving target of a game between two wants it."""
     told = OptimizerConfig(muon_lr=0.0, adam_lr=lr, warmup=20, decay=0.5, betas=(0.0, 0.99))
     return Optimizer(decoder, told)

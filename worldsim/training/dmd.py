@@ -7,16 +7,18 @@ next frame given the student's own history.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from worldsim.engine.sampler import levels
 from worldsim.model.decoder import FrameDecoder, without_margin
 from worldsim.model.world_model import WorldModel
 from worldsim.training.loss import change_weights
+from worldsim.training.teaching import Computer, Denoise, Method, Moments
 
 CHANGED = 8 / 255 * 2  # of values in [-1, 1]: a made frame's still pixels tremble by less
 
@@ -85,72 +87,60 @@ def made_weights(made: Tensor, last: Tensor, model: WorldModel, weight: float) -
     return model.patchify(change_weights(steps, weight)[:, 0].expand(-1, -1, -1, 3))
 
 
-class Distillation:
-    """The computations of one step, each compiled whole, in ``dtype`` from float32 weights.
+class DMD(Method):
+    """Distribution matching with a critic that learns at a faster time scale (DMD2, arXiv 2405.14867).
 
     Args:
         teacher: Whole and frozen; its encoder is everybody's.
         student: Shares the encoder; its decoder learns.
-        critic: A decoder that learns what the student's frames look like.
+        computer: Of everything.
         steps: Of the student's sampler.
         weight: Of changed pixels in the critic's loss.
-        dtype: Of all that is computed.
-        compiled: Whether with torch.compile.
+        critic_steps: Of the critic, for each of the student's.
+        head_start: Steps in which only the critic learns.
+        seed: Of the exit steps.
     """
 
     def __init__(
         self,
         teacher: WorldModel,
         student: WorldModel,
-        critic: FrameDecoder,
+        computer: Computer,
         *,
         steps: int,
-        weight: float,
-        dtype: torch.dtype,
-        compiled: bool,
+        weight: float = 16.0,
+        critic_steps: int = 2,
+        head_start: int = 0,
+        seed: int = 0,
     ) -> None:
-        self.levels, self.dtype = levels(steps), dtype
-
-        def in_dtype(module: nn.Module) -> dict[str, Tensor]:
-            return {name: value.to(dtype) for name, value in module.named_parameters()}
-
-        def call(module: nn.Module, *given: Tensor) -> Tensor:
-            made: Tensor = functional_call(module, in_dtype(module), given)
-            return made
-
-        encode = _Encode(teacher)
-        sees, doubts = _Denoise(teacher.decoder), _Denoise(critic)
+        self.levels, self._seed = levels(steps), seed
+        self._critic_steps, self._head_start = critic_steps, head_start
+        critic = copy.deepcopy(teacher.decoder).requires_grad_(True).train()
+        self.networks = {"student": student.decoder, "critic": critic}
+        sees, doubts = Denoise(teacher.decoder), Denoise(critic)
         learns = _CriticLoss(critic, teacher, weight)
         makes = [_Exit(student.decoder, self.levels[: k + 1]) for k in range(steps)]
 
         @torch.no_grad()
-        def contexts(seen: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
-            made: tuple[Tensor, Tensor] = functional_call(encode, in_dtype(encode), (seen, previous))
-            return made
+        def judge(*given: Tensor) -> tuple[Tensor, Tensor]:
+            return computer.call(sees, *given), computer.call(doubts, *given)
 
-        @torch.no_grad()
-        def judge(noisy: Tensor, t: Tensor, context: Tensor, last: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-            given = noisy, t, context, last, action
-            return call(sees, *given), call(doubts, *given)
+        self._judge = computer.built(judge)
+        self._critic_loss = computer.computed(learns)
+        self._make = [computer.computed(one) for one in makes]
 
-        def critic_loss(*given: Tensor) -> Tensor:
-            return call(learns, *given)
-
-        def make_at(k: int):  # type: ignore[no-untyped-def]
-            def make(*given: Tensor) -> Tensor:
-                return call(makes[k], *given)
-
-            return torch.compile(make) if compiled else make
-
-        self._contexts = torch.compile(contexts) if compiled else contexts
-        self._judge = torch.compile(judge) if compiled else judge
-        self._critic_loss = torch.compile(critic_loss) if compiled else critic_loss
-        self._make = [make_at(k) for k in range(steps)]
-
-    def contexts(self, seen: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
-        """Contexts [N, L, D] and views [N, L, V] of all frames but the last of clips [B, T, L, P], flattened."""
-        made: tuple[Tensor, Tensor] = self._contexts(seen, previous)
-        return made
+    def losses(self, moments: Moments) -> Iterator[tuple[str, Tensor]]:
+        """See :class:`Method`: the critic's, then the student's. One of the moments' draws is what frames are made of,
+        one is for the student's loss, and the others are for the critic's.
+        """
+        m = moments
+        k = int(np.random.default_rng((self._seed, m.step)).integers(len(self._make)))
+        made = self.make(k, m.context, m.last, m.action, m.noise[0])
+        for i in range(2, 2 + self._critic_steps):
+            given = m.context, m.last, m.action, m.levels[i], m.noise[i]
+            yield "critic", self._critic_loss(made.detach(), *given)
+        if m.step >= self._head_start:
+            yield "student", self.student_loss(made, m.context, m.last, m.action, m.levels[1], m.noise[1])
 
     def make(self, k: int, context: Tensor, last: Tensor, action: Tensor, noise: Tensor) -> Tensor:
         """The student's frames [N, L, P] after k + 1 steps; see :func:`exit_frames`."""
@@ -161,28 +151,9 @@ class Distillation:
         self, made: Tensor, context: Tensor, last: Tensor, action: Tensor, t: Tensor, noise: Tensor
     ) -> Tensor:
         """:func:`matching_loss` at noise levels t [N]."""
-        shown = made.detach()
-        noisy = torch.lerp(shown, noise, t[:, None, None])
+        noisy = torch.lerp(made.detach(), noise, t[:, None, None])
         real, fake = self._judge(noisy, t, context, last, action)
         return matching_loss(made, real, fake)
-
-    def critic_loss(
-        self, made: Tensor, context: Tensor, last: Tensor, action: Tensor, t: Tensor, noise: Tensor
-    ) -> Tensor:
-        """The critic's error in telling the student's frames from noised ones."""
-        loss: Tensor = self._critic_loss(made.detach(), context, last, action, t, noise)
-        return loss
-
-
-class _Encode(nn.Module):
-    def __init__(self, model: WorldModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, seen: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
-        views = self.model.views(seen)
-        context = self.model.encode(views, previous, torch.zeros_like(previous))
-        return context[:, :-1].flatten(0, 1), views[:, :-1].flatten(0, 1)
 
 
 class _Exit(nn.Module):
@@ -194,25 +165,13 @@ class _Exit(nn.Module):
         return exit_frames(self.decoder, context, last, action, noise, self.at)
 
 
-class _Denoise(nn.Module):
-    def __init__(self, decoder: FrameDecoder) -> None:
-        super().__init__()
-        self.decoder = decoder
-
-    def forward(self, noisy: Tensor, t: Tensor, context: Tensor, last: Tensor, action: Tensor) -> Tensor:
-        made: Tensor = self.decoder(noisy, t, context, last, action)
-        return made
-
-
 class _CriticLoss(nn.Module):
     def __init__(self, critic: FrameDecoder, model: WorldModel, weight: float) -> None:
         super().__init__()
         self.critic, self.weight = critic, weight
         self.layout = [model]  # for where patches lie; not a part of this module
 
-    def forward(
-        self, made: Tensor, context: Tensor, last: Tensor, action: Tensor, t: Tensor, noise: Tensor
-    ) -> Tensor:
+    def forward(self, made: Tensor, context: Tensor, last: Tensor, action: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         model = self.layout[0]
         frame = last[..., : model.config.seen_dim]
         weights = made_weights(made, without_margin(frame, model.config), model, self.weight)

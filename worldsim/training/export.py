@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ A worldsim world: a neural copy of `{source}`, {parameters:.1f} M parameters, bf
 | | |
 |---|---|
 | data | {episodes} episodes, {frames} training frames; {held_out} held-out episodes never trained on |
-| training | {steps} steps of {batch} clips of {clip} frames: {seen} frames seen |
+| training | {steps} steps of {batch} clips of {clip} frames: {seen} frames seen{later} |
 | settings | everything else is the default of `worldsim train` at the version below |
 | version | {version} |
 """
@@ -115,11 +116,27 @@ def export(run: Run, folder: Path | None = None) -> World:
         batch=settings["batch"],
         clip=clip,
         seen=min(facts["step"], settings["steps"]) * settings["batch"] * clip,
+        later=_later(settings, facts["step"]),
         version=__version__,
     )
     world = build_world(settings["world"], model, dataset, steps=settings["sampling_steps"], card=card)
     save_world(world, folder or run.world)
     return world
+
+
+def _later(settings: Mapping[str, Any], step: int) -> str:
+    """What a run had done after the steps of the whole model, when it stood at a step."""
+    said, left = "", step - settings["steps"]
+    for phase, what in (
+        ("replay", "the decoder alone, of {frames} frames each"),
+        ("outcomes", "the outcome heads alone"),
+    ):
+        how = settings.get(phase, {"steps": 0})
+        done = min(left, how["steps"])
+        if done > 0:
+            said += f"; then {done} steps of " + what.format(**how)
+        left -= how["steps"]
+    return said
 
 
 @command("export")

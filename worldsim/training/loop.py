@@ -165,9 +165,7 @@ class Loop(ABC):
         from tqdm import tqdm
 
         quiet = not self.place.leads
-        return tqdm(
-            total=last, initial=self.step, unit="step", disable=quiet, mininterval=5, smoothing=0.05, **more
-        )
+        return tqdm(total=last, initial=self.step, unit="step", disable=quiet, mininterval=5, smoothing=0.05, **more)
 
     def scalars(self) -> Scalars | None:
         """Where the leading process writes its figures."""

@@ -1,0 +1,107 @@
+"""What every way of distilling shares: the moments that are learned from, and parts computed in a number format."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from worldsim.model.decoder import FrameDecoder, without_margin
+from worldsim.model.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class Moments:
+    """The frames of a step's clips, flattened, each with what is needed to make the next one.
+
+    Attributes:
+        step: Of the run.
+        context: [N, L, D].
+        last: Views [N, L, V].
+        action: int64 [N].
+        real: The recorded frames that follow, patches [N, L, P].
+        noise: Draws of standard normal noise, [N, L, P] each.
+        levels: As many draws of noise levels, [N] each.
+    """
+
+    step: int
+    context: Tensor
+    last: Tensor
+    action: Tensor
+    real: Tensor
+    noise: Sequence[Tensor]
+    levels: Sequence[Tensor]
+
+    def last_patches(self, model: WorldModel) -> Tensor:
+        """Patches [N, L, P] of the frames that the views are of."""
+        return without_margin(self.last[..., : model.config.seen_dim], model.config)
+
+
+class Method(ABC):
+    """One way to make a student of a teacher.
+
+    Attributes:
+        networks: What learns, by name; ``"student"`` is the decoder of the world that comes out.
+    """
+
+    networks: Mapping[str, nn.Module]
+
+    @abstractmethod
+    def losses(self, moments: Moments) -> Iterator[tuple[str, Tensor]]:
+        """Losses of one step, each with the name of the network that is to be moved down it before the next is asked
+        for.
+        """
+
+
+class Computer:
+    """Modules called in ``dtype``, with the gradient going to their float32 weights."""
+
+    def __init__(self, dtype: torch.dtype, compiled: bool) -> None:
+        self.dtype, self._compiled = dtype, compiled
+
+    def call(self, module: nn.Module, *given: Any) -> Any:
+        """``module(*given)`` with its weights in ``dtype``."""
+        weights = {name: value.to(self.dtype) for name, value in module.named_parameters()}
+        return functional_call(module, weights, given)
+
+    def computed(self, module: nn.Module, *, gradient: bool = True) -> Callable[..., Any]:
+        """The module as a function of its inputs alone, see :meth:`call` and :meth:`built`."""
+
+        def compute(*given: Any) -> Any:
+            return self.call(module, *given)
+
+        return self.built(compute if gradient else torch.no_grad()(compute))
+
+    def built(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, compiled if that is wanted."""
+        return torch.compile(function) if self._compiled else function
+
+
+class Encode(nn.Module):
+    """Contexts and views of all frames but the last of clips' patches [B, T, L, P], flattened."""
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, seen: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:  # -> [N, L, D], [N, L, V]
+        views = self.model.views(seen)
+        context = self.model.encode(views, previous, torch.zeros_like(previous))
+        return context[:, :-1].flatten(0, 1), views[:, :-1].flatten(0, 1)
+
+
+class Denoise(nn.Module):
+    """A decoder's guess of x0."""
+
+    def __init__(self, decoder: FrameDecoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, noisy: Tensor, t: Tensor, context: Tensor, last: Tensor, action: Tensor) -> Tensor:
+        made: Tensor = self.decoder(noisy, t, context, last, action)
+        return made
