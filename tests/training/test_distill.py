@@ -109,7 +109,7 @@ def teacher(pong_data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Pat
     small = ["batch=2", "compile=false", "dtype=float32", "threads=1", "model.patch=16", "model.dim=32"]
     small += ["model.heads=2", "model.encoder_layers=1", "model.decoder_layers=1", "model.window=4"]
     small += ["model.decoder_width=8", "report.held_out_clips=1", "report.grid_rows=1", "report.grid_ticks=[1,4]"]
-    small += ["outcomes.steps=0"]
+    small += ["replay.steps=0", "outcomes.steps=0"]
     assert train(["world=pong", f"data={pong_data.folder}", f"run={run}", "steps=3", *small]) in (0, None)
     return run / "world"
 

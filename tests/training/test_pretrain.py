@@ -23,6 +23,7 @@ from worldsim.training.optimizer import OptimizerConfig, schedule, split_paramet
 from worldsim.training.outcomes import OutcomesConfig
 from worldsim.training.parallel import Ranks
 from worldsim.training.pretrain import main
+from worldsim.training.replay import ReplayConfig
 from worldsim.training.run import Run
 from worldsim.training.trainer import PretrainConfig, Trainer
 from worldsim.world import load_world
@@ -167,6 +168,7 @@ def config(data: Dataset, run: Path, **more: object) -> PretrainConfig:
         "model": SHAPE,
     }
     fields |= {"optimizer": OptimizerConfig(warmup=2), "outcomes": OutcomesConfig(3, 4, 8)}
+    fields |= {"replay": ReplayConfig(steps=0)}
     fields |= {"loss": LossConfig(own_pool=2, own_ticks=3)}
     return PretrainConfig(**(fields | more))  # type: ignore[arg-type]
 

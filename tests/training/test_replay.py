@@ -119,16 +119,37 @@ def test_what_is_kept_comes_back_the_same(model: WorldModel, store: ClipStore) -
     assert torch.equal(one[2], other[2])
 
 
-def test_only_the_decoder_learns_and_it_does(pong_data: Dataset, tmp_path: Path) -> None:
+def config(data: Dataset, run: Path, replay: ReplayConfig) -> PretrainConfig:
     shape = {
         "patch": 20, "dim": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "decoder_width": 8, "window": 4,
     }  # fmt: skip
-    config = PretrainConfig(
-        "pong", pong_data.folder, tmp_path, steps=1, batch=2, dtype="float32", compile=False, model=shape, loss=LOSS,
-        optimizer=OptimizerConfig(warmup=2, ema=0.0), replay=ReplayConfig(30, frames=24, clips=12, first=8),
-        outcomes=OutcomesConfig(steps=0),
+    return PretrainConfig(
+        "pong", data.folder, run, steps=1, batch=2, dtype="float32", compile=False, model=shape, loss=LOSS,
+        optimizer=OptimizerConfig(warmup=2, ema=0.0), replay=replay, outcomes=OutcomesConfig(steps=0),
     )  # fmt: skip
-    trainer = Trainer(config, Ranks())
+
+
+def test_it_goes_on_to_the_same_bytes(pong_data: Dataset, tmp_path: Path) -> None:
+    how = ReplayConfig(9, frames=8, clips=4, first=2)
+    straight, first = (Trainer(config(pong_data, tmp_path / name, how), Ranks()) for name in ("straight", "stopped"))
+    straight.train()
+    straight.finish_decoder()
+    keep = first.keep
+    first.keep = lambda last: (keep(last), first._ask_to_stop() if first.step == 6 else None, first._stop)[2]  # type: ignore[method-assign, func-returns-value]
+    first.train()
+    first.finish_decoder()
+    first.save()
+    assert first.step == 6 and not first.finished
+    second = Trainer(config(pong_data, tmp_path / "stopped", how), Ranks())
+    second.train()
+    second.finish_decoder()
+    assert second.finished
+    ours, theirs = straight.state(), second.state()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_only_the_decoder_learns_and_it_does(pong_data: Dataset, tmp_path: Path) -> None:
+    trainer = Trainer(config(pong_data, tmp_path, ReplayConfig(30, frames=24, clips=12, first=8)), Ranks())
     trainer.train()
     before = {name: value.clone() for name, value in trainer.ema.state_dict().items()}
     trainer.finish_decoder()

@@ -44,7 +44,7 @@ class ReplayConfig:
         rate: The optimisers' rates at the beginning, in those of the whole model's; they fall linearly to zero.
     """
 
-    steps: int = 0
+    steps: int = 4000
     frames: int = 282
     clips: int = 2400
     first: int = 300
