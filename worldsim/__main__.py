@@ -17,6 +17,7 @@ VERBS = {
     "distill": ("worldsim.training.distill", "make a world need fewer denoising steps"),
     "export": ("worldsim.training.export", "make a world folder of a run"),
     "evaluate": ("worldsim.evaluation.evaluate", "measure a world against the real game"),
+    "compare": ("worldsim.evaluation.compare", "put worlds and denoising steps side by side in one table"),
     "transfer": ("worldsim.evaluation.transfer", "play the dream and the real game with the same players"),
     "card": ("worldsim.evaluation.card", "copy measured figures into README and CARD"),
     "benchmark": ("worldsim.benchmark.run", "measure what a key press costs; `benchmark compare a.json b.json`"),

@@ -60,6 +60,20 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise RunError(f"{path} is not a whole worldsim checkpoint: delete it to start this run anew") from error
 
 
+def read_facts(path: Path) -> dict[str, Any]:
+    """The facts alone, without the tensors.
+
+    Raises:
+        RunError: the file is truncated or foreign.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts: dict[str, Any] = json.loads((file.metadata() or {})["worldsim"])
+            return facts
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise RunError(f"{path} is not a whole worldsim checkpoint") from error
+
+
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names start with ``prefix.``, without it."""
     return {name.removeprefix(prefix + "."): value for name, value in tensors.items() if name.startswith(prefix + ".")}

@@ -98,7 +98,13 @@ class Loop(ABC):
         self._clip, self._how, self._sampling_steps = config.clip, config.report, sampling_steps
         self.step = 0
         self._stop = False
-        self._saved = time.monotonic()
+        self._saved = self._begun = time.monotonic()
+        self._before = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """That the run has taken, all of its resumes together, as far as they were saved."""
+        return self._before + time.monotonic() - self._begun
 
     def training_clips(self, window: int) -> ClipStore:
         """What it learns from.
@@ -139,7 +145,7 @@ class Loop(ABC):
             self.restore(tensors)
         except (RuntimeError, KeyError) as error:
             raise RunError(f"{self.run.checkpoint} is of another model: give another run=<folder>") from error
-        self.step = int(facts["step"])
+        self.step, self._before = int(facts["step"]), float(facts.get("seconds", 0.0))
 
     def save(self) -> None:
         """Write the whole state, atomically.
@@ -150,7 +156,8 @@ class Loop(ABC):
         tensors = self.state()
         if not all_finite(tensors):
             raise RunError(f"the weights hold NaN or infinity at step {self.step}: lower the learning rates and resume")
-        save_checkpoint(self.run.checkpoint, tensors, {"step": self.step, "world": self.name})
+        facts = {"step": self.step, "world": self.name, "seconds": self.seconds}
+        save_checkpoint(self.run.checkpoint, tensors, facts)
 
     def keep(self, last: int) -> bool:
         """Save as often as wanted and at the end; whether to leave before it."""

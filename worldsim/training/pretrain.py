@@ -21,7 +21,7 @@ def main(settings: dict[str, Any]) -> int | None:
     """The verb."""
     config = from_dict(PretrainConfig, settings)
     if config.steps < (0 if config.init else 1) or config.batch < 1:
-        raise RunError("batch must be at least 1, and steps too, or 0 to train only the decoder and the heads of init=<world>")
+        raise RunError("batch must be at least 1, and steps too, or 0 to finish decoder and heads of init=<world>")
     if config.threads:
         torch.set_num_threads(config.threads)
     try:
