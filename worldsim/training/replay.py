@@ -39,8 +39,8 @@ class ReplayConfig:
         first: Of these, how many before the first step.
         every: Steps from which on ``batch`` new clips take the oldest ones' place.
         emphasis: Frames are drawn by their error to this power (alpha in arXiv 1511.05952).
-        correction: They weigh what they were drawn too often, to this power (beta). Below 1, what cannot be known (when
-            a ball is served) is foretold too often.
+        correction: They weigh what they were drawn too often, to this power (beta). With 0.8, what nobody can know (a
+            served ball) was foretold too often (docs/experiments/2026-11-22-eighth-pong.md).
         rate: The optimisers' rates at the beginning, in those of the whole model's; they fall linearly to zero.
     """
 
@@ -50,7 +50,7 @@ class ReplayConfig:
     first: int = 300
     every: int = 2
     emphasis: float = 0.7
-    correction: float = 0.8
+    correction: float = 1.0
     rate: float = 0.75
 
 
