@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.func import functional_call
 
 from worldsim.model.world_model import WorldModel
 from worldsim.training.batches import stratified
 from worldsim.training.loss import Batch, LossConfig, change_weights, shift_levels
+from worldsim.training.teaching import Computer
 
 NEAR = 2  # ticks around a frame whose errors count as its own when it arrives: what is hard comes with its neighbours
 HIGH = 0.9  # noise levels from here on tell how well a frame is foretold
@@ -86,6 +86,7 @@ class DecoderObjective:
 
     def __init__(self, model: WorldModel, config: LossConfig, dtype: torch.dtype, compiled: bool) -> None:
         frozen = copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
+        computer = Computer(dtype, compiled)
         decoder, weight = model.decoder, config.changed_weight
 
         def errors(t: Tensor, noise: Tensor, *given: Tensor) -> Tensor:
@@ -93,11 +94,10 @@ class DecoderObjective:
             before, last, following = (model.shown(u, dtype) for u in (frames.before, frames.last, frames.following))
             level = t.to(dtype)
             noisy = torch.lerp(following, noise, level[:, None, None])
-            weights = {name: value.to(dtype) for name, value in decoder.named_parameters()}
-            told = noisy, level, frames.context, model.view_after(last, before), frames.action
-            x0: Tensor = functional_call(decoder, weights, told)
+            x0 = computer.call(decoder, noisy, level, frames.context, model.view_after(last, before), frames.action)
             squares = (x0.float() - following.float()).square().unflatten(-1, (-1, 3)).mean(-1)
-            return (squares * (1 + (weight - 1) * frames.moved)).mean((1, 2))
+            each: Tensor = (squares * (1 + (weight - 1) * frames.moved)).mean((1, 2))
+            return each
 
         def loss(weights: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
             each = errors(*given)
@@ -113,24 +113,23 @@ class DecoderObjective:
             context: Tensor = frozen.encode(frozen.views(seen), previous, torch.zeros_like(previous))
             return context[:, :-1]
 
-        def built(function: Callable[..., object]) -> Callable[..., object]:
-            return torch.compile(function) if compiled else function
-
         self.dtype = dtype
-        self._loss, self._arrival, self._encode = built(loss), built(arrival), built(encode)
+        self._loss, self._arrival, self._encode = computer.built(loss), computer.built(arrival), computer.built(encode)
 
     def loss(self, frames: Frames, weights: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The weighted mean error at noise levels t [N], and each frame's own [N]."""
-        result = self._loss(weights, t, noise.to(self.dtype), *_values(frames))
-        return result  # type: ignore[return-value]
+        result: tuple[Tensor, Tensor] = self._loss(weights, t, noise.to(self.dtype), *_values(frames))
+        return result
 
     def arrival(self, frames: Frames, noise: Tensor) -> Tensor:
         """Errors [N] of the guess from pure noise."""
-        return self._arrival(noise.to(self.dtype), *_values(frames))  # type: ignore[return-value]
+        errors: Tensor = self._arrival(noise.to(self.dtype), *_values(frames))
+        return errors
 
     def encode(self, seen: Tensor, actions: Tensor) -> Tensor:
         """Contexts [B, T-1, L, D] of clips' patches [B, T, L, P], but of their last frames."""
-        return self._encode(seen, actions)  # type: ignore[return-value]
+        contexts: Tensor = self._encode(seen, actions)
+        return contexts
 
 
 class Replay:

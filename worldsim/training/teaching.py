@@ -1,4 +1,4 @@
-"""What every way of distilling shares: the moments that are learned from, and parts computed in a number format."""
+"""What ways to teach a decoder share: the moments that are learned from, and parts computed in a number format."""
 
 from __future__ import annotations
 
