@@ -49,15 +49,15 @@ def test_a_sleep_in_a_stage_shows_in_that_stage_and_nowhere_else(make_world) -> 
     encode = session._parts.encode
 
     def slow(*arguments: torch.Tensor) -> Any:
-        time.sleep(0.005)
+        time.sleep(0.02)
         return encode(*arguments)
 
     object.__setattr__(session._parts, "encode", slow)
     slowed = measure.time_ticks(session, 40, rng)["samples"]
     # The least disturbed ticks: whatever else runs on the machine is not the benchmark's doing.
     added = {stage: percentile(slowed[stage], 5) - percentile(plain[stage], 5) for stage in plain}
-    assert added["encode"] > 4.5 and added["tick"] > 4.5
-    assert all(abs(added[stage]) < 2.5 for stage in ("decode", "to_uint8", "outcome", "response"))
+    assert added["encode"] > 15 and added["tick"] > 15
+    assert all(abs(added[stage]) < 10 for stage in ("decode", "to_uint8", "outcome", "response"))
 
 
 def test_a_stages_time_is_part_of_its_tick(make_world) -> None:

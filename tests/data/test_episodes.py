@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
 import shutil
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +74,30 @@ def test_what_is_written_comes_back(folder: Path) -> None:
     assert dataset.actions == ACTIONS and dataset.config["source"]["name"] == "toy"
     for info in dataset.episodes:
         _same(dataset.load(info), _episode(seed=info.seed))
+
+
+@pytest.fixture
+def restless() -> Iterator[None]:
+    """Threads that give way to each other as often as they can, in the middle of parsing too."""
+    interval, threshold = sys.getswitchinterval(), gc.get_threshold()
+
+    def give_way(*_: Any) -> None:
+        sum(range(50))
+
+    gc.callbacks.append(give_way)
+    gc.set_threshold(3)
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+    gc.set_threshold(*threshold)
+    gc.callbacks.remove(give_way)
+
+
+def test_episodes_are_read_by_many_threads_at_once(folder: Path, restless: None) -> None:
+    """With ``np.load``, Python 3.11's parser was now and then at work in two threads at once: a SystemError."""
+    paths = sorted(folder.glob("*.npz")) * 80
+    with ThreadPoolExecutor(8) as readers:
+        assert len(list(readers.map(read_episode, paths))) == len(paths)
 
 
 def test_held_out_episodes_are_apart(folder: Path) -> None:

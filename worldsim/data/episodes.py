@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import threading
 import warnings
 import zipfile
 import zlib
@@ -31,6 +32,7 @@ VERSION = 1
 INDEX = "index.json"
 STATE = "state_"
 MEND = "delete it and run the same `worldsim collect` again to make it anew"
+_HEADERS = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -186,10 +188,8 @@ def read_episode(path: Path) -> Episode:
         DataError: the file is missing, truncated or foreign.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("a single array")
-            arrays = {name: file[name] for name in file.files}
+        with zipfile.ZipFile(path) as archive:
+            arrays = {name.removesuffix(".npy"): _read_array(archive, name) for name in archive.namelist()}
         columns = [name for name in arrays if name.startswith(STATE)]
         state = {name.removeprefix(STATE): arrays.pop(name) for name in columns}
         episode = Episode(**arrays, state=state)
@@ -200,6 +200,20 @@ def read_episode(path: Path) -> Episode:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise DataError(f"{path} is truncated or not a recorded episode ({reason}): {MEND}") from error
     return episode
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    """An array of an npz file, as ``np.load`` reads it, but in any thread: headers are parsed by ``ast``, which must
+    not run in two threads at once in Python 3.11.
+    """
+    with archive.open(name) as file:
+        with _HEADERS:
+            if np.lib.format.read_magic(file) != (1, 0):
+                raise ValueError(f"{name} is of another format")
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.hasobject or fortran:
+            raise ValueError(f"{name} is of {dtype}")
+        return np.frombuffer(file.read(), dtype).reshape(shape)
 
 
 def _check(episode: Episode) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from worldsim.model.world_model import WorldModel
 from worldsim.training.batches import stratified
-from worldsim.training.loss import Batch, LossConfig, change_weights, shift_levels
+from worldsim.training.loss import Batch, LossConfig, attention, shift_levels
 from worldsim.training.teaching import Computer
 
 NEAR = 2  # ticks around a frame whose errors count as its own when it arrives: what is hard comes with its neighbours
@@ -62,7 +62,6 @@ class Frames:
         context: [N, L, D].
         before, last: Patches of the last two frames as they were shown, uint8 [N, L, P].
         following: Of the recorded one that follows.
-        moved: Whether pixels change, or are next to one that does, bool [N, L, P / 3].
         action: int64 [N].
     """
 
@@ -70,7 +69,6 @@ class Frames:
     before: Tensor
     last: Tensor
     following: Tensor
-    moved: Tensor
     action: Tensor
 
 
@@ -95,8 +93,8 @@ class DecoderObjective:
             level = t.to(dtype)
             noisy = torch.lerp(following, noise, level[:, None, None])
             x0 = computer.call(decoder, noisy, level, frames.context, model.view_after(last, before), frames.action)
-            squares = (x0.float() - following.float()).square().unflatten(-1, (-1, 3)).mean(-1)
-            each: Tensor = (squares * (1 + (weight - 1) * frames.moved)).mean((1, 2))
+            weights = attention(model, before, last, x0, weight)
+            each: Tensor = ((x0.float() - following.float()).square() * weights).mean((1, 2))
             return each
 
         def loss(weights: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
@@ -237,13 +235,11 @@ class Replay:
         place = number % self._rounds
         shown = seen.float().add(1).mul(127.5).round().to(torch.uint8)
         real = self._model.patchify(batch.frames)
-        moved = (change_weights(batch.frames, 2.0) > 1).expand(*batch.frames[:, 1:].shape)
         kept = Frames(
             context=self._objective.encode(seen, batch.actions),
             before=torch.cat((shown[:, :1], shown[:, :-2]), 1),
             last=shown[:, :-1],
             following=real[:, 1:],
-            moved=self._model.patchify(moved).unflatten(-1, (-1, 3))[..., 0],
             action=batch.actions,
         )
         for name, value in vars(kept).items():
