@@ -14,8 +14,7 @@ from worldsim.engine.sampler import levels, sample
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel
 from worldsim.training.distill import METHODS, DistillConfig, Distiller, main
-from worldsim.training.dmd import DMD, exit_frames, made_weights, matching_loss
-from worldsim.training.loss import change_weights
+from worldsim.training.dmd import DMD, exit_frames, matching_loss
 from worldsim.training.parallel import Ranks
 from worldsim.training.pretrain import main as train
 from worldsim.training.regression import Consistency, ODEInitialisation, trajectory
@@ -78,18 +77,6 @@ def test_frames_move_from_what_the_critic_sees_to_what_the_teacher_sees() -> Non
     made.requires_grad_()
     matching_loss(made, real, fake).backward()
     torch.testing.assert_close(made.grad, (fake - real) / made.numel())
-
-
-def test_weights_of_made_frames_are_those_of_real_ones() -> None:
-    model = WorldModel(SHAPE)
-    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 4, (2, 2, 16, 24, 3)) * 60)
-    frames = frames.to(torch.uint8)
-    frames[:, 1, :8] = frames[:, 0, :8]
-    patches = model.see(frames, torch.float32)
-    expected = model.patchify(change_weights(frames, 16.0)[:, 0].expand(-1, -1, -1, 3))
-    torch.testing.assert_close(made_weights(patches[:, 1], patches[:, 0], model, 16.0), expected)
-    trembling = patches[:, 1] + 0.5 / 127.5
-    torch.testing.assert_close(made_weights(trembling, patches[:, 0], model, 16.0), expected)
 
 
 def test_a_critic_that_agrees_with_the_teacher_moves_nothing_and_one_that_differs_does() -> None:

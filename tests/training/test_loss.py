@@ -15,7 +15,7 @@ from worldsim.data.episodes import Dataset
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.training.batches import _make_row, device_noise, make_batch, stratified, stream
-from worldsim.training.loss import Batch, LossConfig, change_weights, last_rewards, pretrain_loss, shift_levels
+from worldsim.training.loss import Batch, LossConfig, attention, last_rewards, moved, pretrain_loss, shift_levels
 from worldsim.training.objective import Objective
 from worldsim.training.outcomes import Contexts, event_at, gather_contexts, outcome_loss
 from worldsim.training.own import Turn, own_frames, own_rows
@@ -45,13 +45,41 @@ def batch_of(store: ClipStore, step: int = 0, places: range = range(2)) -> Batch
     return make_batch(store, TINY, LOSS, seed=5, step=step, places=places)
 
 
-def test_changed_pixels_and_their_neighbours_weigh_more() -> None:
-    frames = torch.zeros(1, 2, 8, 8, 3, dtype=torch.uint8)
-    frames[0, 1, 4, 4, 1] = 9
-    weights = change_weights(frames, 16.0)[0, 0, :, :, 0]
-    assert (weights[3:6, 3:6] == 16).all()
-    assert int((weights == 16).sum()) == 9
-    assert int((weights == 1).sum()) == 55
+def test_what_moved_and_what_is_foretold_to_move_weighs_more() -> None:
+    model = WorldModel(TINY)
+    frames = torch.zeros(3, 1, TINY.height, TINY.width, 3)
+    frames[1:, 0, 4, 4, 1] = 0.2  # moved before the last frame, and is there still
+    frames[2, 0, 12, 12, 0] = 0.2  # foretold
+    before, last, made = model.patchify(frames)
+    weights = model.unpatchify(attention(model, before, last, made, 16.0))[0]
+    assert (weights[1:8, 1:8] == 16).all() and (weights[11:14, 11:14] == 16).all()
+    assert int((weights == 16).sum()) == 3 * (49 + 9)
+    assert int((weights == 1).sum()) == weights.numel() - 3 * (49 + 9)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_what_may_be_is_learned_as_likely_as_it_is(share: float) -> None:
+    """A pixel that lights up in one frame of ten is best foretold a tenth lit; weights must not shift that."""
+    model = WorldModel(TINY)
+    following = torch.full((20, TINY.height, TINY.width, 3), -1.0)
+    following[: int(20 * share), 5, 5] = 1.0
+    target = model.patchify(following)
+    before = last = torch.full_like(target, -1.0)
+    guess = following.mean(0).requires_grad_()
+    made = model.patchify(guess).expand_as(target)
+    weights = attention(model, before, last, made, 16.0)
+    (slope,) = torch.autograd.grad(((made - target).square() * weights).mean(), guess)
+    assert float(weights.max()) == 16
+    torch.testing.assert_close(slope, torch.zeros_like(slope), atol=1e-9, rtol=0)
+
+
+def test_near_reaches_across_patches_but_not_across_frames() -> None:
+    first = torch.zeros(2, 16, 16, 3)
+    second = first.clone()
+    second[0, 8, 8, 1] = 0.3
+    second[1, 0, 0, 0] = 0.01  # trembles
+    near = moved(first, second, 2)
+    assert int(near.sum()) == 25 and bool(near[0, 6:11, 6:11].all())
 
 
 def test_levels_shift_towards_noise_and_keep_their_ends() -> None:

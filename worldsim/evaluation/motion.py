@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from worldsim.engine.precision import pick_device, pick_dtype
 from worldsim.evaluation.moments import Moment
 from worldsim.evaluation.subject import Subject, spread
-from worldsim.training.loss import LossConfig, change_weights
+from worldsim.training.loss import REACH, LossConfig, moved
 from worldsim.training.own import own_frames
 from worldsim.vision.reading import Reading, distance
 
@@ -70,13 +70,14 @@ def compare(dreamed: Reading, real: Reading, errors: NDArray[np.float64]) -> dic
 
 def frame_errors(made: NDArray[np.uint8], real: NDArray[np.uint8]) -> NDArray[np.float64]:
     """1000 times the weighted mean square [T, N] of made frames [T, N, H, W, 3] less real ones [T+1, N, H, W, 3], which
-    begin a tick before; values are in [-1, 1], weights those of training.
+    begin a tick before; values are in [-1, 1]; what is near what has just moved weighs as in training.
     """
     found = []
     for row in range(made.shape[1]):  # a row at a time: floats take room
-        weights = change_weights(torch.from_numpy(real[:, row])[None], LossConfig().changed_weight)[0].numpy()
+        shown = torch.from_numpy(real[:-1, row]) / 127.5
+        near = moved(torch.cat((shown[:1], shown[:-1])), shown, REACH)[..., None].numpy()
         apart = (made[:, row].astype(np.float32) - real[1:, row]) / 127.5
-        found.append((weights * apart**2).mean((1, 2, 3)))
+        found.append(((1 + (LossConfig().moved_weight - 1) * near) * apart**2).mean((1, 2, 3)))
     return 1000 * np.stack(found, 1).astype(np.float64)
 
 

@@ -70,7 +70,7 @@ class DistillConfig:
     head_start: int = 50
     ema: float = 0.99
     noise_shift: float = 1.0
-    changed_weight: float = 16.0
+    moved_weight: float = 16.0
     own_share: float = 0.67
     own_level: float = 0.5
     device: str = "cpu"
@@ -113,7 +113,7 @@ class Distiller(Loop):
         self.loss = LossConfig(
             draws=2 + config.critic_steps if config.method == "dmd" else 1,
             noise_shift=config.noise_shift,
-            changed_weight=config.changed_weight,
+            moved_weight=config.moved_weight,
             # A kept trajectory is of the history that it was computed from.
             own_share=0.0 if config.method == "ode" else config.own_share,
             own_level=config.own_level,
@@ -147,12 +147,12 @@ class Distiller(Loop):
                 student,
                 self.computer,
                 steps=steps,
-                weight=config.changed_weight,
+                weight=config.moved_weight,
                 critic_steps=config.critic_steps,
                 head_start=config.head_start,
                 seed=config.seed,
             )
-        told: dict[str, Any] = {"teacher_steps": config.teacher_steps, "weight": config.changed_weight}
+        told: dict[str, Any] = {"teacher_steps": config.teacher_steps, "weight": config.moved_weight}
         if config.method == "consistency":
             return Consistency(self.teacher, student, self.computer, ema=config.ema, **told)
         folder = self.run.folder / "trajectories"

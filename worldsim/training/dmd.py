@@ -15,12 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from worldsim.engine.sampler import levels
-from worldsim.model.decoder import FrameDecoder, without_margin
+from worldsim.model.decoder import FrameDecoder
 from worldsim.model.world_model import WorldModel
-from worldsim.training.loss import change_weights
-from worldsim.training.teaching import Computer, Denoise, Method, Moments
-
-CHANGED = 8 / 255 * 2  # of values in [-1, 1]: a made frame's still pixels tremble by less
+from worldsim.training.teaching import Computer, Denoise, Method, Moments, weighted_error
 
 
 def exit_frames(
@@ -71,22 +68,6 @@ def matching_loss(made: Tensor, real: Tensor, fake: Tensor) -> Tensor:
     return 0.5 * (made.float() - toward).square().mean()
 
 
-def made_weights(made: Tensor, last: Tensor, model: WorldModel, weight: float) -> Tensor:
-    """Weights of a made frame's pixels, as :func:`~worldsim.training.loss.change_weights` gives those of a real one.
-
-    Args:
-        made, last: Patches [N, L, P] of the frame and of the one before it.
-        model: Says how patches lie.
-        weight: Of what changes.
-
-    Returns:
-        Patches [N, L, P].
-    """
-    moved = (made - last).abs() > CHANGED
-    steps = model.unpatchify(torch.stack((torch.zeros_like(moved), moved), 1)).to(torch.uint8)  # [N, 2, H, W, 3]
-    return model.patchify(change_weights(steps, weight)[:, 0].expand(-1, -1, -1, 3))
-
-
 class DMD(Method):
     """Distribution matching with a critic that learns at a faster time scale (DMD2, arXiv 2405.14867).
 
@@ -95,7 +76,7 @@ class DMD(Method):
         student: Shares the encoder; its decoder learns.
         computer: Of everything.
         steps: Of the student's sampler.
-        weight: Of changed pixels in the critic's loss.
+        weight: Of pixels that move in the critic's loss.
         critic_steps: Of the critic, for each of the student's.
         head_start: Steps in which only the critic learns.
         seed: Of the exit steps.
@@ -172,9 +153,6 @@ class _CriticLoss(nn.Module):
         self.layout = [model]  # for where patches lie; not a part of this module
 
     def forward(self, made: Tensor, context: Tensor, last: Tensor, action: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        model = self.layout[0]
-        frame = last[..., : model.config.seen_dim]
-        weights = made_weights(made, without_margin(frame, model.config), model, self.weight)
         noisy = torch.lerp(made, noise, t[:, None, None])
         x0 = self.critic(noisy, t, context, last, action)
-        return ((x0.float() - made.float()).square() * weights).mean()
+        return weighted_error(x0, made, last, self.layout[0], self.weight)

@@ -25,7 +25,7 @@ class LossConfig:
     Attributes:
         draws: Noise levels drawn per encoder pass; the decoder is cheap, so several amortise it (SCD).
         noise_shift: Noise levels are t = s u / (1 + (s - 1) u), u uniform: towards pure noise, where few steps work.
-        changed_weight: Weight of pixels that may change over that of those that stay; see :func:`attention`.
+        moved_weight: Weight of pixels that may change over that of those that stay; see :func:`attention`.
         context_noise_share: Share of clips whose context is noised (GameNGen, arXiv 2408.14837).
         outcome_weight: Weight of the reward and termination cross-entropies.
         own_share: Share of clips that show the encoder the model's own frames instead of real ones; see
@@ -39,7 +39,7 @@ class LossConfig:
 
     draws: int = 2
     noise_shift: float = 5.0
-    changed_weight: float = 16.0
+    moved_weight: float = 16.0
     context_noise_share: float = 0.0
     outcome_weight: float = 0.1
     own_share: float = 0.67
@@ -82,28 +82,29 @@ def shift_levels(u: NDArray[np.float32], shift: float) -> NDArray[np.float32]:
     return shift * u / (1 + (shift - 1) * u)
 
 
-def change_weights(frames: Tensor, weight: float) -> Tensor:
-    """Weight 1, or ``weight`` within a pixel of one that changes from a frame to the next.
+def moved(first: Tensor, second: Tensor, reach: int) -> Tensor:
+    """Pixels up to ``reach`` away from one that differs between two frames.
 
     Args:
-        frames: uint8 [B, T, H, W, 3].
-        weight: Weight of changed pixels.
+        first, second: Frames [..., H, W, 3] in [-1, 1]; broadcast.
+        reach: Pixels along and across.
 
     Returns:
-        float32 [B, T-1, H, W, 1].
+        bool [..., H, W].
     """
-    changed = (frames[:, 1:] != frames[:, :-1]).any(-1)  # [B, T-1, H, W]
-    near = F.max_pool2d(changed.to(torch.float32), 3, stride=1, padding=1)
-    return (1 + (weight - 1) * near).unsqueeze(-1)
+    differs = ((second - first).abs() > CHANGED).any(-1)
+    flat = differs.reshape(-1, 1, *differs.shape[-2:]).to(torch.float32)
+    return (F.max_pool2d(flat, 2 * reach + 1, stride=1, padding=reach) > 0).view_as(differs)
 
 
+@torch.no_grad()
 def attention(model: WorldModel, before: Tensor, last: Tensor, made: Tensor, weight: float) -> Tensor:
-    """Weight ``weight`` where something moves or is foretold to, 1 elsewhere; of the error of a guess.
+    """Weight ``weight`` where something has moved or is foretold to, 1 elsewhere; of the error of a guess.
 
     It is told from what the guess was made from and from the guess itself, never from the frame that really followed.
-    Weighted by :func:`change_weights` instead, the best guess is not the mean of what may follow, which a diffusion
-    model is to learn, but E[w x] / E[w]: a ball that is somewhere with a chance of a tenth was drawn at two thirds of
-    its brightness, and so at several places at once (docs/experiments).
+    A weight w told from that frame x makes E[w x] / E[w] the best guess, where a diffusion model is to learn the mean
+    E[x] of what may follow: a ball that is somewhere with a chance of a tenth was drawn at two thirds of its
+    brightness, and so at several places at once (docs/experiments/2026-11-22-ninth-pong.md).
 
     Args:
         model: Says how patches lie.
@@ -112,20 +113,12 @@ def attention(model: WorldModel, before: Tensor, last: Tensor, made: Tensor, wei
         weight: See above.
 
     Returns:
-        Patches [..., L, P] in made's shape, without gradient.
+        Patches in the broadcast shape.
     """
-    with torch.no_grad():
-        moved = model.unpatchify((last - before).abs() > CHANGED).any(-1)
-        foretold = model.unpatchify((made - last).abs() > CHANGED).any(-1)  # [..., H, W]
-        near = _spread(moved, REACH).expand_as(foretold) | _spread(foretold, 1)
-        weights = 1 + (weight - 1) * near.to(made.dtype)
-        return model.patchify(weights[..., None].expand(*weights.shape, 3))
-
-
-def _spread(marked: Tensor, reach: int) -> Tensor:
-    """Marked pixels [..., H, W] and those up to ``reach`` around them."""
-    flat = marked.reshape(-1, 1, *marked.shape[-2:]).to(torch.float32)
-    return (F.max_pool2d(flat, 2 * reach + 1, stride=1, padding=reach) > 0).view_as(marked)
+    first, second, third = (model.unpatchify(x) for x in (before, last, made))
+    near = moved(first, second, REACH) | moved(second, third, 1)
+    weights = 1 + (weight - 1) * near.to(made.dtype)
+    return model.patchify(weights[..., None].expand(*weights.shape, 3))
 
 
 def last_rewards(rewards: Tensor) -> Tensor:
@@ -171,7 +164,7 @@ def pretrain_loss(
     x0 = model.denoise(noisy.flatten(0, 2), per_draw(scene), modulations)
     x0, shown = x0.view_as(target), clean if seen is None else seen
     before = torch.cat((shown[:, :1], shown[:, :-2]), 1)
-    weights = attention(model, before[:, None], shown[:, None, :-1], x0, config.changed_weight)
+    weights = attention(model, before[:, None], shown[:, None, :-1], x0, config.moved_weight)
     denoise = ((x0.float() - target.float()).square() * weights).mean()
 
     reward_logits, end_logits = model.outcome(context[:, 1:], views[:, 1:], last_rewards(batch.rewards))

@@ -17,9 +17,8 @@ from worldsim.checkpoint import load_checkpoint, save_checkpoint
 from worldsim.engine.sampler import Denoise as DenoiseAt
 from worldsim.engine.sampler import levels
 from worldsim.model.world_model import WorldModel
-from worldsim.training.dmd import made_weights
 from worldsim.training.optimizer import update_ema
-from worldsim.training.teaching import Computer, Denoise, Method, Moments
+from worldsim.training.teaching import Computer, Denoise, Method, Moments, weighted_error
 
 
 def trajectory(denoise: DenoiseAt, noise: Tensor, at: Sequence[float], kept: Sequence[float]) -> list[Tensor]:
@@ -43,12 +42,6 @@ def trajectory(denoise: DenoiseAt, noise: Tensor, at: Sequence[float], kept: Seq
     return [*points, x]
 
 
-def weighted_error(made: Tensor, wanted: Tensor, last: Tensor, model: WorldModel, weight: float) -> Tensor:
-    """Mean squared error of made frames [N, L, P]; pixels that change from ``last``, or lie near, have ``weight``."""
-    weights = made_weights(wanted, last, model, weight)
-    return ((made.float() - wanted.float()).square() * weights).mean()
-
-
 class ODEInitialisation(Method):
     """The student regresses from points of the teacher's trajectories to their ends (CausVid, arXiv 2412.07772,
     section 4.3 and equation 6).
@@ -62,7 +55,7 @@ class ODEInitialisation(Method):
         computer: Of everything.
         steps: Of the student's sampler; they divide the teacher's.
         teacher_steps: Of the teacher's.
-        weight: Of changed pixels.
+        weight: Of pixels that move.
         folder: Where trajectories are kept.
         kept: Of how many steps.
     """
@@ -95,11 +88,10 @@ class ODEInitialisation(Method):
         else:
             *points, end = self._solve(m.noise[0], m.context, m.last, m.action)
             save_checkpoint(path, {str(i): one for i, one in enumerate([*points, end])}, {"step": m.step})
-        last = m.last_patches(self._teacher)
         k = m.step // self._kept % len(points)
         t = torch.full_like(m.levels[0], self._levels[k])
-        made = self._say(points[k].to(last), t, m.context, m.last, m.action)
-        yield "student", weighted_error(made, end.to(last), last, self._teacher, self._weight)
+        made = self._say(points[k].to(m.last), t, m.context, m.last, m.action)
+        yield "student", weighted_error(made, end.to(made), m.last, self._teacher, self._weight)
 
 
 class Consistency(Method):
@@ -111,7 +103,7 @@ class Consistency(Method):
         student: Shares the encoder; its decoder learns.
         computer: Of everything.
         teacher_steps: Of the teacher's; neighbours lie one of them apart.
-        weight: Of changed pixels.
+        weight: Of pixels that move.
         ema: Of the student that is believed.
     """
 
@@ -151,7 +143,7 @@ class Consistency(Method):
         noisy = torch.lerp(m.real, m.noise[0], t[:, None, None])
         wanted = self._neighbour(noisy, t, s, m.context, m.last, m.action)
         made = self._say(noisy, t, m.context, m.last, m.action)
-        yield "student", weighted_error(made, wanted, m.last_patches(self._teacher), self._teacher, self._weight)
+        yield "student", weighted_error(made, wanted, m.last, self._teacher, self._weight)
 
 
 class _Solve(nn.Module):

@@ -85,7 +85,7 @@ class DecoderObjective:
     def __init__(self, model: WorldModel, config: LossConfig, dtype: torch.dtype, compiled: bool) -> None:
         frozen = copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
         computer = Computer(dtype, compiled)
-        decoder, weight = model.decoder, config.changed_weight
+        decoder, weight = model.decoder, config.moved_weight
 
         def errors(t: Tensor, noise: Tensor, *given: Tensor) -> Tensor:
             frames = Frames(*given)

@@ -13,6 +13,7 @@ from torch.func import functional_call
 
 from worldsim.model.decoder import FrameDecoder, without_margin
 from worldsim.model.world_model import WorldModel
+from worldsim.training.loss import attention
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,21 @@ class Moments:
     noise: Sequence[Tensor]
     levels: Sequence[Tensor]
 
-    def last_patches(self, model: WorldModel) -> Tensor:
-        """Patches [N, L, P] of the frames that the views are of."""
-        return without_margin(self.last[..., : model.config.seen_dim], model.config)
+
+def weighted_error(made: Tensor, wanted: Tensor, last: Tensor, model: WorldModel, weight: float) -> Tensor:
+    """Mean squared error of made frames [N, L, P], weighted by :func:`~worldsim.training.loss.attention`.
+
+    Args:
+        made, wanted: Patches [N, L, P].
+        last: Views [N, L, V] of the frames before.
+        model: Says how patches and views lie.
+        weight: Of what moves.
+    """
+    c = model.config
+    shown, change = (without_margin(part, c) for part in last[..., : 2 * c.seen_dim].split(c.seen_dim, -1))
+    weights = attention(model, shown - change, shown, made, weight)
+    return ((made.float() - wanted.float()).square() * weights).mean()
+
 
 
 class Method(ABC):
