@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel
 
-
 CHANGED = 8 / 255 * 2  # of values in [-1, 1]: a made frame's still pixels tremble by less
 REACH = 3  # pixels that what moves gets on in a tick, and its own size
 
