@@ -19,6 +19,7 @@ COMPILER = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++"
 OPENVINO = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
 ON_CPU = [
+    "torchscript",
     pytest.param("inductor", marks=COMPILER),
     pytest.param("aoti", marks=COMPILER),
     pytest.param("openvino", marks=OPENVINO),

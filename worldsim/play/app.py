@@ -129,7 +129,7 @@ def open_session(config: PlayConfig) -> tuple[World, Session, int]:
     seed = secrets.randbelow(2**31) if config.seed is None else config.seed
     backend = config.backend
     if backend == "auto":  # on a CPU the compiled step comes later, by itself
-        backend = "cudagraphs" if config.device.startswith("cuda") else "eager"
+        backend = "cudagraphs" if config.device.startswith("cuda") else "torchscript"
     session = Session(world, steps=config.steps, seed=seed, device=config.device, dtype=config.dtype, backend=backend)
     session.reset(start=find_start(config.start))
     for _ in range(WARM_UP):

@@ -246,7 +246,7 @@ class Game:
             return self.paused
         elif command in ("more", "fewer"):
             steps = self.session.steps + (1 if command == "more" else -1)
-            if self._upgrade is not None and self.session.backend != "eager":
+            if self._upgrade is not None and self.session.backend == "aoti":
                 self.session.adopt(self.session.make_parts("eager"))  # compiling takes too long for a key
             self.session.steps = min(64, max(1, steps))
             if self._upgrade is not None:
