@@ -130,7 +130,7 @@ def config(data: Dataset, run: Path, replay: ReplayConfig) -> PretrainConfig:
 
 
 def test_it_goes_on_to_the_same_bytes(pong_data: Dataset, tmp_path: Path) -> None:
-    how = ReplayConfig(9, frames=8, clips=4, first=2)
+    how = ReplayConfig(steps=9, frames=8, clips=4, first=2)
     straight, first = (Trainer(config(pong_data, tmp_path / name, how), Ranks()) for name in ("straight", "stopped"))
     straight.train()
     straight.finish_decoder()
@@ -149,7 +149,7 @@ def test_it_goes_on_to_the_same_bytes(pong_data: Dataset, tmp_path: Path) -> Non
 
 
 def test_only_the_decoder_learns_and_it_does(pong_data: Dataset, tmp_path: Path) -> None:
-    trainer = Trainer(config(pong_data, tmp_path, ReplayConfig(30, frames=24, clips=12, first=8)), Ranks())
+    trainer = Trainer(config(pong_data, tmp_path, ReplayConfig(steps=30, frames=24, clips=12, first=8)), Ranks())
     trainer.train()
     before = {name: value.clone() for name, value in trainer.ema.state_dict().items()}
     trainer.finish_decoder()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Generator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,11 +24,13 @@ from worldsim.training.dmd import DMD
 from worldsim.training.export import export
 from worldsim.training.loop import Loop, ReportConfig
 from worldsim.training.loss import LossConfig
-from worldsim.training.objective import Objective
+from worldsim.training.objective import Objective, OwnPool
 from worldsim.training.optimizer import Optimizer, OptimizerConfig, schedule, update_ema
 from worldsim.training.own import own_rows
 from worldsim.training.parallel import Ranks, ranks
 from worldsim.training.regression import Consistency, ODEInitialisation
+from worldsim.training.rehearsal import Rehearsal
+from worldsim.training.replay import DecoderObjective, KeptConfig, Replay
 from worldsim.training.teaching import Computer, Encode, Method, Moments
 from worldsim.world import load_world
 
@@ -49,8 +52,11 @@ class DistillConfig:
         critic_lr: Of the critic's.
         critic_steps: Of the critic, for each of the student's (the two time scales of DMD2, arXiv 2405.14867).
         head_start: Steps in which only the critic learns.
+        batch: Clips that arrive together; where none are kept, all of their frames are a step's.
         own_share, own_level: Of the student's own frames as history, see
             :class:`~worldsim.training.loss.LossConfig`.
+        replay: Contexts that are kept, so that a step's frames are those in which a choice is to be made; ``clips=0``:
+            none. ``method=ode`` keeps trajectories instead.
     """
 
     world: str = "pong"
@@ -73,6 +79,7 @@ class DistillConfig:
     moved_weight: float = 16.0
     own_share: float = 0.67
     own_level: float = 0.5
+    replay: KeptConfig = field(default_factory=lambda: KeptConfig(frames=141, clips=1500))
     device: str = "cpu"
     dtype: str | None = None
     compile: bool = True
@@ -122,6 +129,9 @@ class Distiller(Loop):
         self.computer = Computer(self.dtype, config.compile)
         self.method = self._method(steps)
         rates = {"student": config.lr or METHODS[config.method], "critic": config.critic_lr}
+        self._pool = OwnPool(self.loss)
+        self._replay: Replay | None = None
+        self._replayed: dict[str, Tensor] = {}  # of the checkpoint
         self.optimizers = {
             who: _adam(network, rates[who]) for who, network in self.method.networks.items() if who in rates
         }
@@ -183,6 +193,8 @@ class Distiller(Loop):
             **{who: network.state_dict() for who, network in self.method.networks.items()},
             **{f"adam-{who}": optimizer.state() for who, optimizer in self.optimizers.items()},
         }
+        if self._replay:
+            parts |= {"replay": self._replay.state(), "made": self._pool.state()}
         return {name: value for part_name, held in parts.items() for name, value in named(part_name, held).items()}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
@@ -192,33 +204,21 @@ class Distiller(Loop):
             network.load_state_dict(part(tensors, who))
         for who, optimizer in self.optimizers.items():
             optimizer.load_state(part(tensors, f"adam-{who}"))
+        self._pool.restore(part(tensors, "made"))
+        self._replayed = part(tensors, "replay")
 
     def train(self) -> None:
         """Distil to the last step; a signal to end saves and leaves."""
-        config, place = self.config, self.place
+        config = self.config
         if self.finished:
             return
         objective = Objective(self.student, self.loss, self.dtype, config.compile)
-        encode = self.computer.computed(Encode(self.teacher), gradient=False)
+        kept = config.replay.clips and config.method != "ode"
+        every = self._drawn(objective) if kept else self._streamed(objective)
         scalars, held_out = self.scalars(), self.held_out()
-        places = place.places(config.batch)
-        own = own_rows(places, self.loss.own_share)
-        ahead = range(self.step, config.steps)
-        numbers = [step % config.trajectories for step in ahead] if config.method == "ode" else ahead
-        batches = stream(self.clips, self.shape, self.loss, config.seed, numbers, places, self.device)
         bar = self.bar(config.steps)
-        for step, (_, batch) in zip(ahead, batches, strict=True):
-            seen = objective.show(batch, own)
-            context, last = encode(seen, self.student.previous_actions(batch.actions))
-            moments = Moments(
-                step,
-                context,
-                last,
-                batch.actions.flatten(),
-                self.teacher.see(batch.frames[:, 1:], self.dtype).flatten(0, 1),
-                [one.flatten(0, 1).to(self.dtype) for one in batch.noise.unbind(1)],
-                [one.flatten().to(self.dtype) for one in batch.t.unbind(1)],
-            )
+        for moments in every:
+            step = moments.step
             parts = {who: self._move(who, loss, step) for who, loss in self.method.losses(moments)}
             if "student" in parts:
                 young = step - config.head_start if config.method == "dmd" else step
@@ -230,8 +230,61 @@ class Distiller(Loop):
             self.report(scalars, held_out, config.steps)
             if self.keep(config.steps):
                 break
-        batches.close()
+        every.close()
         bar.close()
+
+    def _streamed(self, objective: Objective) -> Generator[Moments, None, None]:
+        """All frames of new clips in every step."""
+        config = self.config
+        encode = self.computer.computed(Encode(self.teacher), gradient=False)
+        places = self.place.places(config.batch)
+        own = own_rows(places, self.loss.own_share)
+        ahead = range(self.step, config.steps)
+        numbers = [step % config.trajectories for step in ahead] if config.method == "ode" else ahead
+        batches = stream(self.clips, self.shape, self.loss, config.seed, numbers, places, self.device)
+        for step, (_, batch) in zip(ahead, batches, strict=True):
+            context, last = encode(objective.show(batch, own), self.student.previous_actions(batch.actions))
+            yield Moments(
+                step,
+                context,
+                last,
+                batch.actions.flatten(),
+                self.teacher.see(batch.frames[:, 1:], self.dtype).flatten(0, 1),
+                [one.flatten(0, 1).to(self.dtype) for one in batch.noise.unbind(1)],
+                [one.flatten().to(self.dtype) for one in batch.t.unbind(1)],
+                torch.ones(len(context), device=self.device),
+            )
+
+    def _drawn(self, objective: Objective) -> Generator[Moments, None, None]:
+        """Frames of kept contexts, most often those that the teacher cannot foretell."""
+        config, model, dtype = self.config, self.teacher, self.dtype
+        judge = DecoderObjective(model, self.loss, dtype, config.compile)
+        rehearsal = Rehearsal(
+            model, judge, objective, self._pool, self.clips, self.loss, config.replay,
+            batch=config.batch, seed=config.seed, place=self.place, device=self.device,
+        )  # fmt: skip
+        self._replay = rehearsal.replay
+        rehearsal.begin(self.step, config.steps, self._replayed)
+
+        @torch.no_grad()
+        def view(before: Tensor, last: Tensor) -> Tensor:
+            return model.view_after(model.shown(last, dtype), model.shown(before, dtype))
+
+        view = self.computer.built(view)
+        for step in range(self.step, config.steps):
+            drawn = rehearsal.draw(step, self.loss.draws)
+            frames = drawn.frames
+            yield Moments(
+                step,
+                frames.context,
+                view(frames.before, frames.last),
+                frames.action,
+                model.shown(frames.following, dtype),
+                drawn.noise.to(dtype).unbind(0),
+                torch.from_numpy(drawn.levels).to(self.device, dtype).unbind(0),
+                drawn.worth,
+            )
+        rehearsal.close()
 
     @property
     def finished(self) -> bool:

@@ -62,10 +62,10 @@ def matching_loss(made: Tensor, real: Tensor, fake: Tensor) -> Tensor:
         real, fake: What the teacher and the critic take them for.
 
     Returns:
-        A scalar whose gradient with respect to ``made`` is the mean of ``fake - real``.
+        Of each frame a number [N] whose gradient with respect to it is the mean of ``fake - real``.
     """
     toward = (made.float() - (fake.float() - real.float())).detach()
-    return 0.5 * (made.float() - toward).square().mean()
+    return 0.5 * (made.float() - toward).square().mean((1, 2))
 
 
 class DMD(Method):
@@ -119,9 +119,9 @@ class DMD(Method):
         made = self.make(k, m.context, m.last, m.action, m.noise[0])
         for i in range(2, 2 + self._critic_steps):
             given = m.context, m.last, m.action, m.levels[i], m.noise[i]
-            yield "critic", self._critic_loss(made.detach(), *given)
+            yield "critic", m.mean(self._critic_loss(made.detach(), *given))
         if m.step >= self._head_start:
-            yield "student", self.student_loss(made, m.context, m.last, m.action, m.levels[1], m.noise[1])
+            yield "student", m.mean(self.student_loss(made, m.context, m.last, m.action, m.levels[1], m.noise[1]))
 
     def make(self, k: int, context: Tensor, last: Tensor, action: Tensor, noise: Tensor) -> Tensor:
         """The student's frames [N, L, P] after k + 1 steps; see :func:`exit_frames`."""
@@ -131,7 +131,7 @@ class DMD(Method):
     def student_loss(
         self, made: Tensor, context: Tensor, last: Tensor, action: Tensor, t: Tensor, noise: Tensor
     ) -> Tensor:
-        """:func:`matching_loss` at noise levels t [N]."""
+        """:func:`matching_loss` [N] at noise levels t [N]."""
         noisy = torch.lerp(made.detach(), noise, t[:, None, None])
         real, fake = self._judge(noisy, t, context, last, action)
         return matching_loss(made, real, fake)

@@ -29,7 +29,7 @@ A worldsim world: a neural copy of `{source}`, {parameters:.1f} M parameters, bf
 | | |
 |---|---|
 | data | {episodes} episodes, {frames} training frames; {held_out} held-out episodes never trained on |
-| training | {steps} steps of {batch} clips of {clip} frames: {seen} frames seen{later} |
+| training | {training}{later} |
 | settings | everything else is the default of `worldsim train` at the version below |
 | version | {version} |
 """
@@ -112,16 +112,22 @@ def export(run: Run, folder: Path | None = None) -> World:
         episodes=len(dataset.train),
         frames=sum(info.steps + 1 for info in dataset.train),
         held_out=len(dataset.held_out),
-        steps=min(facts["step"], settings["steps"]),
-        batch=settings["batch"],
-        clip=clip,
-        seen=min(facts["step"], settings["steps"]) * settings["batch"] * clip,
+        training=_training(settings, min(facts["step"], settings["steps"]), clip),
         later=_later(settings, facts["step"]),
         version=__version__,
     )
     world = build_world(settings["world"], model, dataset, steps=settings["sampling_steps"], card=card)
     save_world(world, folder or run.world)
     return world
+
+
+def _training(settings: Mapping[str, Any], steps: int, clip: int) -> str:
+    """What so many steps of a run's own were."""
+    kept = settings.get("replay", {})
+    if "method" in settings and settings["method"] != "ode" and kept.get("clips"):
+        return f"{steps} steps of {kept['frames']} frames of {settings['batch']} clips in {kept['every']} steps"
+    batch = settings["batch"]
+    return f"{steps} steps of {batch} clips of {clip} frames: {steps * batch * clip} frames seen"
 
 
 def _later(settings: Mapping[str, Any], step: int) -> str:
@@ -132,10 +138,10 @@ def _later(settings: Mapping[str, Any], step: int) -> str:
         ("outcomes", "the outcome heads alone"),
     ):
         how = settings.get(phase, {"steps": 0})
-        done = min(left, how["steps"])
+        done = min(left, how.get("steps", 0))
         if done > 0:
             said += f"; then {done} steps of " + what.format(**how)
-        left -= how["steps"]
+        left -= how.get("steps", 0)
     return said
 
 

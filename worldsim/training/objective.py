@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from worldsim.model.world_model import WorldModel
 from worldsim.training.loss import Batch, LossConfig, pretrain_loss
-from worldsim.training.own import own_frames
+from worldsim.training.own import Turn, own_frames
 
 
 class Objective:
@@ -69,6 +69,46 @@ class Objective:
         """See :func:`~worldsim.training.loss.pretrain_loss`."""
         result: tuple[Tensor, dict[str, Tensor]] = self._loss(seen, *vars(batch).values())
         return result
+
+
+class OwnPool:
+    """The model's own frames, kept from one turn of their clips to the next; see :class:`~worldsim.training.own.Turn`.
+
+    Args:
+        config: Says how large the pool is, and how many turns a clip has.
+        begun: The step from which on frames are the model's own.
+    """
+
+    def __init__(self, config: LossConfig, begun: int = 0) -> None:
+        self._config, self.begun = config, begun
+        # By slot of the pool: which clips, and patches of this process's own frames, uint8 [rows, T, L, P].
+        self._made: dict[int, tuple[int, Tensor]] = {}
+
+    def show(self, objective: Objective, batch: Batch, own: Sequence[int], step: int) -> Tensor:
+        """As :meth:`Objective.show`, each frame of the model's own made from those of the clip's last turn."""
+        if not own or step < self.begun:
+            return objective.show(batch)
+        turn = Turn.at(step, self.begun, self._config.own_pool, self._config.own_ticks)
+        clips, made = self._made.get(turn.slot, (-1, None))
+        # Of other clips are those of a run whose planned end was changed: it begins with real ones again.
+        seen = objective.show(batch, own, made if turn.ticks and clips == turn.clips else None)
+        kept = seen[list(own)].float().add(1).mul(127.5).round().to(torch.uint8)
+        self._made[turn.slot] = turn.clips, kept
+        return seen
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._made.clear()
+
+    def state(self) -> dict[str, Tensor]:
+        """All that is kept."""
+        return {f"{slot}.{clips}": frames for slot, (clips, frames) in self._made.items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Put back what :meth:`state` gave."""
+        for name, frames in state.items():
+            slot, clips = map(int, name.split("."))
+            self._made[slot] = clips, frames
 
 
 class _Loss(nn.Module):

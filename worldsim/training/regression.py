@@ -91,7 +91,7 @@ class ODEInitialisation(Method):
         k = m.step // self._kept % len(points)
         t = torch.full_like(m.levels[0], self._levels[k])
         made = self._say(points[k].to(m.last), t, m.context, m.last, m.action)
-        yield "student", weighted_error(made, end.to(made), m.last, self._teacher, self._weight)
+        yield "student", m.mean(weighted_error(made, end.to(made), m.last, self._teacher, self._weight))
 
 
 class Consistency(Method):
@@ -143,7 +143,7 @@ class Consistency(Method):
         noisy = torch.lerp(m.real, m.noise[0], t[:, None, None])
         wanted = self._neighbour(noisy, t, s, m.context, m.last, m.action)
         made = self._say(noisy, t, m.context, m.last, m.action)
-        yield "student", weighted_error(made, wanted, m.last, self._teacher, self._weight)
+        yield "student", m.mean(weighted_error(made, wanted, m.last, self._teacher, self._weight))
 
 
 class _Solve(nn.Module):

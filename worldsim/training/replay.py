@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.model.world_model import WorldModel
-from worldsim.training.batches import stratified
-from worldsim.training.loss import Batch, LossConfig, attention, shift_levels
+from worldsim.training.loss import Batch, LossConfig, attention
 from worldsim.training.teaching import Computer
 
 NEAR = 2  # ticks around a frame whose errors count as its own when it arrives: what is hard comes with its neighbours
@@ -29,11 +28,10 @@ _CEILING, _FLOOR = 30.0, 0.3  # of errors, in means
 
 
 @dataclass(frozen=True)
-class ReplayConfig:
-    """How the decoder is finished.
+class KeptConfig:
+    """Which contexts are kept, and how frames of them are drawn.
 
     Attributes:
-        steps: Steps of it, after those of the whole model and before those of the heads; 0: none.
         frames: Frames in a step, over all processes.
         clips: Clips whose contexts are kept, over all processes; 4 MB each for 48 frames of 64 tokens of 256 numbers.
         first: Of these, how many before the first step.
@@ -41,16 +39,26 @@ class ReplayConfig:
         emphasis: Frames are drawn by their error to this power (alpha in arXiv 1511.05952).
         correction: They weigh what they were drawn too often, to this power (beta). With 0.8, what nobody can know (a
             served ball) was foretold too often (docs/experiments/2026-11-22-eighth-pong.md).
-        rate: The optimisers' rates at the beginning, in those of the whole model's; they fall linearly to zero.
     """
 
-    steps: int = 4000
     frames: int = 282
     clips: int = 2400
     first: int = 300
     every: int = 2
     emphasis: float = 0.7
     correction: float = 1.0
+
+
+@dataclass(frozen=True)
+class ReplayConfig(KeptConfig):
+    """How the decoder is finished.
+
+    Attributes:
+        steps: Steps of it, after those of the whole model and before those of the heads; 0: none.
+        rate: The optimisers' rates at the beginning, in those of the whole model's; they fall linearly to zero.
+    """
+
+    steps: int = 4000
     rate: float = 0.75
 
 
@@ -173,7 +181,7 @@ class Replay:
         self._errors[place, list(own)] = -1
 
     def draw(
-        self, rng: np.random.Generator, count: int, config: ReplayConfig
+        self, rng: np.random.Generator, count: int, config: KeptConfig
     ) -> tuple[NDArray[np.intp], Frames, Tensor]:
         """Some kept frames.
 
@@ -253,11 +261,6 @@ class Replay:
         if own:
             self._own[place] = tuple(own), zlib.compress(shown[list(own)].cpu().numpy().tobytes(), 1)
         return place
-
-
-def replay_levels(rng: np.random.Generator, count: int, shift: float) -> NDArray[np.float32]:
-    """Noise levels of some frames, spread as those of a clip are."""
-    return shift_levels(stratified(rng, 1, count)[0], shift)
 
 
 def _values(frames: Frames) -> list[Tensor]:

@@ -28,6 +28,7 @@ class Moments:
         real: The recorded frames that follow, patches [N, L, P].
         noise: Draws of standard normal noise, [N, L, P] each.
         levels: As many draws of noise levels, [N] each.
+        worth: float32 [N], 1 in the mean: weights of the frames in every loss.
     """
 
     step: int
@@ -37,10 +38,15 @@ class Moments:
     real: Tensor
     noise: Sequence[Tensor]
     levels: Sequence[Tensor]
+    worth: Tensor
+
+    def mean(self, errors: Tensor) -> Tensor:
+        """The mean of frames' errors [N], each by its worth."""
+        return (self.worth * errors).mean()
 
 
 def weighted_error(made: Tensor, wanted: Tensor, last: Tensor, model: WorldModel, weight: float) -> Tensor:
-    """Mean squared error of made frames [N, L, P], weighted by :func:`~worldsim.training.loss.attention`.
+    """Squared errors [N] of made frames, weighted by :func:`~worldsim.training.loss.attention`.
 
     Args:
         made, wanted: Patches [N, L, P].
@@ -51,7 +57,7 @@ def weighted_error(made: Tensor, wanted: Tensor, last: Tensor, model: WorldModel
     c = model.config
     shown, change = (without_margin(part, c) for part in last[..., : 2 * c.seen_dim].split(c.seen_dim, -1))
     weights = attention(model, shown - change, shown, made, weight)
-    return ((made.float() - wanted.float()).square() * weights).mean()
+    return ((made.float() - wanted.float()).square() * weights).mean((1, 2))
 
 
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,15 +16,16 @@ from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.settings import from_dict
 from worldsim.training.ancestry import adopt_weights, collect_command, train_command
-from worldsim.training.batches import make_batch, stream
+from worldsim.training.batches import stream
 from worldsim.training.loop import Loop, ReportConfig
-from worldsim.training.loss import Batch, LossConfig
-from worldsim.training.objective import Objective
+from worldsim.training.loss import LossConfig
+from worldsim.training.objective import Objective, OwnPool
 from worldsim.training.optimizer import Optimizer, OptimizerConfig, schedule, update_ema
 from worldsim.training.outcomes import OutcomesConfig, gather_contexts, outcome_loss
-from worldsim.training.own import Turn, own_rows
+from worldsim.training.own import own_rows
 from worldsim.training.parallel import Ranks
-from worldsim.training.replay import DecoderObjective, Replay, ReplayConfig, replay_levels
+from worldsim.training.rehearsal import Rehearsal
+from worldsim.training.replay import DecoderObjective, Replay, ReplayConfig
 
 
 @dataclass(frozen=True)
@@ -80,8 +78,7 @@ class Trainer(Loop):
             adopt_weights(self.model, config.init, run)
         self.ema = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.optimizer = Optimizer(self.model, config.optimizer)
-        # By slot of the pool: which clips, and patches of this process's own frames, uint8 [rows, T, L, P].
-        self._made: dict[int, tuple[int, Tensor]] = {}
+        self._pool = OwnPool(config.loss, math.ceil(config.loss.own_after * config.steps))
         self._replay: Replay | None = None
         self._replayed: dict[str, Tensor] = {}  # of the checkpoint
         if place.leads:
@@ -109,7 +106,7 @@ class Trainer(Loop):
     def state(self) -> dict[str, Tensor]:
         """See :class:`~worldsim.training.loop.Loop`."""
         parts = {"model": self.model.state_dict(), "ema": self.ema.state_dict(), "optimizer": self.optimizer.state()}
-        parts["made"] = {f"{slot}.{clips}": frames for slot, (clips, frames) in self._made.items()}
+        parts["made"] = self._pool.state()
         if self._replay:
             parts["replay"] = self._replay.state()
         return {name: value for part_name, held in parts.items() for name, value in named(part_name, held).items()}
@@ -119,9 +116,7 @@ class Trainer(Loop):
         self.model.load_state_dict(part(tensors, "model"))
         self.ema.load_state_dict(part(tensors, "ema"))
         self.optimizer.load_state(part(tensors, "optimizer"))
-        for name, frames in part(tensors, "made").items():
-            slot, clips = map(int, name.split("."))
-            self._made[slot] = clips, frames
+        self._pool.restore(part(tensors, "made"))
         self._replayed = part(tensors, "replay")
 
     def train(self) -> None:
@@ -133,12 +128,12 @@ class Trainer(Loop):
         scalars, held_out = self.scalars(), self.held_out()
         places, ahead = place.places(config.batch), range(self.step, config.steps)
         own = own_rows(places, config.loss.own_share)
-        begun = math.ceil(config.loss.own_after * config.steps)
+        begun = self._pool.begun
         batches = stream(self.clips, self.shape, config.loss, config.seed, ahead, places, self.device, begun)
         bar = self.bar(config.steps)
         parameters = list(self.model.parameters())
         for step, batch in batches:
-            seen = self._show(objective, batch, own, step, begun)
+            seen = self._pool.show(objective, batch, own, step)
             loss, parts = objective.loss(batch, seen)
             loss.backward()
             place.average([p.grad for p in parameters if p.grad is not None])
@@ -154,18 +149,6 @@ class Trainer(Loop):
         batches.close()
         bar.close()
 
-    def _show(self, objective: Objective, batch: Batch, own: Sequence[int], step: int, begun: int) -> Tensor:
-        """What the encoder is shown; the model's own frames are kept for the next turn of their clips."""
-        if not own or step < begun:
-            return objective.show(batch)
-        turn = Turn.at(step, begun, self.config.loss.own_pool, self.config.loss.own_ticks)
-        clips, made = self._made.get(turn.slot, (-1, None))
-        # Of other clips are those of a run whose planned end was changed: it begins with real ones again.
-        seen = objective.show(batch, own, made if turn.ticks and clips == turn.clips else None)
-        kept = seen[list(own)].float().add(1).mul(127.5).round().to(torch.uint8)
-        self._made[turn.slot] = turn.clips, kept
-        return seen
-
     def finish_decoder(self) -> None:
         """Train the decoder alone on kept contexts of the averaged, finished encoder; goes on where it stopped."""
         config, how, place = self.config, self.config.replay, self.place
@@ -174,41 +157,27 @@ class Trainer(Loop):
             return
         if self.step == begun:
             self.model.load_state_dict(self.ema.state_dict())
-            self._made.clear()
+            self._pool.clear()
+        self._pool.begun = 0
         objective = DecoderObjective(self.model, config.loss, self.dtype, config.compile)
         shows = Objective(self.model, config.loss, self.dtype, config.compile)
-        rounds, filled = max(1, how.clips // config.batch), max(1, how.first // config.batch)
-        replay = self._replay = Replay(objective, self.model, rounds, config.seed + 2)
-        places, share = place.places(config.batch), place.places(how.frames)
-        own, loss = own_rows(places, config.loss.own_share), replace(config.loss, draws=1, context_noise_share=0.0)
-        drawn = partial(stream, self.clips, self.shape, loss, config.seed + 2, places=places, device=self.device)
-
-        def arrived(step: int) -> int:  # batches before a step of this phase
-            return filled + step // how.every
-
-        done = 0
-        if self._replayed:
-            done = arrived(self.step - begun - 1)
-            clips = partial(make_batch, self.clips, self.shape, loss, config.seed + 2, places=places, begun=0)
-            replay.restore(self._replayed, lambda number: clips(step=number, device=self.device))
-        batches = drawn(steps=range(done, arrived(how.steps)), begun=0)
+        rehearsal = Rehearsal(
+            self.model, objective, shows, self._pool, self.clips, config.loss, how,
+            batch=config.batch, seed=config.seed + 2, place=place, device=self.device,
+        )  # fmt: skip
+        rehearsal.begin(self.step - begun, how.steps, self._replayed)
+        replay = self._replay = rehearsal.replay
         scalars, held_out, bar = self.scalars(), self.held_out(), self.bar(last)
         weights, average = list(self.model.decoder.parameters()), list(self.ema.decoder.parameters())
         for step in range(self.step - begun, how.steps):
-            while done < arrived(step):
-                number, batch = next(batches)
-                replay.add(number, batch, self._show(shows, batch, own, number, 0), own)
-                done = number + 1
-            rng = np.random.default_rng((config.seed + 2, step, share.start))
-            at, frames, worth = replay.draw(rng, len(share), how)
-            t = replay_levels(rng, len(share), config.loss.noise_shift)
-            noise = torch.randn(frames.last.shape, generator=torch.Generator().manual_seed(int(rng.integers(2**62))))
+            drawn = rehearsal.draw(step, 1)
+            t = drawn.levels[0]
             loss_now, errors = objective.loss(
-                frames, worth.to(self.device), torch.from_numpy(t).to(self.device), noise.to(self.device)
+                drawn.frames, drawn.worth, torch.from_numpy(t).to(self.device), drawn.noise[0]
             )
             loss_now.backward()
             place.average([p.grad for p in weights if p.grad is not None])
-            replay.learn(at, t, errors.cpu().numpy())
+            replay.learn(drawn.at, t, errors.cpu().numpy())
             warm = min(1.0, (step + 1) / max(1, config.optimizer.warmup))
             self.optimizer.step(how.rate * warm * (1 - step / how.steps))
             update_ema(average, weights, step, config.optimizer.ema)
@@ -219,7 +188,7 @@ class Trainer(Loop):
             self.report(scalars, held_out, last)
             if self.keep(last):
                 break
-        batches.close()
+        rehearsal.close()
         bar.close()
         if self.step == last:
             self._replay = None

@@ -1,0 +1,117 @@
+"""Kept frames, step by step: clips arrive, their contexts are kept, frames of all of them are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldsim.data.clips import ClipStore
+from worldsim.model.world_model import WorldModel
+from worldsim.training.batches import make_batch, stratified, stream
+from worldsim.training.loss import Batch, LossConfig, shift_levels
+from worldsim.training.objective import Objective, OwnPool
+from worldsim.training.own import own_rows
+from worldsim.training.parallel import Ranks
+from worldsim.training.replay import DecoderObjective, Frames, KeptConfig, Replay
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """This process's frames of a step, with all of its random numbers.
+
+    Attributes:
+        at: Where they are kept; for :meth:`Replay.learn`.
+        frames: N of them.
+        worth: float32 [N], 1 in the mean: what makes up for how often each is drawn.
+        levels: As many draws of noise levels as were asked for, float32 [draws, N].
+        noise: And of standard normal noise, float32 [draws, N, L, P].
+    """
+
+    at: NDArray[np.intp]
+    frames: Frames
+    worth: Tensor
+    levels: NDArray[np.float32]
+    noise: Tensor
+
+
+class Rehearsal:
+    """A :class:`~worldsim.training.replay.Replay` that clips go on arriving in. The same seed draws the same.
+
+    Args:
+        model: For its patches and its shape.
+        objective: Encodes what arrives and tells how well it is foretold.
+        shows: Makes the model's own frames.
+        pool: Keeps them between turns.
+        store: What clips come from.
+        loss: Says how many clips show own frames, and how noise levels are spread.
+        how: What is kept and drawn.
+        batch: Clips that arrive together, over all processes.
+        seed: Of everything.
+        place: This process.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        objective: DecoderObjective,
+        shows: Objective,
+        pool: OwnPool,
+        store: ClipStore,
+        loss: LossConfig,
+        how: KeptConfig,
+        *,
+        batch: int,
+        seed: int,
+        place: Ranks,
+        device: torch.device,
+    ) -> None:
+        self._shows, self._pool, self._how, self._seed, self._device = shows, pool, how, seed, device
+        self._shift = loss.noise_shift
+        self._places, self._share = place.places(batch), place.places(how.frames)
+        self._own = own_rows(self._places, loss.own_share)
+        self._filled = max(1, how.first // batch)
+        told = replace(loss, draws=1, context_noise_share=0.0)
+        self._batch = partial(
+            make_batch, store, model.config, told, seed, places=self._places, device=device, begun=0
+        )
+        self._stream = partial(
+            stream, store, model.config, told, seed, places=self._places, device=device, begun=0
+        )
+        self._batches: Generator[tuple[int, Batch], None, None] | None = None
+        self._done = 0  # batches that have arrived
+        self.replay = Replay(objective, model, max(1, how.clips // batch), seed)
+
+    def begin(self, step: int, last: int, kept: dict[str, Tensor]) -> None:
+        """Make ready for steps ``step`` to ``last``; ``kept`` is the replay's state after the step before."""
+        if kept:
+            self._done = self._arrived(step - 1)
+            self.replay.restore(kept, lambda number: self._batch(step=number))
+        self._batches = self._stream(steps=range(self._done, self._arrived(last)))
+
+    def draw(self, step: int, draws: int) -> Drawn:
+        """What a step learns from, after what arrives before it."""
+        assert self._batches is not None
+        while self._done < self._arrived(step):
+            number, batch = next(self._batches)
+            self.replay.add(number, batch, self._pool.show(self._shows, batch, self._own, number), self._own)
+            self._done = number + 1
+        rng = np.random.default_rng((self._seed, step, self._share.start))
+        at, frames, worth = self.replay.draw(rng, len(self._share), self._how)
+        levels = shift_levels(stratified(rng, draws, len(self._share)), self._shift)
+        chance = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        noise = torch.randn(draws, *frames.last.shape, generator=chance)
+        return Drawn(at, frames, worth.to(self._device), levels, noise.to(self._device))
+
+    def close(self) -> None:
+        """No more clips."""
+        if self._batches is not None:
+            self._batches.close()
+
+    def _arrived(self, step: int) -> int:
+        return self._filled + step // self._how.every
