@@ -41,7 +41,7 @@ class LossConfig:
     moved_weight: float = 16.0
     context_noise_share: float = 0.0
     outcome_weight: float = 0.1
-    own_share: float = 0.67
+    own_share: float = 0.34
     own_ticks: int = 8
     own_pool: int = 16
     own_level: float = 0.5
