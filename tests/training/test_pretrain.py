@@ -32,7 +32,8 @@ TINY = [
     "batch=2", "compile=false", "dtype=float32", "threads=1", "model.patch=16", "model.dim=32", "model.heads=2",
     "model.encoder_layers=1", "model.decoder_layers=1", "model.decoder_width=8", "model.window=4",
     "report.held_out_clips=1", "report.grid_rows=1", "report.grid_ticks=[1,4]", "optimizer.warmup=2",
-    "loss.own_share=0.67", "loss.own_pool=2", "loss.own_ticks=3", "replay.steps=5", "replay.frames=8", "replay.clips=6", "replay.first=2",
+    "loss.own_share=0.67", "loss.own_pool=2", "loss.own_ticks=3",
+    "replay.steps=5", "replay.frames=8", "replay.clips=6", "replay.first=2",
     "outcomes.steps=3", "outcomes.batch=4", "outcomes.clips=8",
 ]  # fmt: skip
 
@@ -169,7 +170,7 @@ def config(data: Dataset, run: Path, **more: object) -> PretrainConfig:
     }
     fields |= {"optimizer": OptimizerConfig(warmup=2), "outcomes": OutcomesConfig(3, 4, 8)}
     fields |= {"replay": ReplayConfig(steps=0)}
-    fields |= {"loss": LossConfig(own_pool=2, own_ticks=3)}
+    fields |= {"loss": LossConfig(own_share=0.67, own_pool=2, own_ticks=3)}
     return PretrainConfig(**(fields | more))  # type: ignore[arg-type]
 
 
