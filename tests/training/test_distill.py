@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 
 from worldsim.data.episodes import Dataset
 from worldsim.engine.sampler import levels, sample
+from worldsim.engine.session import Session
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel
 from worldsim.training.distill import METHODS, DistillConfig, Distiller, main
@@ -18,8 +20,9 @@ from worldsim.training.parallel import Ranks
 from worldsim.training.pretrain import main as train
 from worldsim.training.regression import Consistency, ODEInitialisation, trajectory
 from worldsim.training.replay import KeptConfig
+from worldsim.training.self_forcing import RollOuts
 from worldsim.training.teaching import Computer, Moments
-from worldsim.world import load_world
+from worldsim.world import World, load_world
 
 SHAPE = ModelConfig(
     3, 16, 24, 8, margin=1, dim=32, heads=2, encoder_layers=1, decoder_layers=1, decoder_width=8, window=4
@@ -130,7 +133,9 @@ def test_a_run_distils_the_decoder_and_nothing_else(
     assert list((tmp_path / "run" / "samples").glob("*.png"))
 
 
-@pytest.mark.parametrize(("method", "kept"), [("dmd", 0), ("dmd", 6), ("ode", 6), ("consistency", 6)])
+@pytest.mark.parametrize(
+    ("method", "kept"), [("dmd", 0), ("dmd", 6), ("self_forcing", 0), ("ode", 6), ("consistency", 6)]
+)
 def test_it_goes_on_to_the_same_bytes(
     method: str, kept: int, teacher: Path, pong_data: Dataset, tmp_path: Path
 ) -> None:
@@ -154,9 +159,30 @@ def test_it_goes_on_to_the_same_bytes(
     assert all(torch.equal(straight[name], stopped[name]) for name in straight)
 
 
+def test_what_self_forcing_rolls_out_is_what_a_session_plays(make_world: Callable[..., World]) -> None:
+    world = make_world(seed=1)
+    c, start = world.config.model, world.starts[0]
+    ticks, rows = c.window + 2, 2
+    actions = torch.randint(0, c.num_actions, (rows, ticks), generator=torch.Generator().manual_seed(0))
+    rolls = RollOuts(world.model, Computer(torch.float32, False), steps=2, rows=rows)
+    generators = [torch.Generator().manual_seed(5 + row) for row in range(rows)]
+    noise = [
+        torch.stack([torch.randn(c.tokens, c.patch_dim, generator=one) for one in generators]) for _ in range(ticks)
+    ]
+    frames = torch.from_numpy(start.frames).expand(rows, *start.frames.shape)
+    past = torch.from_numpy(start.actions).expand(rows, -1)
+    contexts, views = rolls.roll(frames, torch.cat((past, actions), 1), noise)
+    session = Session(world, rows, steps=2, seed=5, dtype="float32")
+    session.reset(start=start)
+    for tick in range(ticks):
+        torch.testing.assert_close(contexts[tick], session.context, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(views[tick], torch.from_numpy(session.snapshot().view), rtol=1e-4, atol=1e-4)
+        session.step(actions[:, tick].numpy())
+
+
 def test_impossible_settings_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["steps=0"]) == 2 and "steps must be at least 1" in capsys.readouterr().err
-    assert main(["method=magic"]) == 2 and "it is one of dmd, ode, consistency" in capsys.readouterr().err
+    assert main(["method=magic"]) == 2 and "it is one of dmd, self_forcing, ode, consistency" in capsys.readouterr().err
     assert main(["method=ode", "sampling_steps=3"]) == 2
     assert "teacher_steps=16 is not a multiple of sampling_steps=3" in capsys.readouterr().err
 

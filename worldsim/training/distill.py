@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Generator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,12 +31,13 @@ from worldsim.training.parallel import Ranks, ranks
 from worldsim.training.regression import Consistency, ODEInitialisation
 from worldsim.training.rehearsal import Rehearsal
 from worldsim.training.replay import DecoderObjective, KeptConfig, Replay
+from worldsim.training.self_forcing import RollOuts
 from worldsim.training.teaching import Computer, Encode, Method, Moments
 from worldsim.world import load_world
 
-#: Ways to distil, and each one's learning rate: distribution matching, regression to the ends of the teacher's
-#: trajectories, and consistency along them.
-METHODS = {"dmd": 5e-5, "ode": 3e-4, "consistency": 3e-4}
+#: Ways to distil, and each one's learning rate: distribution matching, the same on the student's roll-outs, regression
+#: to the ends of the teacher's trajectories, and consistency along them.
+METHODS = {"dmd": 5e-5, "self_forcing": 5e-5, "ode": 3e-4, "consistency": 3e-4}
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,14 @@ class DistillConfig:
         critic_lr: Of the critic's.
         critic_steps: Of the critic, for each of the student's (the two time scales of DMD2, arXiv 2405.14867).
         head_start: Steps in which only the critic learns.
-        batch: Clips that arrive together; where none are kept, all of their frames are a step's.
+        batch: Clips that arrive together; where none are kept, all of their frames are a step's. None: 3, and 12 for
+            ``method=self_forcing``.
+        clip: Frames in one. None: three windows, and two for ``method=self_forcing``, which begins with one of them
+            and rolls the rest out.
         own_share, own_level: Of the student's own frames as history, see
             :class:`~worldsim.training.loss.LossConfig`.
         replay: Contexts that are kept, so that a step's frames are those in which a choice is to be made; ``clips=0``:
-            none. ``method=ode`` keeps trajectories instead.
+            none. ``method=ode`` keeps trajectories instead, ``method=self_forcing`` nothing.
     """
 
     world: str = "pong"
@@ -64,7 +68,7 @@ class DistillConfig:
     data: Path | None = None
     run: Path | None = None
     steps: int = 1000
-    batch: int = 3
+    batch: int | None = None
     clip: int | None = None
     seed: int = 0
     sampling_steps: int | None = None
@@ -88,7 +92,7 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "critic_steps", "teacher_steps", "trajectories"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise RunError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.method not in METHODS:
             raise RunError(f"there is no method={self.method}: it is one of {', '.join(METHODS)}")
@@ -109,6 +113,10 @@ class Distiller(Loop):
     def __init__(self, config: DistillConfig, place: Ranks) -> None:
         self.config = config
         world = load_world(config.world)
+        rolled = config.method == "self_forcing"
+        self._batch = config.batch or (12 if rolled else 3)
+        if rolled and config.clip is None:
+            config = replace(config, clip=2 * world.config.model.window)
         steps = config.sampling_steps or world.config.steps
         super().__init__(config, place, world.name, f"{world.name}-distilled", steps)
         run = self.run
@@ -118,11 +126,11 @@ class Distiller(Loop):
         self.student = self._decoding(requires_grad=True)
         self.ema = self._decoding(requires_grad=False)
         self.loss = LossConfig(
-            draws=2 + config.critic_steps if config.method == "dmd" else 1,
+            draws=2 + config.critic_steps if config.method in ("dmd", "self_forcing") else 1,
             noise_shift=config.noise_shift,
             moved_weight=config.moved_weight,
-            # A kept trajectory is of the history that it was computed from.
-            own_share=0.0 if config.method == "ode" else config.own_share,
+            # A kept trajectory is of the history that it was computed from; a roll-out makes its own.
+            own_share=0.0 if config.method in ("ode", "self_forcing") else config.own_share,
             own_level=config.own_level,
             own_steps=steps,
         )
@@ -151,7 +159,7 @@ class Distiller(Loop):
 
     def _method(self, steps: int) -> Method:
         config, student = self.config, cast(WorldModel, self.student)
-        if config.method == "dmd":
+        if config.method in ("dmd", "self_forcing"):
             return DMD(
                 self.teacher,
                 student,
@@ -175,6 +183,7 @@ class Distiller(Loop):
             "teacher": self.config.world,
             "sampling_steps": self._sampling_steps,
             "model": asdict(self.shape),
+            "batch": self._batch,
             "clip": self.clips.length,
             "data": str(self.dataset.folder.resolve()),
             "run": str(self.run.folder),
@@ -212,16 +221,19 @@ class Distiller(Loop):
         config = self.config
         if self.finished:
             return
-        objective = Objective(self.student, self.loss, self.dtype, config.compile)
-        kept = config.replay.clips and config.method != "ode"
-        every = self._drawn(objective) if kept else self._streamed(objective)
+        if config.method == "self_forcing":
+            every = self._rolled()
+        elif config.replay.clips and config.method != "ode":
+            every = self._drawn()
+        else:
+            every = self._streamed()
         scalars, held_out = self.scalars(), self.held_out()
         bar = self.bar(config.steps)
         for moments in every:
             step = moments.step
             parts = {who: self._move(who, loss, step) for who, loss in self.method.losses(moments)}
             if "student" in parts:
-                young = step - config.head_start if config.method == "dmd" else step
+                young = step - config.head_start if "critic" in self.optimizers else step
                 update_ema(self.ema.decoder.parameters(), self.student.decoder.parameters(), young, config.ema)
             self.step = step + 1
             bar.update()
@@ -233,11 +245,12 @@ class Distiller(Loop):
         every.close()
         bar.close()
 
-    def _streamed(self, objective: Objective) -> Generator[Moments, None, None]:
+    def _streamed(self) -> Generator[Moments, None, None]:
         """All frames of new clips in every step."""
         config = self.config
+        objective = Objective(self.student, self.loss, self.dtype, config.compile)
         encode = self.computer.computed(Encode(self.teacher), gradient=False)
-        places = self.place.places(config.batch)
+        places = self.place.places(self._batch)
         own = own_rows(places, self.loss.own_share)
         ahead = range(self.step, config.steps)
         numbers = [step % config.trajectories for step in ahead] if config.method == "ode" else ahead
@@ -255,13 +268,36 @@ class Distiller(Loop):
                 torch.ones(len(context), device=self.device),
             )
 
-    def _drawn(self, objective: Objective) -> Generator[Moments, None, None]:
+    def _rolled(self) -> Generator[Moments, None, None]:
+        """All frames of the student's roll-outs from new clips; see :mod:`worldsim.training.self_forcing`."""
+        config, window, dtype = self.config, self.shape.window, self.dtype
+        places = self.place.places(self._batch)
+        rolls = RollOuts(self.student, self.computer, steps=self._sampling_steps, rows=len(places))
+        ahead = range(self.step, config.steps)
+        for step, batch in stream(self.clips, self.shape, self.loss, config.seed, ahead, places, self.device):
+            # Draws [K, B, ...] of the ticks that are rolled out.
+            noise = batch.noise[:, :, window - 1 :].to(dtype).permute(1, 2, 0, 3, 4)
+            t = batch.t[:, :, window - 1 :].to(dtype).permute(1, 2, 0)
+            context, last = rolls.roll(batch.frames[:, :window], batch.actions, noise[0].unbind(0))
+            yield Moments(
+                step,
+                context.flatten(0, 1),
+                last.flatten(0, 1),
+                batch.actions[:, window - 1 :].T.flatten(),
+                self.teacher.see(batch.frames[:, window:].transpose(0, 1), dtype).flatten(0, 1),
+                [one.flatten(0, 1) for one in noise],
+                [one.flatten() for one in t],
+                torch.ones(t[0].numel(), device=self.device),
+            )
+
+    def _drawn(self) -> Generator[Moments, None, None]:
         """Frames of kept contexts, most often those that the teacher cannot foretell."""
         config, model, dtype = self.config, self.teacher, self.dtype
+        objective = Objective(self.student, self.loss, dtype, config.compile)
         judge = DecoderObjective(model, self.loss, dtype, config.compile)
         rehearsal = Rehearsal(
             model, judge, objective, self._pool, self.clips, self.loss, config.replay,
-            batch=config.batch, seed=config.seed, place=self.place, device=self.device,
+            batch=self._batch, seed=config.seed, place=self.place, device=self.device,
         )  # fmt: skip
         self._replay = rehearsal.replay
         rehearsal.begin(self.step, config.steps, self._replayed)

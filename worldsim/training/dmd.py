@@ -100,7 +100,7 @@ class DMD(Method):
         self.networks = {"student": student.decoder, "critic": critic}
         sees, doubts = Denoise(teacher.decoder), Denoise(critic)
         learns = _CriticLoss(critic, teacher, weight)
-        makes = [_Exit(student.decoder, self.levels[: k + 1]) for k in range(steps)]
+        makes = [Exit(student.decoder, self.levels[: k + 1]) for k in range(steps)]
 
         @torch.no_grad()
         def judge(*given: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,7 +137,9 @@ class DMD(Method):
         return matching_loss(made, real, fake)
 
 
-class _Exit(nn.Module):
+class Exit(nn.Module):
+    """:func:`exit_frames` of a decoder, as a module."""
+
     def __init__(self, decoder: FrameDecoder, at: Sequence[float]) -> None:
         super().__init__()
         self.decoder, self.at = decoder, tuple(at)
