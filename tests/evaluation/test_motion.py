@@ -55,12 +55,14 @@ def test_an_untrained_world_knows_no_motion(subject: Subject) -> None:
     assert "comes into view" in "\n".join(SECTIONS["motion"](report))
 
 
-def test_an_error_is_weighted_where_something_changes() -> None:
-    real = np.zeros((2, 1, 8, 8, 3), np.uint8)
-    real[1, 0, 4, 4] = 255
-    assert motion.frame_errors(real[1:], real) == 0
-    missed = motion.frame_errors(real[:1], real)[0, 0]
-    assert missed == pytest.approx(1000 * 16 * 4 / 64)
+def test_an_error_is_weighted_near_what_has_just_moved() -> None:
+    real = np.zeros((4, 1, 16, 16, 3), np.uint8)
+    real[1:, 0, 4, 4] = 255  # comes unforeseen, and stays
+    assert (motion.frame_errors(real[1:], real) == 0).all()
+    unseen, near, still = motion.frame_errors(np.zeros_like(real[1:]), real)[:, 0]
+    assert unseen == still == pytest.approx(1000 * 4 / 256) and near == pytest.approx(16 * still)
     made = real[1:].copy()
-    made[0, 0, 0, 0] = 255  # far from what changes
-    assert motion.frame_errors(made, real)[0, 0] == pytest.approx(missed / 16)
+    made[1:, 0, 7, 7] = 255  # within three pixels of what has just come
+    errors = motion.frame_errors(made, real)[:, 0]
+    assert errors[1] == pytest.approx(16 * still) and errors[2] == pytest.approx(still)
+

@@ -213,7 +213,7 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
         if dtype.hasobject or fortran:
             raise ValueError(f"{name} is of {dtype}")
-        return np.frombuffer(file.read(), dtype).reshape(shape)
+        return np.frombuffer(bytearray(file.read()), dtype).reshape(shape)  # a bytearray can be written to
 
 
 def _check(episode: Episode) -> None:
