@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Generator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,20 +18,18 @@ from worldsim.locking import sole_writer
 from worldsim.model.world_model import WorldModel
 from worldsim.settings import command, from_dict, home
 from worldsim.training.ancestry import collect_command, command_of, remember_parent
-from worldsim.training.batches import stream
 from worldsim.training.dmd import DMD
 from worldsim.training.export import export
 from worldsim.training.loop import Loop, ReportConfig
 from worldsim.training.loss import LossConfig
-from worldsim.training.objective import Objective, OwnPool
+from worldsim.training.objective import OwnPool
 from worldsim.training.optimizer import Optimizer, OptimizerConfig, schedule, update_ema
-from worldsim.training.own import own_rows
 from worldsim.training.parallel import Ranks, ranks
 from worldsim.training.regression import Consistency, ODEInitialisation
 from worldsim.training.rehearsal import Rehearsal
 from worldsim.training.replay import DecoderObjective, KeptConfig, Replay
-from worldsim.training.self_forcing import RollOuts
-from worldsim.training.teaching import Computer, Encode, Method, Moments
+from worldsim.training.sources import Source, drawn, rolled, streamed
+from worldsim.training.teaching import Computer, Method
 from worldsim.world import load_world
 
 #: Ways to distil, and each one's learning rate: distribution matching, the same on the student's roll-outs, regression
@@ -221,12 +218,26 @@ class Distiller(Loop):
         config = self.config
         if self.finished:
             return
+        source = Source(
+            self.teacher, cast(WorldModel, self.student), self.computer, self.clips, self.loss,
+            seed=config.seed, places=self.place.places(self._batch), device=self.device,
+        )  # fmt: skip
+        ahead = range(self.step, config.steps)
         if config.method == "self_forcing":
-            every = self._rolled()
-        elif config.replay.clips and config.method != "ode":
-            every = self._drawn()
+            every = rolled(source, ahead, self._sampling_steps)
+        elif config.method == "ode":
+            every = streamed(source, ahead, config.trajectories)
+        elif config.replay.clips:
+            rehearsal = Rehearsal(
+                self.teacher, DecoderObjective(self.teacher, self.loss, self.dtype, config.compile),
+                source.objective(), self._pool, self.clips, self.loss, config.replay,
+                batch=self._batch, seed=config.seed, place=self.place, device=self.device,
+            )  # fmt: skip
+            self._replay = rehearsal.replay
+            rehearsal.begin(self.step, config.steps, self._replayed)
+            every = drawn(source, ahead, rehearsal)
         else:
-            every = self._streamed()
+            every = streamed(source, ahead)
         scalars, held_out = self.scalars(), self.held_out()
         bar = self.bar(config.steps)
         for moments in every:
@@ -244,83 +255,6 @@ class Distiller(Loop):
                 break
         every.close()
         bar.close()
-
-    def _streamed(self) -> Generator[Moments, None, None]:
-        """All frames of new clips in every step."""
-        config = self.config
-        objective = Objective(self.student, self.loss, self.dtype, config.compile)
-        encode = self.computer.computed(Encode(self.teacher), gradient=False)
-        places = self.place.places(self._batch)
-        own = own_rows(places, self.loss.own_share)
-        ahead = range(self.step, config.steps)
-        numbers = [step % config.trajectories for step in ahead] if config.method == "ode" else ahead
-        batches = stream(self.clips, self.shape, self.loss, config.seed, numbers, places, self.device)
-        for step, (_, batch) in zip(ahead, batches, strict=True):
-            context, last = encode(objective.show(batch, own), self.student.previous_actions(batch.actions))
-            yield Moments(
-                step,
-                context,
-                last,
-                batch.actions.flatten(),
-                self.teacher.see(batch.frames[:, 1:], self.dtype).flatten(0, 1),
-                [one.flatten(0, 1).to(self.dtype) for one in batch.noise.unbind(1)],
-                [one.flatten().to(self.dtype) for one in batch.t.unbind(1)],
-                torch.ones(len(context), device=self.device),
-            )
-
-    def _rolled(self) -> Generator[Moments, None, None]:
-        """All frames of the student's roll-outs from new clips; see :mod:`worldsim.training.self_forcing`."""
-        config, window, dtype = self.config, self.shape.window, self.dtype
-        places = self.place.places(self._batch)
-        rolls = RollOuts(self.student, self.computer, steps=self._sampling_steps, rows=len(places))
-        ahead = range(self.step, config.steps)
-        for step, batch in stream(self.clips, self.shape, self.loss, config.seed, ahead, places, self.device):
-            # Draws [K, B, ...] of the ticks that are rolled out.
-            noise = batch.noise[:, :, window - 1 :].to(dtype).permute(1, 2, 0, 3, 4)
-            t = batch.t[:, :, window - 1 :].to(dtype).permute(1, 2, 0)
-            context, last = rolls.roll(batch.frames[:, :window], batch.actions, noise[0].unbind(0))
-            yield Moments(
-                step,
-                context.flatten(0, 1),
-                last.flatten(0, 1),
-                batch.actions[:, window - 1 :].T.flatten(),
-                self.teacher.see(batch.frames[:, window:].transpose(0, 1), dtype).flatten(0, 1),
-                [one.flatten(0, 1) for one in noise],
-                [one.flatten() for one in t],
-                torch.ones(t[0].numel(), device=self.device),
-            )
-
-    def _drawn(self) -> Generator[Moments, None, None]:
-        """Frames of kept contexts, most often those that the teacher cannot foretell."""
-        config, model, dtype = self.config, self.teacher, self.dtype
-        objective = Objective(self.student, self.loss, dtype, config.compile)
-        judge = DecoderObjective(model, self.loss, dtype, config.compile)
-        rehearsal = Rehearsal(
-            model, judge, objective, self._pool, self.clips, self.loss, config.replay,
-            batch=self._batch, seed=config.seed, place=self.place, device=self.device,
-        )  # fmt: skip
-        self._replay = rehearsal.replay
-        rehearsal.begin(self.step, config.steps, self._replayed)
-
-        @torch.no_grad()
-        def view(before: Tensor, last: Tensor) -> Tensor:
-            return model.view_after(model.shown(last, dtype), model.shown(before, dtype))
-
-        view = self.computer.built(view)
-        for step in range(self.step, config.steps):
-            drawn = rehearsal.draw(step, self.loss.draws)
-            frames = drawn.frames
-            yield Moments(
-                step,
-                frames.context,
-                view(frames.before, frames.last),
-                frames.action,
-                model.shown(frames.following, dtype),
-                drawn.noise.to(dtype).unbind(0),
-                torch.from_numpy(drawn.levels).to(self.device, dtype).unbind(0),
-                drawn.worth,
-            )
-        rehearsal.close()
 
     @property
     def finished(self) -> bool:

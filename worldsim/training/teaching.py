@@ -81,7 +81,7 @@ class Computer:
     """Modules called in ``dtype``, with the gradient going to their float32 weights."""
 
     def __init__(self, dtype: torch.dtype, compiled: bool) -> None:
-        self.dtype, self._compiled = dtype, compiled
+        self.dtype, self.compiled = dtype, compiled
 
     def call(self, module: nn.Module, *given: Any) -> Any:
         """``module(*given)`` with its weights in ``dtype``."""
@@ -98,7 +98,7 @@ class Computer:
 
     def built(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, compiled if that is wanted."""
-        return torch.compile(function) if self._compiled else function
+        return torch.compile(function) if self.compiled else function
 
 
 class Encode(nn.Module):
