@@ -27,6 +27,7 @@ def cell(error: str | None = None, milliseconds: float = 4.0, **settings: Any) -
     repeats = [{"samples": samples, "resident_bytes": []}] * 2
     facts = {"parameters": 7, "flops_per_tick": 2e9, "matmul_flops_per_second": 1e12}
     facts |= {"peak_memory_bytes": 300 * 2**20, "warmup_seconds": 1.5}
+    facts |= {"frame_error_mean": 0.0561, "frame_error_max": 31.0}
     return {
         "cell": about,
         "error": None,
@@ -124,13 +125,25 @@ def test_the_table_has_a_row_a_cell_and_only_the_settings_that_differ() -> None:
     text = as_markdown(report(cell(), cell(batch=8, milliseconds=400.0), cell("out of | memory\nhere", batch=64)))
     head, _, *rows = [line for line in text.splitlines() if line.startswith("|")]
     assert head.startswith("| batch | response ms p50 |") and "steps" not in head
-    assert rows[0] == "| 1 | 2 | 2 | 2 | 4 | 4 | 4 | 0 | 250 (250 to 250) | 250 | 50 % | 300 |"
+    assert rows[0] == "| 1 | 2 | 2 | 2 | 4 | 4 | 4 | 0 | 250 (250 to 250) | 250 | 50 % | 300 | 0.056 (31) |"
     assert "| 2.5 (2.5 to 2.5) | 20 |" in rows[1], "8 frames a tick"
     assert rows[2].startswith("| 64 | not measured: out of / memory here |")
-    assert {line.count("|") for line in [head, *rows]} == {13}, "every row is as wide as the head"
+    assert {line.count("|") for line in [head, *rows]} == {14}, "every row is as wide as the head"
     assert "All cells: world pong, backend eager, steps 2." in text
     assert "Warm-up is excluded: 5 ticks a cell, which took 1.5 to 1.5 s" in text
     assert "Box 9" in text and "torch (version 2.12)" in text
+
+
+def test_a_long_roll_out_has_its_tenths_in_the_table() -> None:
+    assert "last / first" not in as_markdown(report(cell()))
+    long = cell()
+    samples = {stage: values * 1000 for stage, values in long["repeats"][0]["samples"].items()}
+    samples["tick"][-10_000:] = [5.0] * 10_000
+    long["repeats"] = [{"samples": samples, "resident_bytes": [2**20 * n for n in range(1, 11)]}]
+    long["summary"] = summarise(long["repeats"], 1)
+    rows = [line for line in as_markdown(report(long)).splitlines() if line.startswith("|")]
+    length = len(samples["tick"])
+    assert rows[-1].startswith(f"| - | {length} | 4 | 4 |") and rows[-1].endswith(" 5 | 1.250 | +9.00 |")
 
 
 def test_a_table_of_nothing_and_of_errors_alone_is_still_a_table() -> None:

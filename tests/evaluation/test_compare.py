@@ -41,13 +41,14 @@ def test_a_table_of_worlds_and_steps(
     assert "actions told" not in table[0], "what was not measured has no column"
     assert ">= 0.97" in table[2]
     for line, steps in zip(table[3:], (1, 2), strict=True):
-        assert f"| run | {steps} | dmd, 30 steps | 1.50 |" in line
+        assert f"| run | {steps} | eager, float32 | dmd, 30 steps | 1.50 |" in line
     # A second time nothing is judged again, and the part is replaced.
     monkeypatch.setattr(compare, "evaluate", lambda *_: pytest.fail("judged again"))
     assert main(arguments) == 0
     assert page.read_text().count("<!-- methods") == 1
-    with pytest.raises(BaseException, match="judged again"):
-        main([*arguments, "evaluate.seed=1"])
+    for other in ("evaluate.seed=1", "backends=[int8]"):
+        with pytest.raises(BaseException, match="judged again"):
+            main([*arguments, other])
 
 
 def test_one_world_that_cannot_be_judged_does_not_cost_the_others(
@@ -55,7 +56,7 @@ def test_one_world_that_cannot_be_judged_does_not_cost_the_others(
 ) -> None:
     assert main([f"worlds=[nowhere,{run / 'world'}]", *told(pong_data, tmp_path / "out")]) == 1
     out = capsys.readouterr().out
-    assert "nowhere at its own steps: " in out and "dmd, 30 steps" in out
+    assert "nowhere at its own steps on eager: " in out and "dmd, 30 steps" in out
     assert main(["worlds=[nowhere]", *told(pong_data, tmp_path / "out")]) == 2
 
 

@@ -6,8 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from worldsim.engine.session import Session
+from worldsim.play.gears import Gears
+from worldsim.play.threads import Threads
 from worldsim.play.upgrade import Upgrade, can_compile
 from worldsim.world import load_world
 
@@ -36,6 +39,30 @@ def test_the_compiled_step_is_made_beside_the_game_and_found_again(tiny_world_fo
     session.restore(state)
     session.commit()
     assert session.backend == "aoti" and session.render([2]).shape == frame.shape
+    session.commit()
+    leaves_when_others_want_the_cores(Upgrade(str(tiny_world_folder), session))
+
+
+def leaves_when_others_want_the_cores(upgrade: Upgrade) -> None:
+    """The compiled step, whose library is on disk, comes and goes with the threads and the steps."""
+    session = upgrade._session
+    session.adopt(session.make_parts("eager"))
+    threads = Threads(torch.get_num_threads(), 1e9)
+    gears, note, end = Gears(session, upgrade, threads), "", time.monotonic() + 60
+    while not note and time.monotonic() < end:
+        session.step([0])
+        note = gears.shift()
+    assert note.startswith("compiled step") and gears.state == "aoti"
+    threads.most += 1  # as if it had just been given fewer
+    gears._choose()
+    assert gears.state == "eager"
+    threads.most -= 1
+    gears._choose()
+    assert gears.state == "aoti"
+    gears.set_steps(session.steps + 1)
+    assert session.backend == "eager"
+    session.step([0])
+    upgrade.close()
 
 
 def test_without_a_compiler_the_game_stays_as_it_is(tiny_world_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

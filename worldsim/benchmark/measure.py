@@ -65,6 +65,37 @@ def time_ticks(session: Session, ticks: int, rng: np.random.Generator) -> dict[s
     return {"samples": samples, "resident_bytes": resident}
 
 
+def frame_error(session: Session, ticks: int, rng: np.random.Generator) -> dict[str, float]:
+    """How far a session's frames are from those of eager float32, a tick ahead, in grey levels of 255.
+
+    Both draw the same noise and remember the same frames, those of eager float32; what they know of them is their own.
+
+    Args:
+        session: Of any backend and dtype; it is reset.
+        ticks: At least 1.
+        rng: Draws the actions.
+
+    Returns:
+        ``frame_error_mean`` of all values, and ``frame_error_max``.
+    """
+    exact = Session(
+        session.world, session.batch, steps=session.steps, device=session.device, dtype="float32", backend="eager"
+    )
+    for one in (exact, session):
+        one.reset(start=0, seed=0)
+    total, most = 0.0, 0
+    for _ in range(ticks):
+        actions = rng.integers(0, len(session.world.actions), session.batch)
+        wanted, given = (one.render(actions).astype(np.int16) for one in (exact, session))
+        off = np.abs(wanted - given)
+        total, most = total + float(off.mean()), max(most, int(off.max()))
+        session.shown.copy_(exact.shown)
+        for one in (exact, session):
+            one.commit()
+    exact.close()
+    return {"frame_error_mean": total / ticks, "frame_error_max": float(most)}
+
+
 def flops_per_tick(world: World, steps: int, batch: int) -> int:
     """Floating-point operations of a tick's products and convolutions, counted by PyTorch as it runs one in float32.
 

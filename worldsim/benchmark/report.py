@@ -23,6 +23,11 @@ LATER = {"model": "scd", "without": None, "allocator": "default"}
 
 # Settings that say where results go or which cells there are: a resumed sweep may change them.
 _APART_FROM_SAMPLES = {"out", "resume", "into", "plots"}
+_FACTS = (
+    "flops_per_tick", "matmul_flops_per_second", "peak_memory_bytes", "warmup_seconds", "frame_error_mean",
+    "frame_error_max",
+)  # fmt: skip
+_LONG = 10_000  # ticks of a repeat from which on the table shows whether its cost grows
 _LONGEST = 80  # characters of an environment's value in Markdown; the flags of a CPU are longer
 
 
@@ -159,7 +164,7 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     if common:
         lines += ["All cells: " + ", ".join(f"{name} {_text(value)}" for name, value in common.items()) + ".", ""]
     head = ["response ms p50", "p95", "p99", "tick ms p50", "p95", "max", "jitter", "decisions/s"]
-    head += ["frames/s", "of matmul rate", "peak MiB"]
+    head += ["frames/s", "of matmul rate", "peak MiB", "off by"]
     rows = [[*(_text(cell["cell"].get(name)) for name in differ), *_row(cell, len(head))] for cell in cells]
     return "\n".join([*lines, *files.table([*differ, *head], rows), "", *_below(report)]) + "\n"
 
@@ -185,7 +190,13 @@ def _row(cell: Mapping[str, Any], width: int) -> list[str]:
         figure(summary["frames_per_second"]),
         "-" if share is None else f"{100 * share:.3g} %",
         "-" if peak is None else f"{peak / 2**20:.0f}",
+        _off(cell["facts"]),
     ]
+
+
+def _off(facts: Mapping[str, Any]) -> str:
+    mean, most = (facts.get(f"frame_error_{which}") for which in ("mean", "max"))
+    return "-" if mean is None or most is None else f"{mean:.2g} ({most:.0f})"
 
 
 def _below(report: Mapping[str, Any]) -> list[str]:
@@ -198,12 +209,30 @@ def _below(report: Mapping[str, Any]) -> list[str]:
     repeats = sorted({len(cell["repeats"]) for cell in measured})
     counted = " or ".join(map(str, repeats)) or "no"
     figures = f"Figures are of all ticks of {counted} repeats together, in brackets the slowest and the fastest repeat."
-    lines = [f"{warm}. Jitter is p99 - p50 of the tick. {figures}", ""]
+    off = "Off by: grey levels of 255 from eager float32 one tick ahead, on average (at most)."
+    lines = [f"{warm}. Jitter is p99 - p50 of the tick. {figures} {off}", ""]
+    if any(len(repeat["samples"]["tick"]) >= _LONG for cell in measured for repeat in cell["repeats"]):
+        lines += [*_along(measured), ""]
     lines += [f"Measured on: {_flat(report['environment'])}."]
     for kept in sorted({_flat(cell["environment"]) for cell in report["cells"] if cell.get("environment")}):
         count = sum(_flat(cell.get("environment", {})) == kept for cell in report["cells"])
         lines += ["", f"{count} of the cells {'is' if count == 1 else 'are'} from an earlier run, with {kept}."]
     return lines
+
+
+def _along(cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The tick and the memory by tenth of the roll-out, a row a cell."""
+    rows, differ = [], split_settings(cells)[1]
+    for cell in cells:
+        ticks, memory = (cell["summary"]["deciles"][name] for name in ("tick_p50", "resident_bytes"))
+        if not ticks:
+            continue
+        grown = f"{(memory[-1] - memory[0]) / 2**20:+.2f}" if memory else "-"
+        length = min(len(repeat["samples"]["tick"]) for repeat in cell["repeats"])
+        about = ", ".join(f"{name} {_text(cell['cell'].get(name))}" for name in differ) or "-"
+        rows.append([about, length, *map(figure, ticks), f"{ticks[-1] / ticks[0]:.3f}", grown])
+    tenths = [f"tick ms p50, tenth {n}" if n == 1 else str(n) for n in range(1, TENTHS + 1)]
+    return files.table(["cell", "ticks", *tenths, "last / first", "resident MiB since the first tenth"], rows)
 
 
 def _flat(environment: Mapping[str, Any]) -> str:
@@ -228,8 +257,7 @@ def _check_cell(cell: Mapping[str, Any], where: str) -> None:
     _need(error is None or isinstance(error, str), f"{where}error", "null or text")
     if error is not None:
         return
-    numbers = ("flops_per_tick", "matmul_flops_per_second", "peak_memory_bytes", "warmup_seconds")
-    _numbers(cell["facts"], f"{where}facts.", [name for name in numbers if cell["facts"].get(name) is not None])
+    _numbers(cell["facts"], f"{where}facts.", [name for name in _FACTS if cell["facts"].get(name) is not None])
     _need(len(cell["repeats"]) > 0, f"{where}repeats", "one at least")
     for number, repeat in enumerate(cell["repeats"]):
         at = f"{where}repeats[{number}]"

@@ -16,6 +16,8 @@ from typing import Any, Protocol
 from worldsim.benchmark.cells import Cell
 from worldsim.errors import WorldsimError
 
+_ERROR_TICKS = 16
+
 
 class Runner(Protocol):
     """A cell that is open."""
@@ -62,6 +64,9 @@ class EngineRunner:
             "matmul_flops_per_second": measure.matmul_rate(session.device, session.dtype),
             "warmup_seconds": warm,
         }
+        if not cell.window:  # frames of a window that nothing was learned for need not be near anything
+            self._facts |= measure.frame_error(session, _ERROR_TICKS, self._rng)
+            session.reset()
 
     def facts(self) -> dict[str, Any]:
         """See :class:`Runner`."""

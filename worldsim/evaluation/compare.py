@@ -1,7 +1,8 @@
-"""`worldsim compare`: worlds and denoising steps side by side, judged alike, with what each took to train."""
+"""`worldsim compare`: worlds, denoising steps and backends side by side, judged alike, with what training took."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ class CompareConfig:
     Attributes:
         worlds: By name or folder; the ``world/`` of a run brings the run's method and cost along.
         steps: Denoising steps that each is judged at; None: its own.
+        backends: What computes their dreams, see :data:`~worldsim.engine.backends.BACKENDS`.
         into: ``<page>.md:<part>`` to put the table into.
         out: Where the reports of single worlds are kept; None: ``comparisons/`` of the home folder.
         evaluate: How each is judged, see :class:`~worldsim.evaluation.evaluate.EvaluateConfig`.
@@ -33,13 +35,16 @@ class CompareConfig:
 
     worlds: tuple[str, ...]
     steps: tuple[int | None, ...] = (None,)
+    backends: tuple[str, ...] = ("eager",)
     into: str | None = None
     out: Path | None = None
     evaluate: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.worlds or not self.steps:
-            raise WorldsimError("name some worlds=[...] and steps=[...]; steps=[null] takes each world's own")
+        if not self.worlds or not self.steps or not self.backends:
+            raise WorldsimError(
+                "name some worlds=[...], steps=[...] and backends=[...]; steps=[null] takes each world's own"
+            )
         if self.into is not None and not all(self.into.rpartition(":")):
             raise WorldsimError(f"into is {self.into!r}: name a Markdown file and a part of it, as in page.md:methods")
 
@@ -78,7 +83,7 @@ def judged(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
         if key not in ("world", "out", "lesson", "threads", "batch")
     }
     asked["lesson"] = dict(vars(config.lesson))
-    out = folder / f"{Path(config.world).name}-{fingerprint[:12]}-{config.steps or 'own'}"
+    out = folder / f"{Path(config.world).name}-{fingerprint[:12]}-{config.steps or 'own'}-{config.backend}"
     try:
         known = json.loads((out / "asked.json").read_text(encoding="utf-8"))
         if known == asked:
@@ -111,14 +116,16 @@ def as_markdown(rows: Sequence[Row], command: str) -> str:
     asked = {
         (bar.part, bar.text): f"{'>=' if bar.at_least else '<='} {bar.target:g}" for row in measured for bar in row
     }
-    lines: list[list[Any]] = [["asked", None, None, None, None, *(asked[name] for name in names)]]
+    lines: list[list[Any]] = [["asked", None, None, None, None, None, *(asked[name] for name in names)]]
     for row, found in zip(rows, measured, strict=True):
         values = {(bar.part, bar.text): bar.value for bar in found}
         about = row.report["about"]
         hours = None if row.hours is None else f"{row.hours:.2f}"
-        head = [row.world, about["steps"], row.how or None, hours, f"{about['parameters'] / 1e6:.2f}"]
-        lines.append([*head, *(values.get(name) for name in names)])
-    head = ["world", "steps", "made by", "hours", "M parameters", *(f"{part}: {text}" for part, text in names)]
+        computed = f"{about['backend']}, {about['dtype']}"
+        first = [row.world, about["steps"], computed, row.how or None, hours, f"{about['parameters'] / 1e6:.2f}"]
+        lines.append([*first, *(values.get(name) for name in names)])
+    head = ["world", "steps", "computed by", "made by", "hours", "M parameters"]
+    head += [f"{part}: {text}" for part, text in names]
     notes = [f"- {row.world}: {made(row.report['about'])}" for row in rows]
     return "\n".join([f"`{command}`", "", *table(head, lines), "", *notes, ""])
 
@@ -144,12 +151,12 @@ def main(settings: dict[str, Any]) -> int | None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # cores are used by sessions side by side
     for world in config.worlds:
-        for steps in config.steps:
+        for steps, backend in itertools.product(config.steps, config.backends):
             try:
-                told = from_dict(EvaluateConfig, {**config.evaluate, "world": world, "steps": steps})
-                rows.append(Row(_short(world), *origin(world), judged(told, folder)))
+                asked = {**config.evaluate, "world": world, "steps": steps, "backend": backend}
+                rows.append(Row(_short(world), *origin(world), judged(from_dict(EvaluateConfig, asked), folder)))
             except WorldsimError as error:
-                print(f"{world} at {steps or 'its own'} steps: {error}", flush=True)
+                print(f"{world} at {steps or 'its own'} steps on {backend}: {error}", flush=True)
                 failed += 1
     torch.set_num_threads(threads)
     if not rows:

@@ -51,6 +51,7 @@ class EvaluateConfig:
     batch: int = 32
     device: str = "cpu"
     dtype: str | None = None
+    backend: str = "eager"
     threads: int | None = None
     lesson: Lesson = field(default_factory=Lesson)
 
@@ -128,6 +129,7 @@ def evaluate(config: EvaluateConfig, out: Path, *, quiet: bool = False) -> tuple
             "held_out": [info.file for info in subject.dataset.held_out],
             "steps": config.steps or subject.world.config.steps,
             "dtype": str(pick_dtype(config.dtype, pick_device(config.device))).removeprefix("torch."),
+            "backend": config.backend,
             "seed": config.seed,
             "quick": config.quick,
             "threads": subject.settings.workers,
@@ -192,7 +194,7 @@ def prepare(config: EvaluateConfig, quiet: bool = False) -> Subject:
     recorded = config.source or str(dataset.config["source"].get("name"))
     known = load_source(recorded).objects if recorded in group_names("source") else None
     settings = DreamSettings(
-        config.steps, config.seed, config.device, config.dtype, config.batch, config.threads or _cores()
+        config.steps, config.seed, config.device, config.dtype, config.batch, config.threads or _cores(), config.backend
     )
     return Subject(world, dataset, source_of(dataset, known), config.extent(), settings, quiet)
 

@@ -60,6 +60,7 @@ def made(about: Mapping[str, Any]) -> str:
     quick = "**A quick look: too little to judge by.** " if about["quick"] else ""
     return (
         f"{quick}Weights {about['fingerprint'][:12]}, {about['steps']} denoising steps, {about['dtype']}, "
+        f"{about.get('backend', 'eager')}, "
         f"seed {about['seed']}, commit {(about['commit'] or 'unknown')[:12]}; "
         f"{box['cpu']}, {about.get('threads', box['torch_threads'])} threads, torch {box['torch']}."
     )

@@ -33,10 +33,19 @@ class DreamSettings:
     dtype: str | None = None
     batch: int = 32
     workers: int = 1
+    backend: str = "eager"
 
     def session(self, world: World, rows: int, seed: int) -> Session:
         """A session of ``rows`` whose first row draws from ``self.seed + seed``."""
-        return Session(world, rows, steps=self.steps, seed=self.seed + seed, device=self.device, dtype=self.dtype)
+        return Session(
+            world,
+            rows,
+            steps=self.steps,
+            seed=self.seed + seed,
+            device=self.device,
+            dtype=self.dtype,
+            backend=self.backend,
+        )
 
 
 def dream(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldsim.errors import WorldsimError
+from worldsim.errors import BackendError, WorldsimError
 from worldsim.settings import command, from_dict, home
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HEADLESS_FRAMES, HEADLESS_KEYS = 300, "random"
 SCRIPT_S = 3600.0  # how long a named script lasts where nothing else ends the game
 # A tick is hundreds of small products, and each waits for its last thread. Beside a program that kept both of two
-# cores busy, two threads took nine times as long as one: leave cores to others.
+# cores busy, two threads took nine times as long as one: leave cores to others. See also worldsim/play/threads.py.
 MOST_THREADS = 4
 WARM_UP = 3  # ticks; PyTorch's first ones prepare kernels and take ten times as long
 
@@ -127,15 +127,27 @@ def open_session(config: PlayConfig) -> tuple[World, Session, int]:
     torch.set_num_threads(config.threads or min(MOST_THREADS, physical_cores()))
     world = load_world(config.world)
     seed = secrets.randbelow(2**31) if config.seed is None else config.seed
-    backend = config.backend
-    if backend == "auto":  # on a CPU the compiled step comes later, by itself
-        backend = "cudagraphs" if config.device.startswith("cuda") else "torchscript"
+    backend = first_backend(config.device, config.dtype) if config.backend == "auto" else config.backend
     session = Session(world, steps=config.steps, seed=seed, device=config.device, dtype=config.dtype, backend=backend)
     session.reset(start=find_start(config.start))
     for _ in range(WARM_UP):
         session.step([world.actions.noop])
     session.reset(start=find_start(config.start), seed=seed)
     return world, session, seed
+
+
+def first_backend(device: str, dtype: str | None) -> str:
+    """What ``backend=auto`` starts with: the fastest there that needs no compiler, so that a game begins at once."""
+    from worldsim.engine.backends import load_backend
+    from worldsim.engine.precision import has_native_bfloat16, pick_device
+
+    place = pick_device(device)
+    if place.type == "cuda":
+        return "cudagraphs"
+    if dtype is None and not has_native_bfloat16(place):
+        with suppress(BackendError):
+            return load_backend("int8", place).name
+    return "torchscript"
 
 
 def find_start(text: str | None) -> str | int | None:
@@ -147,6 +159,7 @@ def open_game(config: PlayConfig, world: World, session: Session, seed: int, sta
     """The game of a session in a window; the stack closes the window and finishes films."""
     from worldsim.film.film import Film
     from worldsim.play.game import Game
+    from worldsim.play.gears import Gears
     from worldsim.play.keyboard import key_table
     from worldsim.play.overlay import Overlay
     from worldsim.play.panel import Panel
@@ -154,6 +167,7 @@ def open_game(config: PlayConfig, world: World, session: Session, seed: int, sta
     from worldsim.play.pilot import find_pilot
     from worldsim.play.recorder import Recorder
     from worldsim.play.script import KeyRecorder
+    from worldsim.play.threads import Threads
     from worldsim.play.upgrade import Upgrade
     from worldsim.play.window import Window
     from worldsim.world import find_world
@@ -176,11 +190,16 @@ def open_game(config: PlayConfig, world: World, session: Session, seed: int, sta
     record_keys = Path(config.record_keys).expanduser() if config.record_keys else None
     film = Film(Path(config.record).expanduser(), fps) if config.record else None
     recorder = stack.enter_context(Recorder(_output_folder(), world.name, fps, film))
-    upgrade = None
-    # When the faster step comes is chance, and its last bits differ; a given seed asks for the same dream again.
-    if config.backend == "auto" and session.device.type == "cpu" and config.seed is None and not config.headless:
-        upgrade = Upgrade(config.world, session)
-        stack.callback(upgrade.close)
+    upgrade = threads = None
+    # What is changed on the way is chance, and last bits differ; a given seed asks for the same dream again.
+    if session.device.type == "cpu" and config.seed is None and not config.headless:
+        if config.backend == "auto":
+            upgrade = Upgrade(config.world, session)
+            stack.callback(upgrade.close)
+        if config.threads is None and not config.unpaced:
+            import torch
+
+            threads = Threads(torch.get_num_threads(), 1000 / fps)
     return Game(
         session,
         window,
@@ -193,7 +212,7 @@ def open_game(config: PlayConfig, world: World, session: Session, seed: int, sta
         frames=frames,
         script=hand,
         keys=stack.enter_context(KeyRecorder(record_keys)) if record_keys else None,
-        upgrade=upgrade,
+        gears=Gears(session, upgrade, threads),
         pilot=pilot,
     )
 

@@ -8,16 +8,16 @@ import time
 from worldsim.engine.session import Session
 from worldsim.errors import WorldsimError
 from worldsim.machine import stolen_ms
+from worldsim.play.gears import Gears
 from worldsim.play.keyboard import Keyboard
 from worldsim.play.overlay import Overlay
 from worldsim.play.pacing import Pacer, Timings
 from worldsim.play.panel import Panel, Readout
-from worldsim.play.pen import ACCENT, GOOD, WARN
+from worldsim.play.pen import ACCENT, GOOD, WARN, Colour
 from worldsim.play.pilot import Pilot
 from worldsim.play.recorder import Recorder
 from worldsim.play.screen import Screen
 from worldsim.play.script import Hand, KeyRecorder
-from worldsim.play.upgrade import Upgrade
 from worldsim.play.window import Window
 
 REFRESH_S = 0.2  # how often the panel's figures change
@@ -38,7 +38,7 @@ class Game:
         frames: turns of the loop until it ends by itself, or None.
         script: given a turn and the latest frame, the keys to press before that turn, or to release.
         keys: where to write the keys pressed.
-        upgrade: makes a faster step beside the game, which is swapped in when it is ready.
+        gears: changes what computes the ticks; by default it stays as it is.
         pilot: who plays when the controls are handed over, or None.
 
     Attributes:
@@ -62,7 +62,7 @@ class Game:
         frames: int | None = None,
         script: Hand | None = None,
         keys: KeyRecorder | None = None,
-        upgrade: Upgrade | None = None,
+        gears: Gears | None = None,
         pilot: Pilot | None = None,
     ) -> None:
         self.timings = Timings()
@@ -71,8 +71,8 @@ class Game:
         self._pacer = Pacer(fps)
         self._keyboard = Keyboard(session.world.actions)
         self._start, self._frames, self._script = start, frames, script
-        self._keys, self._upgrade = keys, upgrade
-        self._pilot = pilot
+        self._keys, self._pilot = keys, pilot
+        self._gears = gears or Gears(session)
         self._planned: int | None = None  # the pilot's next action, chosen in the slack; None while a person plays
         config = session.world.config
         source = config.source.get("id")
@@ -201,6 +201,7 @@ class Game:
             self._sample["slack"] = 1000 * slack
             self._sample["tick"] = 1000 * (now - self._sample_from)
             self.timings.add(self._sample)
+            self._note(self._gears.feel(self._sample["tick"] - self._sample["slack"]), WARN)
             self._sample = None
 
     def _present(self) -> None:
@@ -211,8 +212,8 @@ class Game:
         """What can wait until the picture is shown: the film, the panel's figures, garbage."""
         now = time.perf_counter()
         self._stolen = stolen_ms()
-        if self._upgrade is not None:
-            self._swap(self._upgrade)
+        self._note(self._gears.shift(), GOOD)
+        self.readout.backend = self._gears.state
         if self._recorder.recording:
             self._recorder.add(self.window.pixels())
         if self._screen.has_panel and now - self._refreshed > REFRESH_S:
@@ -224,13 +225,9 @@ class Game:
             self._collected = now
             gc.collect()
 
-    def _swap(self, upgrade: Upgrade) -> None:
-        """Put the faster step in, if it is ready; the next tick is made by it."""
-        parts = upgrade.take()
-        if parts is not None and len(parts.levels) == self.session.steps + 1:
-            self.session.adopt(parts)
-            self._screen.say("compiled step: from here on every frame is made by it", GOOD)
-        self.readout.backend = upgrade.state or self.session.backend
+    def _note(self, text: str, colour: Colour) -> None:
+        if text:
+            self._screen.say(text, colour)
 
     def _obey(self, command: str) -> bool:
         """Do what a command key asks; True if it asks for one tick."""
@@ -246,11 +243,7 @@ class Game:
             return self.paused
         elif command in ("more", "fewer"):
             steps = self.session.steps + (1 if command == "more" else -1)
-            if self._upgrade is not None and self.session.backend == "aoti":
-                self.session.adopt(self.session.make_parts("eager"))  # compiling takes too long for a key
-            self.session.steps = min(64, max(1, steps))
-            if self._upgrade is not None:
-                self._upgrade.restart()
+            self._gears.set_steps(min(64, max(1, steps)))
             self._screen.say(f"{self.session.steps} denoising step{'s' if self.session.steps > 1 else ''} a frame")
         elif command == "pilot":
             self._hand_over()

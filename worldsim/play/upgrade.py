@@ -10,6 +10,8 @@ from worldsim.engine.prepare import Parts
 from worldsim.engine.session import Session
 from worldsim.errors import WorldsimError
 
+COMPILED = "aoti"  # the backend that it makes
+
 
 class Upgrade:
     """Has AOTInductor's library for a session's tick found or made, in a thread and a process beside the game.

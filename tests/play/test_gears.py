@@ -1,0 +1,90 @@
+"""Fewer threads where the cores are busy, the compiled step where they are not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from worldsim.engine.precision import has_native_bfloat16
+from worldsim.engine.session import Session
+from worldsim.play import app
+from worldsim.play.gears import Gears
+from worldsim.play.threads import REST, WINDOW, Threads
+from worldsim.world import World
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def feed(threads: Threads, busy_ms: float, windows: int = 1) -> list[bool]:
+    return [threads.feed(busy_ms) for _ in range(windows * WINDOW)]
+
+
+def test_ticks_that_are_in_time_change_nothing() -> None:
+    threads = Threads(4, 33.3)
+    assert not any(feed(threads, 33.0, 20)) and threads.count == 4
+    late = [100.0] * (WINDOW // 2) + [10.0] * (WINDOW - WINDOW // 2)
+    assert not any(threads.feed(ms) for ms in late * 4), "a few late ones are no crowd"
+
+
+def test_half_of_the_threads_are_kept_if_they_are_faster() -> None:
+    threads = Threads(4, 33.3)
+    assert feed(threads, 90.0) == [False] * (WINDOW - 1) + [True] and threads.count == 2
+    assert feed(threads, 60.0)[-1] and threads.count == 2, "faster, though not in time yet"
+    assert feed(threads, 60.0)[-1] and threads.count == 1
+    assert feed(threads, 20.0)[-1] and threads.count == 1
+    assert not any(feed(threads, 90.0, 3)), "there is nothing below one"
+
+
+def test_what_does_not_help_is_taken_back_and_not_tried_again_for_a_minute() -> None:
+    threads = Threads(2, 33.3)
+    feed(threads, 40.0)
+    assert threads.count == 1
+    assert feed(threads, 55.0)[-1] and threads.count == 2
+    assert not any(feed(threads, 40.0, REST - 1)) and threads.count == 2
+    assert feed(threads, 40.0)[-1] and threads.count == 1
+
+
+def test_a_session_whose_threads_wait_for_each_other_goes_on_with_one(make_world, two_threads: None) -> None:
+    session = Session(make_world(seed=1), dtype="float32")
+    session.reset(start=0)
+    decode = session._parts.decode
+
+    def crowded(*arguments: torch.Tensor) -> Any:
+        time.sleep(0.05 if torch.get_num_threads() == 2 else 0)
+        return decode(*arguments)
+
+    object.__setattr__(session._parts, "decode", crowded)
+    gears, notes = Gears(session, threads=Threads(2, 40.0)), []
+    for _ in range(2 * WINDOW):
+        began = time.perf_counter()
+        session.step([1])
+        notes.append(gears.feel(1000 * (time.perf_counter() - began)))
+    assert [note for note in notes if note] == ["the cores are busy: threads=1 from here on"]
+    assert torch.get_num_threads() == 1 and gears.shift() == ""
+
+
+def test_a_game_begins_with_int8_where_the_processor_has_no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    native = has_native_bfloat16(torch.device("cpu"))
+    assert app.first_backend("cpu", None) == ("torchscript" if native else "int8")
+    assert app.first_backend("cpu", "float32") == "torchscript", "who asks for float32 gets float32"
+    monkeypatch.setattr("worldsim.engine.precision.has_native_bfloat16", lambda device: not native)
+    assert app.first_backend("cpu", None) == ("int8" if native else "torchscript")
+
+
+def test_steps_are_changed_with_whatever_runs(tiny_world: World) -> None:
+    session = Session(tiny_world, dtype="float32", backend="torchscript")
+    session.reset(start=0)
+    gears = Gears(session)
+    gears.set_steps(3)
+    session.step([0])
+    assert session.steps == 3 and gears.state == session.backend == "torchscript"
