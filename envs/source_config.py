@@ -32,7 +32,8 @@ class SourceConfig:
         noop: the action that does nothing.
         state: name of the reader of the game's own state, or None.
         behaviour: name of the scripted player, or None.
-        score_limit: the episode ends when either side has so many points, or None.
+        score_limit: the episode ends when either side has so many points. None where it may also end otherwise: a world
+            learned from a game with a limit ends its episodes by the points it told, and by nothing else.
         max_episode_steps: decisions until an episode is truncated.
         action_repeat: decisions an agent's action is held for (a hint for agents; the source ignores it).
         extra: pip extra that installs the game, or "".

@@ -46,7 +46,7 @@ class WorldConfig:
         model: Shape of the networks.
         fps: Decisions per second.
         max_episode_steps: Ticks after which an episode is truncated.
-        score_limit: An episode ends when a side has this many points; ``None`` for a game without.
+        score_limit: An episode ends when a side has this many points, and not otherwise; ``None`` for a game without.
         steps: Denoising steps per frame, 1 to 64.
         context_level: Context-noise bucket that the encoder is told of when it runs; 0 is clean.
         source: Where it was learned from; free-form, for people.

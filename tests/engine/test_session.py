@@ -182,6 +182,11 @@ def test_the_end_head_ends_an_episode(make_world: MakeWorld) -> None:
     assert started(make_world(end=False)).step([0])[1].terminated.tolist() == [False]
 
 
+def test_where_there_is_a_score_limit_the_end_head_is_not_asked(make_world: MakeWorld) -> None:
+    session = started(make_world(end=True, reward=1, settings={"score_limit": 2}))
+    assert [session.step([0])[1].terminated.tolist() for _ in range(2)] == [[False], [True]]
+
+
 def test_the_default_start_is_an_episodes_beginning_drawn_by_the_rows_own_generator(
     tiny_world: World,
 ) -> None:

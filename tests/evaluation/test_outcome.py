@@ -82,9 +82,9 @@ def test_an_end_is_told_once_and_also_by_the_score(subject: Subject) -> None:
     judged = Subject(limited, subject.dataset, subject.source, subject.extent, subject.settings, quiet=True)
     rewards = np.zeros(ticks, np.int64)
     rewards[[10, 20, ticks - 1]] = -1
-    found = outcome._ends(judged, [ended], [rewards], [np.zeros(ticks, np.bool_)])
-    assert found["session"]["precision"] == found["session"]["recall"] == 1
-    assert found["head"]["recall"] == 0
+    found = outcome._ends(judged, [ended], [rewards], [np.arange(ticks) == 5])
+    assert found["session"]["precision"] == found["session"]["recall"] == 1, "the head is not asked"
+    assert found["head"]["recall"] == found["head"]["precision"] == 0
 
 
 def test_the_report_counts_the_real_points(subject: Subject) -> None:

@@ -23,7 +23,8 @@ class Referee:
 
     Args:
         batch: Rows.
-        score_limit: Points of a side that end an episode; ``None`` if there is no such number.
+        score_limit: Points of a side at which, and at nothing else, an episode ends; ``None``: the heads say when it does.
+            A picture need not show the score, and then a head can only guess.
         device: Where the heads run.
 
     Attributes:
@@ -47,7 +48,7 @@ class Referee:
 
         Args:
             reward_logits: [B, 3], of the signs -1, 0 and +1.
-            end_logits: [B, 2], of going on and of the end.
+            end_logits: [B, 2], of going on and of the end; not asked where there is a score limit.
             idle: Rows that took no part in it.
         """
         torch.argmax(reward_logits, -1, out=self.told)
@@ -58,7 +59,8 @@ class Referee:
         self.tick += playing
         self.score[:, 0] += sign > 0
         self.score[:, 1] += sign < 0
-        terminated = end_logits.cpu().numpy().argmax(-1) == 1
-        if self._limit is not None:
-            terminated |= self.score.max(1) >= self._limit
+        if self._limit is None:
+            terminated = end_logits.cpu().numpy().argmax(-1) == 1
+        else:
+            terminated = self.score.max(1) >= self._limit
         return Outcome(sign.astype(np.float32), terminated & playing)

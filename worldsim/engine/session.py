@@ -94,15 +94,19 @@ class Session:
         """
         return self._prepare(backend)
 
-    def adopt(self, parts: Parts) -> None:
+    def adopt(self, parts: Parts) -> Parts:
         """Run ticks with other parts from now on; between any two calls.
+
+        Returns:
+            Those that ran them until now.
 
         Raises:
             WorldsimError: they were made for another number of steps.
         """
         if parts.levels != self._levels:
             raise WorldsimError(f"parts for {len(parts.levels) - 1} steps cannot run {self.steps}: make_parts() again")
-        self._parts = parts
+        before, self._parts = self._parts, parts
+        return before
 
     @property
     def steps(self) -> int:
@@ -134,7 +138,8 @@ class Session:
     def shown(self) -> Tensor:
         """The frames last shown, uint8 [B, H, W, 3] where the networks run.
 
-        The session's own: read it before the next tick, and do not write to it.
+        The session's own: read it before the next tick. What is written to it between render() and commit() is
+        remembered in place of what was rendered.
         """
         self._require_started("show frames")
         return self._memory.frames
@@ -247,7 +252,7 @@ class Session:
         """Remember the uint8 frames that were shown, and their actions, and read what followed.
 
         Returns:
-            See :class:`Outcome`; ``terminated`` also when a side reached the world's ``score_limit``.
+            See :class:`Outcome`; in a world with a ``score_limit``, ``terminated`` is when a side has reached it.
 
         Raises:
             WorldsimError: nothing was rendered, or a closed session.

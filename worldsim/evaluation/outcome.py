@@ -110,13 +110,13 @@ def predict(
 def _ends(
     subject: Subject, episodes: Sequence[Episode], rewards: list[NDArray[np.int64]], ends: list[NDArray[np.bool_]]
 ) -> dict[str, Any]:
-    """The end by the head alone, and as a session says it: also at the score limit by predicted rewards."""
+    """The end by the head alone, and as a session says it: at the score limit, by predicted rewards, if there is one."""
     true = _column([episode.terminated for episode in episodes])
     limit, told = subject.world.config.score_limit, []
     for row, head in zip(rewards, ends, strict=True):
-        over = head.copy()
+        over = head
         if limit is not None:
-            over |= np.maximum(np.cumsum(row > 0), np.cumsum(row < 0)) >= limit
+            over = np.maximum(np.cumsum(row > 0), np.cumsum(row < 0)) >= limit
         first = np.zeros_like(over)
         if over.any():
             first[int(np.argmax(over))] = True  # an episode ends once
