@@ -19,6 +19,7 @@ from worldsim.benchmark.statistics import percentile
 from worldsim.engine.session import Session
 from worldsim.errors import WorldsimError
 from worldsim.settings import unswept
+from worldsim.world import save_world
 
 QUICK = ["ticks=12", "repeats=2", "warmup=2", "threads=1", "plots=false"]
 SETTINGS: dict[str, Any] = asdict(Cell())
@@ -181,15 +182,34 @@ def test_a_result_of_something_else_is_not_resumed(tmp_path: Path, capsys: pytes
     assert str(out) in capsys.readouterr().err and out.read_text() == '{"format": "something"}'
 
 
-def test_the_monolithic_design_of_a_worlds_size_is_a_cell(tiny_world_folder: Path) -> None:
-    alike = {"world": str(tiny_world_folder), "dtype": "float32", "threads": 1}
-    cells = product(SETTINGS | alike | {"model": "dit", "steps": [1, 3]})
-    one, three = benchmark(cells, BenchmarkConfig(ticks=12, repeats=1, warmup=2), lambda e: None)
-    assert one["error"] is None and three["error"] is None
-    # Every denoising step is a pass through all of it, and so is the clean frame.
-    assert three["facts"]["flops_per_tick"] == 2 * one["facts"]["flops_per_tick"]
-    samples = {name: np.array(values) for name, values in three["repeats"][0]["samples"].items()}
-    assert (samples["response"] + samples["encode"] <= samples["tick"] + 1e-3).all()
+def test_other_designs_of_a_worlds_size_are_cells(make_world, tmp_path: Path) -> None:
+    folder = save_world(make_world(seed=1), tmp_path / "lively")  # an action changes something
+    alike = {"world": str(folder), "dtype": "float32", "threads": 1}
+    asked = [("scd", 3), ("dit", 1), ("dit", 3), ("dit:3", 3), ("stream:3", 3), ("stream-causal:3", 3)]
+    cells = [cell for model, steps in asked for cell in product(SETTINGS | alike | {"model": model, "steps": steps})]
+    made = benchmark(cells, BenchmarkConfig(ticks=12, repeats=1, warmup=2), lambda e: None)
+    found = {(entry["cell"]["model"], entry["cell"]["steps"]): entry for entry in made}
+    assert [entry["error"] for entry in made] == [None] * len(cells)
+    flops = {key: entry["facts"]["flops_per_tick"] for key, entry in found.items()}
+    # Every denoising step is a pass through all of a transformer, and so is the clean chunk.
+    assert flops["dit", 3] == 2 * flops["dit", 1] and flops["dit:3", 3] == pytest.approx(flops["dit", 3], rel=0.1)
+    which = ("own", "first", "most")
+    delays = {model: tuple(entry["facts"][f"delay_{one}"] for one in which) for (model, _), entry in found.items()}
+    assert delays == {
+        "scd": (1, 1, 1), "dit": (1, 1, 1), "dit:3": (3, 1, 3), "stream:3": (3, 1, 1), "stream-causal:3": (3, 3, 3),
+    }  # fmt: skip
+    for entry in made:
+        samples = {name: np.array(values) for name, values in entry["repeats"][0]["samples"].items()}
+        assert (samples["response"] <= samples["tick"]).all()
+
+
+@pytest.mark.parametrize("model", ["dti", "dit:0", "dit:x", "stream", "stream:65", "scd:2"])
+def test_an_unknown_design_is_told(model: str) -> None:
+    with pytest.raises(WorldsimError, match="there is scd, dit"):
+        Cell(model=model)
+
+
+def test_designs_are_measured_as_an_engine() -> None:
     with pytest.raises(WorldsimError, match="leave surface and without out"):
         Cell(model="dit", surface="window")
 

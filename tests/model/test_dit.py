@@ -1,4 +1,4 @@
-"""The monolithic baseline: as causal, and as exact in its cache, as the design it is compared with."""
+"""The monolithic designs: as causal as their chunks, and as exact in their cache as what they are compared with."""
 
 from __future__ import annotations
 
@@ -7,21 +7,18 @@ import torch
 
 from worldsim.engine.cache import RingCache
 from worldsim.model.config import ModelConfig
-from worldsim.model.dit import CausalDiT
+from worldsim.model.dit import DiT, wake
 from worldsim.model.world_model import WorldModel
 
 SMALL = ModelConfig(3, height=16, width=24, dim=32, heads=2, encoder_layers=2, decoder_layers=1, window=5)
+CHUNKS = pytest.mark.parametrize("chunk", [1, 2, 3])
 
 
-@pytest.fixture
-def model() -> CausalDiT:
+def make(chunk: int) -> DiT:
     torch.manual_seed(0)
-    made = CausalDiT(SMALL).eval()
-    with torch.no_grad():
-        for weight in made.parameters():
-            if not weight.any():  # AdaLN-Zero starts blind; a trained model is not
-                weight.copy_(torch.randn_like(weight) * 0.2)
-    return made
+    model = DiT(SMALL, chunk).eval()
+    wake(model, seed=1, scale=0.2)
+    return model
 
 
 def clip(length: int, rows: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -31,39 +28,55 @@ def clip(length: int, rows: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.
     return patches, torch.rand(rows, length, generator=generator), actions
 
 
+@CHUNKS
 @torch.inference_mode()
-def test_the_cached_step_computes_what_the_whole_clip_does_through_the_wrap(model: CausalDiT) -> None:
-    """Every frame from the clean ones before it, at a noise level of its own: the pass that a denoising step is."""
-    length = 4 * SMALL.window
+def test_the_cached_step_computes_what_the_whole_clip_does_through_the_wrap(chunk: int) -> None:
+    """Every chunk from the clean ones before it, its frames at noise levels of their own: what a denoising step is."""
+    model, length = make(chunk), 4 * SMALL.window // chunk * chunk
     patches, levels, actions = clip(length)
     clean = torch.zeros_like(levels)
     cache = RingCache(model, 2)
-    for t in range(length):
+    for first in range(0, length, chunk):
+        here = slice(first, first + chunk)
         ring = cache.keys, cache.values, cache.bias()
-        frame, _, _ = model.step(patches[:, t], model.condition(levels[:, t], actions[:, t]), *ring)
-        mixed = clean[:, : t + 1].clone()
-        mixed[:, t] = levels[:, t]
-        whole = model(patches[:, : t + 1], mixed, actions[:, : t + 1])[:, t]
-        torch.testing.assert_close(frame, whole, rtol=1e-4, atol=1e-4, msg=lambda m, t=t: f"tick {t}: {m}")
-        _, key, value = model.step(patches[:, t], model.condition(clean[:, t], actions[:, t]), *ring)
-        cache.write(key, value)
-    assert frame.std() > 0.1
+        frames, _, _ = model.step(patches[:, here], model.condition(levels[:, here], actions[:, here]), *ring)
+        mixed = clean[:, : first + chunk].clone()
+        mixed[:, here] = levels[:, here]
+        whole = model(patches[:, : first + chunk], mixed, actions[:, : first + chunk])[:, here]
+        torch.testing.assert_close(frames, whole, rtol=1e-4, atol=1e-4, msg=lambda m, t=first: f"tick {t}: {m}")
+        _, keys, values = model.step(patches[:, here], model.condition(clean[:, here], actions[:, here]), *ring)
+        cache.write_chunk(keys, values)
+    assert frames.std() > 0.1
 
 
+@CHUNKS
 @torch.inference_mode()
-def test_a_frame_changes_nothing_before_it_and_an_action_changes_its_frame(model: CausalDiT) -> None:
-    patches, levels, actions = clip(8)
+def test_a_frame_changes_nothing_before_its_chunk_and_an_action_changes_its_frame(chunk: int) -> None:
+    model, (patches, levels, actions) = make(chunk), clip(9)
     before = model(patches, levels, actions)
     other, moved = patches.clone(), actions.clone()
     other[:, 5] += 0.5
     moved[:, 5] = (moved[:, 5] + 1) % 3
+    first = 5 // chunk * chunk
     for after in (model(other, levels, actions), model(patches, levels, moved)):
-        torch.testing.assert_close(after[:, :5], before[:, :5], rtol=0, atol=0)
-        assert not torch.equal(after[:, 5], before[:, 5])
+        torch.testing.assert_close(after[:, :first], before[:, :first], rtol=0, atol=0)
+        for t in range(first, first + chunk):
+            assert not torch.equal(after[:, t], before[:, t]), "frames of a chunk see each other"
+
+
+@torch.inference_mode()
+def test_with_a_chunk_as_long_as_the_clip_every_frame_sees_every_other() -> None:
+    model, (patches, levels, actions) = make(7), clip(7)
+    before = model(patches, levels, actions)
+    for t in range(7):
+        other = patches.clone()
+        other[:, t] += 0.5
+        after = model(other, levels, actions)
+        assert all(not torch.equal(after[:, u], before[:, u]) for u in range(7))
 
 
 def test_it_has_about_the_parameters_of_the_design_it_is_compared_with_and_no_more() -> None:
     ours, theirs = (
-        sum(weight.numel() for weight in model(ModelConfig(6)).parameters()) for model in (WorldModel, CausalDiT)
+        sum(weight.numel() for weight in model(ModelConfig(6)).parameters()) for model in (WorldModel, DiT)
     )
     assert 0.85 < theirs / ours <= 1

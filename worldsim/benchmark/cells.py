@@ -24,8 +24,10 @@ class Cell:
 
     Attributes:
         world: Name or folder of a world, or a peer's: ``diamond:<clone>``, see :mod:`worldsim.benchmark.peers`.
-        model: ``scd`` is the world's own; ``dit`` puts a frame-causal diffusion transformer of its size and with random
-            weights in its place, see :mod:`worldsim.benchmark.monolithic`. For latency only.
+        model: ``scd`` is the world's own. Others put a diffusion transformer of its size and with random weights in its
+            place: ``dit`` frame-causal, ``dit:<k>`` causal in chunks of k frames, ``stream:<n>`` over a moving buffer
+            of n frames, ``stream-causal:<n>`` over one whose frames see none after them; see
+            :mod:`worldsim.benchmark.designs`. For latency only.
         backend: See :data:`worldsim.engine.backends.BACKENDS`.
         device: Of PyTorch.
         dtype: ``float32``, ``bfloat16``, or None for the faster one of the device.
@@ -64,10 +66,14 @@ class Cell:
                 raise WorldsimError(f"{name} is {value}, it must be from {low} to {high}")
         if self.surface not in ("engine", "window"):
             raise WorldsimError(f"surface is {self.surface!r}: there is engine and window")
-        if self.model not in ("scd", "dit"):
-            raise WorldsimError(f"model is {self.model!r}: there is scd and dit")
-        if self.model == "dit" and (self.surface != "engine" or self.without):
-            raise WorldsimError("model=dit is measured as an engine and as it is: leave surface and without out")
+        if self.model != "scd":
+            from worldsim.benchmark.designs import Design
+
+            Design.parse(self.model)
+            if self.surface != "engine" or self.without:
+                raise WorldsimError(
+                    f"model={self.model} is measured as an engine and as it is: leave surface and without out"
+                )
         if self.allocator not in ALLOCATORS:
             raise WorldsimError(f"allocator is {self.allocator!r}: there is {' and '.join(ALLOCATORS)}")
         if self.without and (self.surface != "engine" or self.backend != "eager"):

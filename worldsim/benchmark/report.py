@@ -25,7 +25,7 @@ LATER = {"model": "scd", "without": None, "allocator": "default"}
 _APART_FROM_SAMPLES = {"out", "resume", "into", "plots"}
 _FACTS = (
     "flops_per_tick", "matmul_flops_per_second", "peak_memory_bytes", "warmup_seconds", "frame_error_mean",
-    "frame_error_max",
+    "frame_error_max", "delay_own", "delay_first", "delay_most",
 )  # fmt: skip
 _LONG = 10_000  # ticks of a repeat from which on the table shows whether its cost grows
 _LONGEST = 80  # characters of an environment's value in Markdown; the flags of a CPU are longer
@@ -164,7 +164,7 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     if common:
         lines += ["All cells: " + ", ".join(f"{name} {_text(value)}" for name, value in common.items()) + ".", ""]
     head = ["response ms p50", "p95", "p99", "tick ms p50", "p95", "max", "jitter", "decisions/s"]
-    head += ["frames/s", "of matmul rate", "peak MiB", "off by"]
+    head += ["frames/s", "of matmul rate", "peak MiB", "off by", "delay"]
     rows = [[*(_text(cell["cell"].get(name)) for name in differ), *_row(cell, len(head))] for cell in cells]
     return "\n".join([*lines, *files.table([*differ, *head], rows), "", *_below(report)]) + "\n"
 
@@ -191,12 +191,20 @@ def _row(cell: Mapping[str, Any], width: int) -> list[str]:
         "-" if share is None else f"{100 * share:.3g} %",
         "-" if peak is None else f"{peak / 2**20:.0f}",
         _off(cell["facts"]),
+        _delay(cell["facts"]),
     ]
 
 
 def _off(facts: Mapping[str, Any]) -> str:
     mean, most = (facts.get(f"frame_error_{which}") for which in ("mean", "max"))
     return "-" if mean is None or most is None else f"{mean:.2g} ({most:.0f})"
+
+
+def _delay(facts: Mapping[str, Any]) -> str:
+    own, first, most = (facts.get(f"delay_{which}") for which in ("own", "first", "most"))
+    if own is None or first is None or most is None:
+        return "-"
+    return f"{own}" if first == most == own else f"{own} ({first} to {most})" if first != most else f"{own} ({first})"
 
 
 def _below(report: Mapping[str, Any]) -> list[str]:
@@ -210,7 +218,8 @@ def _below(report: Mapping[str, Any]) -> list[str]:
     counted = " or ".join(map(str, repeats)) or "no"
     figures = f"Figures are of all ticks of {counted} repeats together, in brackets the slowest and the fastest repeat."
     off = "Off by: grey levels of 255 from eager float32 one tick ahead, on average (at most)."
-    lines = [f"{warm}. Jitter is p99 - p50 of the tick. {figures} {off}", ""]
+    delay = "Delay: ticks from an action to its own frame, 1 for the next (to a first trace of it, if that is another)."
+    lines = [f"{warm}. Jitter is p99 - p50 of the tick. {figures} {off} {delay}", ""]
     if any(len(repeat["samples"]["tick"]) >= _LONG for cell in measured for repeat in cell["repeats"]):
         lines += [*_along(measured), ""]
     lines += [f"Measured on: {_flat(report['environment'])}."]

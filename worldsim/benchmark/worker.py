@@ -39,6 +39,8 @@ class EngineRunner:
         import torch
 
         from worldsim.benchmark import measure
+        from worldsim.benchmark.delay import response_delay
+        from worldsim.engine.generators import Separable
         from worldsim.engine.session import Session
 
         began = time.perf_counter()
@@ -66,7 +68,9 @@ class EngineRunner:
         }
         if not cell.window:  # frames of a window that nothing was learned for need not be near anything
             self._facts |= measure.frame_error(session, _ERROR_TICKS, self._rng)
-            session.reset()
+        delay = response_delay(Separable(session), world.starts[0], len(world.actions), cell.batch)
+        self._facts |= delay.facts() if delay else {}
+        session.reset()
 
     def facts(self) -> dict[str, Any]:
         """See :class:`Runner`."""
@@ -163,10 +167,10 @@ def _kind(cell: Cell) -> Callable[[Cell, int, int], Runner]:
         from worldsim.benchmark.peers import DiamondRunner
 
         return DiamondRunner
-    if cell.model == "dit":
-        from worldsim.benchmark.monolithic import DitRunner
+    if cell.model != "scd":
+        from worldsim.benchmark.designs import DesignRunner
 
-        return DitRunner
+        return DesignRunner
     return WindowRunner if cell.surface == "window" else EngineRunner
 
 

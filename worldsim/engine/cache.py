@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.model.dit import CausalDiT
+from worldsim.model.dit import DiT
 from worldsim.model.world_model import WorldModel
 
 
@@ -40,7 +40,7 @@ class RingCache:
         written: int64 [B], frames seen by each row.
     """
 
-    def __init__(self, model: WorldModel | CausalDiT, batch: int) -> None:
+    def __init__(self, model: WorldModel | DiT, batch: int) -> None:
         c = model.config
         weight = next(model.parameters())
         self.batch, self.slots = batch, c.window - 1
@@ -55,7 +55,7 @@ class RingCache:
         states = [slot_ages(n, self.slots) for n in range(2 * self.slots)]
         with torch.inference_mode():
             ages = torch.tensor(states, device=weight.device)
-            self._biases = model.ring_bias(ages).to(dtype)  # [layers, 2(W-1), h, 1, W-1]
+            self._biases = model.ring_bias(ages).to(dtype)  # [layers, 2(W-1), h, 1, W-1]; k in place of 1 for chunks
             self._bias_of_state = [self._biases[:, n : n + 1] for n in range(2 * self.slots)]
 
     def like(self, batch: int) -> RingCache:
@@ -88,6 +88,11 @@ class RingCache:
                 self.keys[:, row, :, :, slot] = key[:, row]
                 self.values[:, row, :, :, slot] = value[:, row]
         self.written += 1
+
+    def write_chunk(self, keys: Tensor, values: Tensor) -> None:
+        """Put the frames of a chunk [layers, B, h, L, k, hd] in place of the oldest, in order."""
+        for key, value in zip(keys.unbind(-2), values.unbind(-2), strict=True):
+            self.write(key, value)
 
     def reset(self, rows: list[int] | None = None) -> None:
         """Empty some rows, or all."""

@@ -23,8 +23,8 @@ class Referee:
 
     Args:
         batch: Rows.
-        score_limit: Points of a side at which, and at nothing else, an episode ends; ``None``: the heads say when it does.
-            A picture need not show the score, and then a head can only guess.
+        score_limit: Points of a side at which, and at nothing else, an episode ends: a picture need not show the score,
+            and then a head can only guess. ``None``: the heads say when it does.
         device: Where the heads run.
 
     Attributes:

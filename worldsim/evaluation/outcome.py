@@ -110,7 +110,7 @@ def predict(
 def _ends(
     subject: Subject, episodes: Sequence[Episode], rewards: list[NDArray[np.int64]], ends: list[NDArray[np.bool_]]
 ) -> dict[str, Any]:
-    """The end by the head alone, and as a session says it: at the score limit, by predicted rewards, if there is one."""
+    """The end by the head alone, and as a session says it: by predicted rewards where there is a score limit."""
     true = _column([episode.terminated for episode in episodes])
     limit, told = subject.world.config.score_limit, []
     for row, head in zip(rewards, ends, strict=True):

@@ -82,15 +82,22 @@ class TemporalAttention(nn.Module):
     Positions along time enter as one learned bias per head and age (0 = this frame ... window - 1), so a roll-out has
     no longest length and nothing that grows with it. The band is the same in :meth:`forward` (whole clips) and
     :meth:`step` (ring cache), which makes streaming compute what training computed.
+
+    Args:
+        dim, heads: Of tokens.
+        window: The frames before a chunk that its frames see, and one.
+        chunk: Frames that see each other, also those after them: frame i sees frame j of no later chunk,
+            j // chunk <= i // chunk (CausVid, arXiv 2412.07772). With 1 the attention is causal; with as many as a clip
+            has it is bidirectional.
     """
 
-    def __init__(self, dim: int, heads: int, window: int) -> None:
+    def __init__(self, dim: int, heads: int, window: int, chunk: int = 1) -> None:
         super().__init__()
-        self.heads, self.window = heads, window
+        self.heads, self.window, self.chunk = heads, window, chunk
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.query_norm = RMSNorm(dim // heads, eps=1e-6)
         self.key_norm = RMSNorm(dim // heads, eps=1e-6)
-        self.age_bias = nn.Parameter(torch.zeros(heads, window))
+        self.age_bias = nn.Parameter(torch.zeros(heads, window + 2 * (chunk - 1)))  # from age 1 - chunk on
         self.out = nn.Linear(dim, dim, bias=False)
         self.scale = (dim // heads) ** -0.5
 
@@ -103,11 +110,14 @@ class TemporalAttention(nn.Module):
         return self.out(mixed.permute(0, 3, 1, 2, 4).reshape(b, t, length, dim))
 
     def band(self, t: int) -> Tensor:
-        """Bias [h, T, T]: ``age_bias`` where a frame may look, ``-inf`` for the future and past the window."""
+        """Bias [h, T, T]: ``age_bias`` where a frame may look, ``-inf`` for later chunks and past the window."""
         frame = torch.arange(t, device=self.age_bias.device)
+        first = frame // self.chunk * self.chunk  # of each frame's chunk
+        since = first[:, None] - frame[None, :]
+        seen = (since > -self.chunk) & (since < self.window)
         age = frame[:, None] - frame[None, :]
-        seen = (age >= 0) & (age < self.window)
-        return self.age_bias[:, age.clamp(0, self.window - 1)].masked_fill(~seen, float("-inf"))
+        at = (age + self.chunk - 1).clamp(0, self.age_bias.shape[1] - 1)
+        return self.age_bias[:, at].masked_fill(~seen, float("-inf"))
 
     def step(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One frame against its cache; pure, the caller writes the ring.
@@ -134,19 +144,45 @@ class TemporalAttention(nn.Module):
         return self.out(mixed.transpose(1, 2).reshape(b, length, dim).to(x.dtype)), key, value
 
 
+    def step_chunk(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One chunk against the cache; pure, the caller writes the ring.
+
+        Args:
+            x: The chunk's tokens [B, k, L, D]; k is ``chunk``.
+            keys, values: Past frames [B, h, L, S, hd], in any order; S is ``window - 1``.
+            bias: [B, h, k, S], see :func:`ring_bias`.
+
+        Returns:
+            Attended tokens [B, k, L, D] and the chunk's keys and values [B, h, L, k, hd].
+        """
+        b, k, length, dim = x.shape
+        qkv = self.qkv(x).view(b, k, length, 3, self.heads, dim // self.heads)
+        query, key, value = qkv.permute(3, 0, 4, 2, 1, 5)  # 3 x [B, h, L, k, hd]
+        query = self.query_norm(query).to(keys.dtype) * self.scale
+        key, value = self.key_norm(key).to(keys.dtype), value.to(keys.dtype)
+        past = query @ keys.transpose(-1, -2) + bias.unsqueeze(2).to(keys.dtype)  # [B, h, L, k, S]
+        now = query @ key.transpose(-1, -2) + self.band(k)[:, None].to(keys.dtype)
+        weights = torch.cat((past, now), -1).softmax(-1, dtype=torch.float32).to(value.dtype)
+        slots = keys.shape[-2]
+        mixed = weights[..., :slots] @ values + weights[..., slots:] @ value  # [B, h, L, k, hd]
+        return self.out(mixed.permute(0, 3, 2, 1, 4).reshape(b, k, length, dim).to(x.dtype)), key, value
+
+
 def ring_bias(layers: Sequence[TemporalAttention], age: Tensor) -> Tensor:
     """Bias of a ring's slots by their age, for :meth:`TemporalAttention.step` of every layer.
 
     Args:
         layers: The attentions along time, in order.
-        age: int64 [B, W-1]: 1 ... W-1, or 0 for an empty slot.
+        age: int64 [B, W-1]: 1 ... W-1 before the first frame of the chunk, or 0 for an empty slot.
 
     Returns:
-        [layers, B, h, 1, W-1], ``-inf`` for an empty slot.
+        [layers, B, h, k, W-1] for the k frames of a chunk, ``-inf`` for an empty slot.
     """
-    tables = torch.stack([layer.age_bias for layer in layers])  # [layers, h, W]
-    bias = tables[:, :, age].permute(0, 2, 1, 3)  # [layers, B, h, W-1]
-    return bias.masked_fill((age == 0)[None, :, None], float("-inf")).unsqueeze(-2)
+    tables = torch.stack([layer.age_bias for layer in layers])  # [layers, h, W + 2 (k - 1)]
+    chunk = layers[0].chunk
+    ages = age[:, None] + torch.arange(chunk, device=age.device)[:, None] + chunk - 1  # [B, k, W-1]
+    bias = tables[:, :, ages].permute(0, 2, 1, 3, 4)  # [layers, B, h, k, W-1]
+    return bias.masked_fill((age == 0)[None, :, None, None], float("-inf"))
 
 
 class MLP(nn.Module):

@@ -1,4 +1,4 @@
-"""The monolithic baseline: a frame-causal diffusion transformer that denoises through all of its layers every step."""
+"""The monolithic designs: one diffusion transformer whose mask makes it bidirectional, chunk-causal or frame-causal."""
 
 from __future__ import annotations
 
@@ -13,61 +13,65 @@ from worldsim.model.config import ModelConfig
 from worldsim.model.decoder import NoiseLevelEmbedding
 from worldsim.model.token_decoder import modulate
 
-CHUNKS = 9  # shift, scale and gate of attention within the frame, of attention along time, and of the MLP
+MODULATIONS = 9  # shift, scale and gate of attention within the frame, of attention along time, and of the MLP
 
 
-class CausalDiTBlock(nn.Module):
-    """Attention within the frame, causal attention along time and MLP, each modulated by AdaLN-Zero."""
+class DiTBlock(nn.Module):
+    """Attention within the frame, attention along time and MLP, each modulated by AdaLN-Zero."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, chunk: int) -> None:
         super().__init__()
         self.norm = RMSNorm(config.dim, eps=1e-6, elementwise_affine=False)
         self.space = SpatialAttention(config.dim, config.heads, config.rows, config.columns)
-        self.time = TemporalAttention(config.dim, config.heads, config.window)
+        self.time = TemporalAttention(config.dim, config.heads, config.window, chunk)
         self.mlp = MLP(config.dim, config.mlp_ratio)
-        self.offset = nn.Parameter(torch.zeros(CHUNKS * config.dim))
+        self.offset = nn.Parameter(torch.zeros(MODULATIONS * config.dim))
 
     def forward(self, x: Tensor, modulation: Tensor) -> Tensor:  # [B, T, L, D], [B, T, 9 D] -> [B, T, L, D]
-        b, t = x.shape[:2]
-        parts = (modulation + self.offset).chunk(CHUNKS, -1)
-        seen = modulate(self.norm(x), *parts[0:2]).flatten(0, 1)
-        x = torch.addcmul(x, parts[2].unsqueeze(-2), self.space(seen).unflatten(0, (b, t)))
+        parts = (modulation + self.offset).chunk(MODULATIONS, -1)
+        x = self._within(x, parts)
         x = torch.addcmul(x, parts[5].unsqueeze(-2), self.time(modulate(self.norm(x), *parts[3:5])))
         return torch.addcmul(x, parts[8].unsqueeze(-2), self.mlp(modulate(self.norm(x), *parts[6:8])))
 
     def step(
         self, x: Tensor, modulation: Tensor, keys: Tensor, values: Tensor, bias: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One frame [B, L, D]; see :meth:`TemporalAttention.step` for the cache."""
-        parts = (modulation + self.offset).chunk(CHUNKS, -1)  # 9 x [B, D]
-        x = torch.addcmul(x, parts[2].unsqueeze(-2), self.space(modulate(self.norm(x), *parts[0:2])))
-        mixed, key, value = self.time.step(modulate(self.norm(x), *parts[3:5]), keys, values, bias)
+        """One chunk [B, k, L, D]; see :meth:`TemporalAttention.step_chunk` for the cache."""
+        parts = (modulation + self.offset).chunk(MODULATIONS, -1)  # 9 x [B, k, D]
+        x = self._within(x, parts)
+        mixed, key, value = self.time.step_chunk(modulate(self.norm(x), *parts[3:5]), keys, values, bias)
         x = torch.addcmul(x, parts[5].unsqueeze(-2), mixed)
         return torch.addcmul(x, parts[8].unsqueeze(-2), self.mlp(modulate(self.norm(x), *parts[6:8]))), key, value
 
+    def _within(self, x: Tensor, parts: tuple[Tensor, ...]) -> Tensor:
+        seen = modulate(self.norm(x), *parts[0:2]).flatten(0, 1)
+        return torch.addcmul(x, parts[2].unsqueeze(-2), self.space(seen).unflatten(0, x.shape[:2]))
 
-class CausalDiT(nn.Module):
-    """Frame-causal diffusion transformer with a KV cache, x0-prediction in pixels.
+
+class DiT(nn.Module):
+    """Diffusion transformer over the frames of a clip, x0-prediction in pixels.
 
     What Separable Causal Diffusion is compared with: every block attends within the frame and along time, and all of
-    them run once a denoising step and once more on the clean frame, whose keys and values are kept (CausVid's
-    Algorithm 2, arXiv 2412.07772, with chunks of one frame). The modulation is shared by the blocks up to an offset
-    (adaLN-single, PixArt-alpha, arXiv 2310.00426), so that as many blocks as the encoder of
+    them run once a denoising step. With ``chunk`` = k the mask is floor(j / k) <= floor(i / k): with 1 it is
+    frame-causal, with the length of a clip bidirectional. In a roll-out all blocks run once more on the clean chunk,
+    whose keys and values are kept (CausVid's Algorithm 2, arXiv 2412.07772). The modulation is shared by the blocks up
+    to an offset (adaLN-single, PixArt-alpha, arXiv 2310.00426), so that as many blocks as the encoder of
     :class:`~worldsim.model.world_model.WorldModel` has give about the parameters of all of that, and no more.
 
     Args:
         config: Sizes; ``encoder_layers`` blocks.
+        chunk: Frames that are made together.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, chunk: int = 1) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.chunk = config, chunk
         self.patches = nn.Linear(config.patch_dim, config.dim)
         self.position = nn.Parameter(0.5 * torch.randn(config.tokens, config.dim))
         self.level = NoiseLevelEmbedding(config.dim)
         self.action = nn.Embedding(config.num_actions + 1, config.dim)  # the last row: no action came before
-        self.modulation = nn.Linear(config.dim, CHUNKS * config.dim)
-        self.blocks = nn.ModuleList(CausalDiTBlock(config) for _ in range(config.encoder_layers))
+        self.modulation = nn.Linear(config.dim, MODULATIONS * config.dim)
+        self.blocks = nn.ModuleList(DiTBlock(config, chunk) for _ in range(config.encoder_layers))
         self.norm = RMSNorm(config.dim, eps=1e-6)
         self.out = nn.Linear(config.dim, config.patch_dim)
         for zero in (self.modulation.weight, self.modulation.bias, self.out.weight, self.out.bias):
@@ -78,9 +82,15 @@ class CausalDiT(nn.Module):
         """Layers with keys and values in the ring."""
         return len(self.blocks)
 
+    @property
+    def no_action(self) -> int:
+        """Index of "no action came before"."""
+        return self.config.num_actions
+
     def condition(self, t: Tensor, action: Tensor) -> Tensor:
-        """Modulation [N, 9 D] of noise levels [N] and of the actions [N] that led to the frames."""
-        return self.modulation(F.silu(self.level(t) + self.action(action)))
+        """Modulation [..., 9 D] of noise levels [...] and of the actions [...] that led to the frames."""
+        level = self.level(t.flatten()).unflatten(0, t.shape)
+        return self.modulation(F.silu(level + self.action(action)))
 
     def forward(self, noisy: Tensor, t: Tensor, action: Tensor) -> Tensor:
         """Clean frames of whole clips, every frame at a noise level of its own (diffusion forcing, arXiv 2407.01392).
@@ -91,10 +101,14 @@ class CausalDiT(nn.Module):
             action: int64 [B, T], the action that led to each frame, ``num_actions`` where there is none.
 
         Returns:
-            x0 [B, T, L, P]; entry t depends on frames t-W+1 ... t of each layer below and on nothing later.
+            x0 [B, T, L, P]; entry t depends on its chunk, on the ``window - 1`` frames before that of each layer below,
+            and on nothing later.
         """
+        return self.denoise(noisy, self.condition(t, action))
+
+    def denoise(self, noisy: Tensor, modulation: Tensor) -> Tensor:
+        """:meth:`forward`, with the modulation [B, T, 9 D] of levels and actions."""
         x = self.patches(noisy) + self.position
-        modulation = self.condition(t.flatten(), action.flatten()).unflatten(0, t.shape)
         for block in self._blocks():
             x = block(x, modulation)
         return self.out(self.norm(x))
@@ -102,17 +116,17 @@ class CausalDiT(nn.Module):
     def step(
         self, noisy: Tensor, modulation: Tensor, keys: Tensor, values: Tensor, bias: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """One frame given the cache; pure.
+        """One chunk given the cache; pure.
 
         Args:
-            noisy: [B, L, P].
-            modulation: [B, 9 D], see :meth:`condition`; of level 0 on the pass over the clean frame, whose keys and
+            noisy: [B, k, L, P].
+            modulation: [B, k, 9 D], see :meth:`condition`; of level 0 on the pass over the clean chunk, whose keys and
                 values are to be kept.
             keys, values: [layers, B, h, L, W-1, hd].
-            bias: [layers, B, h, 1, W-1], see :meth:`ring_bias`.
+            bias: [layers, B, h, k, W-1], see :meth:`ring_bias`.
 
         Returns:
-            x0 [B, L, P], and this frame's keys and values [layers, B, h, L, hd].
+            x0 [B, k, L, P], and the chunk's keys and values [layers, B, h, L, k, hd].
         """
         x = self.patches(noisy) + self.position
         new_keys, new_values = [], []
@@ -123,10 +137,22 @@ class CausalDiT(nn.Module):
         return self.out(self.norm(x)), torch.stack(new_keys), torch.stack(new_values)
 
     def ring_bias(self, age: Tensor) -> Tensor:
-        """Bias [layers, B, h, 1, W-1] of ring slots by their age: int64 [B, W-1], 1 ... W-1, or 0 for an empty slot."""
+        """Bias [layers, B, h, k, W-1] of ring slots by their age: int64 [B, W-1], 1 ... W-1, or 0 for an empty slot."""
         return ring_bias([block.time for block in self._blocks()], age)
 
-    def _blocks(self) -> Iterator[CausalDiTBlock]:
+    def _blocks(self) -> Iterator[DiTBlock]:
         for block in self.blocks:  # ModuleList forgets what it holds
-            assert isinstance(block, CausalDiTBlock)
+            assert isinstance(block, DiTBlock)
             yield block
+
+
+def wake(model: nn.Module, seed: int, scale: float = 0.05) -> None:
+    """Draw the weights that begin at zero, in place: AdaLN-Zero makes a fresh network blind, a trained one is not.
+
+    For measuring what a design does, not what it has learned.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if not weight.any():
+                weight.copy_(scale * torch.randn(weight.shape, generator=generator))

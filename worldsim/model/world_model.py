@@ -13,6 +13,7 @@ from worldsim.model.decoder import FrameDecoder, without_margin
 from worldsim.model.encoder import CausalEncoder
 from worldsim.model.motion import MotionExtrapolation
 from worldsim.model.outcome import OutcomeHead
+from worldsim.model.patches import patchify, shown, unpatchify
 from worldsim.model.token_decoder import TokenDecoder
 
 
@@ -48,9 +49,7 @@ class WorldModel(nn.Module):
 
     def patchify(self, frames: Tensor) -> Tensor:
         """Frames [..., H, W, 3] to patches [..., L, P]."""
-        c = self.config
-        grid = frames.reshape(*frames.shape[:-3], c.rows, c.patch, c.columns, c.patch, 3)
-        return grid.transpose(-4, -3).reshape(*frames.shape[:-3], c.tokens, c.patch_dim)
+        return patchify(frames, self.config)
 
     def see(self, frames: Tensor, dtype: torch.dtype) -> Tensor:
         """uint8 frames [..., H, W, 3], as they are shown, to patches [..., L, P] in [-1, 1]."""
@@ -59,7 +58,7 @@ class WorldModel(nn.Module):
     @staticmethod
     def shown(patches: Tensor, dtype: torch.dtype) -> Tensor:
         """uint8 patches to values in [-1, 1]."""
-        return patches.float().div(127.5).sub(1).to(dtype)
+        return shown(patches, dtype)
 
     def view(self, patches: Tensor, before: Tensor | None) -> Tensor:
         """What the networks see of a frame: each patch with its margin, how it changed, and how it will if all goes on.
@@ -130,9 +129,7 @@ class WorldModel(nn.Module):
 
     def unpatchify(self, patches: Tensor) -> Tensor:
         """Patches [..., L, P] to frames [..., H, W, 3]."""
-        c = self.config
-        grid = patches.reshape(*patches.shape[:-2], c.rows, c.columns, c.patch, c.patch, 3)
-        return grid.transpose(-4, -3).reshape(*patches.shape[:-2], c.height, c.width, 3)
+        return unpatchify(patches, self.config)
 
     def encode(self, views: Tensor, previous_actions: Tensor, levels: Tensor) -> Tensor:
         """Contexts [B, T, L, D] of whole clips; see :meth:`CausalEncoder.forward`."""

@@ -1,0 +1,128 @@
+"""Designs at work: cached as uncached, the same again from the same seed, and each as late as it says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from worldsim.benchmark.delay import response_delay
+from worldsim.engine.generators import Chunks, FrameGenerator, Separable, Stream
+from worldsim.engine.session import Session
+from worldsim.errors import WorldsimError
+from worldsim.model.config import ModelConfig
+from worldsim.model.dit import DiT, wake
+from worldsim.model.patches import patchify, shown
+from worldsim.start import Start
+from worldsim.world import World
+
+SMALL = ModelConfig(3, height=16, width=24, dim=32, heads=2, encoder_layers=2, decoder_layers=1, window=6)
+MakeWorld = Callable[..., World]
+
+
+def start(length: int = 7) -> Start:
+    random = np.random.default_rng(5)
+    frames = random.integers(0, 256, (length, SMALL.height, SMALL.width, 3), np.uint8)
+    return Start("noise", frames, random.integers(0, SMALL.num_actions, length - 1))
+
+
+def network(chunk: int, window: int = SMALL.window) -> DiT:
+    torch.manual_seed(0)
+    sizes = {**vars(SMALL), "window": window}
+    model = DiT(ModelConfig(**sizes), chunk).eval().requires_grad_(False)
+    wake(model, seed=1, scale=0.1)
+    return model
+
+
+def play(generator: FrameGenerator, actions: np.ndarray, seed: int = 0) -> np.ndarray:
+    generator.prime(start(), seed)
+    frames = []
+    for now in actions:
+        frames.append(generator.render(now))
+        generator.commit()
+    return np.stack(frames)
+
+
+def designs(batch: int = 1) -> dict[str, FrameGenerator]:
+    return {
+        "frame-causal": Chunks(network(1), batch, steps=2),
+        "chunks of 4": Chunks(network(4), batch, steps=2),
+        "stream of 4": Stream(network(6, window=2), batch, frames=4, reference=2),
+        "causal stream of 4": Stream(network(1), batch, frames=4, reference=2),
+        "stream of 2, two passes": Stream(network(5, window=2), batch, frames=2, reference=3, passes=2),
+    }
+
+
+DELAYS = {
+    "frame-causal": (1, 1, 1),
+    "chunks of 4": (4, 1, 4),
+    "stream of 4": (4, 1, 1),
+    "causal stream of 4": (4, 4, 4),
+    "stream of 2, two passes": (2, 1, 1),
+}
+
+
+@pytest.mark.parametrize(("name", "delay"), DELAYS.items())
+def test_an_action_shows_as_late_as_the_design_says(name: str, delay: tuple[int, int, int]) -> None:
+    """No frame before it changes, exactly, and it does change."""
+    found = response_delay(designs()[name], start(), SMALL.num_actions)
+    assert found is not None and (found.own, found.first, found.most) == delay
+
+
+def test_the_engines_own_design_shows_an_action_in_the_next_frame(make_world: MakeWorld) -> None:
+    world = make_world(seed=1)
+    generator = Separable(Session(world, 2, dtype="float32"))
+    found = response_delay(generator, world.starts[0], len(world.actions), batch=2)
+    assert found is not None and (found.own, found.first, found.most) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("name", list(designs()))
+def test_the_same_seed_and_actions_are_the_same_frames_and_rows_are_apart(name: str) -> None:
+    actions = np.random.default_rng(0).integers(0, SMALL.num_actions, (11, 2))
+    two = designs(2)[name]
+    frames = play(two, actions)
+    np.testing.assert_array_equal(play(two, actions), frames)
+    assert (play(two, actions, seed=3) != frames).any()
+    for row in range(2):
+        alone = play(designs()[name], actions[:, row : row + 1], seed=row)
+        assert np.abs(alone[:, 0].astype(int) - frames[:, row].astype(int)).max() <= 1
+    assert frames.std() > 5 and (frames[0] != frames[-1]).any()
+
+
+def test_a_chunk_is_what_the_whole_clip_gives_through_the_wrap() -> None:
+    """Frames from the ring against the network over all frames so far; one step, so that a frame is one pass."""
+    k, model = 3, network(3)
+    generator, begin = Chunks(model, 1, steps=1), start(6)
+    actions = np.random.default_rng(0).integers(0, SMALL.num_actions, (15, 1))
+    generator.prime(begin, 0)
+    seen, led = [*begin.frames], [model.no_action, *begin.actions.tolist()]
+    noise = torch.Generator().manual_seed(0)
+    for tick in range(0, 15, k):
+        frames = []
+        for now in actions[tick : tick + k]:
+            frames.append(generator.render(now)[0])
+            generator.commit()
+        # The chunk was made when the first of its actions was taken: from that and the k - 1 before it.
+        known = [int(actions[max(0, tick - k + 1 + j), 0]) for j in range(k)]
+        patches = shown(patchify(torch.from_numpy(np.stack(seen)), SMALL), torch.float32)
+        noisy = torch.cat((patches, torch.randn(k, *patches.shape[1:], generator=noise)))[None]
+        level = torch.cat((torch.zeros(len(seen)), torch.ones(k)))[None]
+        whole = model(noisy, level, torch.tensor([[*led, *known]]))[0, -k:]
+        wanted = patchify(torch.from_numpy(np.stack(frames)), SMALL).float()
+        assert (whole.add(1).mul(127.5).clamp(0, 255) - wanted).abs().max() <= 0.51
+        seen += frames
+        led += known
+
+
+def test_a_network_that_no_action_moves_has_no_delay() -> None:
+    blind = DiT(SMALL).eval().requires_grad_(False)
+    assert response_delay(Chunks(blind, 1, steps=1), start(), SMALL.num_actions) is None
+
+
+def test_a_buffer_must_be_seen_whole() -> None:
+    with pytest.raises(WorldsimError, match="a buffer of 9 frames"):
+        Stream(network(1), 1, frames=5, reference=4)
+    with pytest.raises(WorldsimError, match="a buffer of 6 frames"):
+        Stream(network(4), 1, frames=4, reference=2)
