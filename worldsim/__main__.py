@@ -18,6 +18,7 @@ VERBS = {
     "export": ("worldsim.training.export", "make a world folder of a run"),
     "evaluate": ("worldsim.evaluation.evaluate", "measure a world against the real game"),
     "compare": ("worldsim.evaluation.compare", "put worlds and denoising steps side by side in one table"),
+    "probe": ("worldsim.evaluation.layers", "look at what the layers of a world do, and what can be cut"),
     "transfer": ("worldsim.evaluation.transfer", "play the dream and the real game with the same players"),
     "card": ("worldsim.evaluation.card", "copy measured figures into README and CARD"),
     "benchmark": ("worldsim.benchmark.run", "measure what a key press costs; `benchmark compare a.json b.json`"),

@@ -201,8 +201,8 @@ class Stream:
             noise = self._noise.draw().to(self._device)
             on_the_way.append(torch.lerp(last, noise, i / n))
         self._buffer = torch.stack([*clean, *on_the_way, last], 1)
-        past = [*start.actions.tolist()]
-        led = [past[-r + i] if r - i <= len(past) else self._model.no_action for i in range(r)] + [past[-1]] * n
+        past = [self._model.no_action] * (n + r) + start.actions.tolist()
+        led = [*past[len(past) - r :], *[past[-1]] * n]
         self._led = torch.tensor(led, device=self._device).expand(self._batch, n + r).clone()
 
     @torch.inference_mode()

@@ -189,7 +189,7 @@ def prepare(config: EvaluateConfig, quiet: bool = False) -> Subject:
     world = load_world(config.world)
     folder = config.data
     if folder is None:
-        folder = home() / "data" / (config.source or _source_of_world(world))
+        folder = home() / "data" / (config.source or source_name(world))
     dataset = Dataset.open(folder)
     recorded = config.source or str(dataset.config["source"].get("name"))
     known = load_source(recorded).objects if recorded in group_names("source") else None
@@ -199,7 +199,12 @@ def prepare(config: EvaluateConfig, quiet: bool = False) -> Subject:
     return Subject(world, dataset, source_of(dataset, known), config.extent(), settings, quiet)
 
 
-def _source_of_world(world: World) -> str:
+def source_name(world: World) -> str:
+    """Name of the game that a world is a copy of, as its recordings are called.
+
+    Raises:
+        WorldsimError: nobody knows.
+    """
     try:
         return players.source_of(world).name
     except WorldsimError as error:

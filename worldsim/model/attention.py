@@ -102,12 +102,22 @@ class TemporalAttention(nn.Module):
         self.scale = (dim // heads) ** -0.5
 
     def forward(self, x: Tensor) -> Tensor:  # [B, T, L, D] -> [B, T, L, D]
+        query, key, value = self._projected(x)
+        mixed = attend(query, key, value, self.band(x.shape[1]).to(value.dtype))  # [B, L, h, T, hd]
+        return self.out(mixed.permute(0, 3, 1, 2, 4).reshape(x.shape))
+
+    def weights(self, x: Tensor) -> Tensor:
+        """How much each frame looks at each other, [B, L, h, T, T], for looking at; rows sum to 1."""
+        query, key, _ = self._projected(x)
+        scores = (query @ key.transpose(-1, -2)) * self.scale + self.band(x.shape[1]).to(query.dtype)
+        return scores.softmax(-1, dtype=torch.float32)
+
+    def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normed queries, keys, and values of whole clips, each [B, L, h, T, hd]."""
         b, t, length, dim = x.shape
         qkv = self.qkv(x).view(b, t, length, 3, self.heads, dim // self.heads)
-        query, key, value = qkv.permute(3, 0, 2, 4, 1, 5)  # 3 x [B, L, h, T, hd]
-        query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
-        mixed = attend(query, key, value, self.band(t).to(value.dtype))  # [B, L, h, T, hd]
-        return self.out(mixed.permute(0, 3, 1, 2, 4).reshape(b, t, length, dim))
+        query, key, value = qkv.permute(3, 0, 2, 4, 1, 5)
+        return self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype), value
 
     def band(self, t: int) -> Tensor:
         """Bias [h, T, T]: ``age_bias`` where a frame may look, ``-inf`` for later chunks and past the window."""

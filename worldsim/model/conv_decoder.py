@@ -40,6 +40,11 @@ class ConvDecoder(FrameDecoder):
             nn.init.zeros_(layer.bias)
         nn.init.zeros_(self.out.weight)
 
+    @property
+    def repeated(self) -> list[nn.Module]:
+        """See :attr:`FrameDecoder.repeated`: all but the scene's."""
+        return list(self.blocks)[1:]
+
     def scene(self, context: Tensor, last: Tensor) -> Tensor:
         """See :meth:`FrameDecoder.scene`: features of every cell [..., H / 2, W / 2, C]."""
         c, lead = self.config, context.shape[:-2]

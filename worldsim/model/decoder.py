@@ -64,6 +64,11 @@ class FrameDecoder(nn.Module, ABC):
         """
         return self.denoise(noisy, self.scene(context, last), self.modulations(t, action))
 
+    @property
+    @abstractmethod
+    def repeated(self) -> list[nn.Module]:
+        """The blocks that run once a denoising step, in order."""
+
     def condition(self, t: Tensor, action: Tensor) -> Tensor:
         """What noise levels [N] and actions [N] have in common for all layers, [N, D]."""
         return F.silu(self.level(t) + self.action(action))

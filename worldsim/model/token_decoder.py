@@ -51,6 +51,11 @@ class TokenDecoder(FrameDecoder):
         for zero in (self.modulation.weight, self.modulation.bias, self.out.weight, self.out.bias):
             nn.init.zeros_(zero)
 
+    @property
+    def repeated(self) -> list[nn.Module]:
+        """See :attr:`FrameDecoder.repeated`: all of them."""
+        return list(self.blocks)
+
     def scene(self, context: Tensor, last: Tensor) -> Tensor:
         """See :meth:`FrameDecoder.scene`: tokens [..., L, D]."""
         seen = F.linear(last, self.patches.weight[:, -last.shape[-1] :], self.patches.bias)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from worldsim.data.clips import ClipStore
+from worldsim.engine.sampler import levels, sample
 from worldsim.errors import MissingExtra
 from worldsim.model.world_model import WorldModel
 from worldsim.training.loss import REACH, moved
@@ -37,8 +38,10 @@ class Scalars:
 
 
 @torch.inference_mode()
-def held_out_error(model: WorldModel, store: ClipStore, clips: int, seed: int = 0) -> dict[str, float]:
-    """Error of one denoising step from pure noise on held-out clips: what a roll-out's first guess is made of.
+def held_out_error(
+    model: WorldModel, store: ClipStore, clips: int, seed: int = 0, steps: int = 1
+) -> dict[str, float]:
+    """Error one frame ahead on held-out clips, of one denoising step from pure noise: a roll-out's first guess.
 
     The mean training loss misleads: it is ruled by still pixels and low noise.
 
@@ -47,6 +50,7 @@ def held_out_error(model: WorldModel, store: ClipStore, clips: int, seed: int = 
         store: Held-out clips.
         clips: How many to draw.
         seed: Of the draw; the same clips and noise for every model.
+        steps: Denoising steps; with more than one it is the error of a frame that was chosen, not of the guess.
 
     Returns:
         Root mean square error in grey levels (0-255) of pixels near what has just ``moved``, and of ``all``. Not of
@@ -65,7 +69,13 @@ def held_out_error(model: WorldModel, store: ClipStore, clips: int, seed: int = 
         context = model.encode(views, previous, torch.zeros_like(previous))[0, :-1]
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         noise = torch.randn(context.shape[0], *patches.shape[2:], generator=generator).to(device, dtype)
-        x0 = model.decode(noise, torch.ones_like(noise[:, 0, 0]), context, views[0, :-1], actions[0])
+        scene = model.scene(context, views[0, :-1])
+
+        def denoise(x: Tensor, t: float, scene: Tensor = scene, action: Tensor = actions[0]) -> Tensor:
+            level = torch.full((len(x),), t, device=x.device, dtype=x.dtype)
+            return model.denoise(x, scene, model.modulations(level, action))
+
+        x0 = sample(denoise, noise, levels(steps))
         error: Tensor = (x0.float() - patches[0, 1:].float()).mul(127.5).square()
         shown = model.unpatchify(patches[0, :-1])
         where = moved(torch.cat((shown[:1], shown[:-1])), shown, REACH)

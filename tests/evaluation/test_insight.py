@@ -1,0 +1,108 @@
+"""What layers do, on networks whose answers are known, and as a command on real play."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from worldsim.data.clips import ClipStore
+from worldsim.data.episodes import Dataset
+from worldsim.evaluation import insight
+from worldsim.evaluation.layers import main
+from worldsim.model.config import ModelConfig
+from worldsim.model.dit import wake
+from worldsim.model.world_model import WorldModel
+from worldsim.training.progress import held_out_error
+
+SIZES = {"dim": 32, "heads": 2, "encoder_layers": 3, "decoder_layers": 2, "decoder_width": 8, "window": 4}
+
+
+@pytest.fixture(scope="module", params=["tokens", "convolutions"])
+def model(request: pytest.FixtureRequest) -> WorldModel:
+    torch.manual_seed(0)
+    made = WorldModel(ModelConfig(6, 80, 80, 10, decoder=request.param, **SIZES)).eval().requires_grad_(False)
+    wake(made, seed=1, scale=0.1)
+    return made
+
+
+@pytest.fixture
+def store(pong_data: Dataset) -> ClipStore:
+    return ClipStore(pong_data, pong_data.held_out, 8)
+
+
+def test_attention_is_shared_out_among_the_frames_of_the_window(model: WorldModel, store: ClipStore) -> None:
+    by_age = insight.attention_by_age(model, store, 2)
+    assert by_age.shape == (3, 2, 4)
+    np.testing.assert_allclose(by_age.sum(-1), 1, atol=1e-6)
+    biased = model.encoder.blocks[1].time
+    before = biased.age_bias.clone()
+    try:
+        biased.age_bias[0, 2] = 50.0  # one head of one block looks two frames back, whatever is there
+        assert insight.attention_by_age(model, store, 1)[1, 0].argmax() == 2
+    finally:
+        biased.age_bias.copy_(before)
+
+
+def test_features_at_a_step_are_like_themselves_and_less_like_others(model: WorldModel, store: ClipStore) -> None:
+    features = insight.features_by_step(model, store, 3)
+    assert len(features) == len(model.decoder.repeated) and all(len(block) == 3 for block in features)
+    for block in features:
+        alike = insight.similarity(block)
+        np.testing.assert_allclose(np.diag(alike), 1, atol=1e-6)
+        np.testing.assert_allclose(alike, alike.T, atol=1e-12)
+        assert alike[0, 2] < 1
+        pictures = insight.principal(block, -1)
+        assert len(pictures) == 3 and pictures[0].shape == (*block[0].shape[1:3], 3)
+        assert 0 <= np.min(pictures) < np.max(pictures) <= 1
+
+
+def test_a_cut_is_made_for_the_measurement_alone(model: WorldModel, store: ClipStore) -> None:
+    whole = held_out_error(model, store, 1, steps=2)
+    rows = insight.cuts(model, store, 1, steps=2)
+    assert rows[0] == {"what": "nothing", **whole} and held_out_error(model, store, 1, steps=2) == whole
+    found = {row["what"]: row["all"] for row in rows}
+    blocks = len(model.decoder.repeated)
+    assert len(found) == len(rows) == 1 + 3 + 2 + blocks + (blocks > 3)
+    assert len(set(found.values())) == len(found), "each takes something else out"
+
+
+def test_without_its_memory_a_network_is_one_that_sees_a_single_frame(model: WorldModel, store: ClipStore) -> None:
+    rows = {row["what"]: row for row in insight.cuts(model, store, 1, steps=1)}
+    alone = WorldModel(ModelConfig(**{**vars(model.config), "window": 2})).eval().requires_grad_(False)
+    weights = {name: w[:, :2] if name.endswith("age_bias") else w for name, w in model.state_dict().items()}
+    for name in weights:
+        if name.endswith("age_bias"):
+            weights[name] = weights[name].clone()
+            weights[name][:, 1] = -1e9  # nobody looks at the frame before
+    alone.load_state_dict(weights)
+    wanted = held_out_error(alone, store, 1)
+    got = rows["temporal attention of blocks 1 to 3"]
+    assert {name: got[name] for name in wanted} == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_command_writes_numbers_tables_and_pictures(
+    tiny_world_folder: Path, pong_data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "probed"
+    told = [f"world={tiny_world_folder}", f"data={pong_data.folder}", f"out={out}", "clips=2", "steps=2", "threads=1"]
+    assert main(told) == 0
+    report: dict[str, Any] = json.loads((out / "report.json").read_text())
+    assert np.array(report["attention_by_age"]).shape == (2, 2, 4)
+    assert np.array(report["similarity"]).shape[1:] == (2, 2) and report["cuts"][0]["what"] == "nothing"
+    text = capsys.readouterr().out
+    assert "| block | head 1 | head 2 | age, ticks |" in text and "| nothing |" in text
+    assert all((out / f"{name}.png").stat().st_size > 1000 for name in ("attention", "similarity", "features"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"), [("clips=0", "clips must be 1"), ("steps=0", "denoising steps"), ("world=nowhere", "nowhere")]
+)
+def test_bad_settings_are_one_line(setting: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([setting]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1

@@ -1,0 +1,204 @@
+"""What the layers of a trained world do: where they look, and whether denoising steps repeat each other's work.
+
+The two findings that Separable Causal Diffusion rests on (arXiv 2602.10095), as measurements of any world: deep layers
+hardly look at other frames, and features hardly change from one denoising step to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from worldsim.data.clips import ClipStore
+from worldsim.engine.sampler import levels, sample
+from worldsim.model.attention import TemporalAttention
+from worldsim.model.world_model import WorldModel
+from worldsim.training.progress import held_out_error
+
+
+@torch.inference_mode()
+def attention_by_age(model: WorldModel, store: ClipStore, clips: int, seed: int = 0) -> NDArray[np.float64]:
+    """Share of each head's temporal attention by the age of the frame looked at.
+
+    Args:
+        model: In eval mode.
+        store: Clips of at least a window.
+        clips: How many to look at.
+        seed: Of the draw.
+
+    Returns:
+        [layers, heads, W], mean over tokens and over the frames that have a whole window before them; sums to 1 along
+        W. Age 0 is the frame itself.
+    """
+    window = model.config.window
+    total = np.zeros((model.config.encoder_layers, model.config.heads, window))
+    for place in range(clips):
+        inputs: list[Tensor] = []
+        with _seen(_temporal(model), _keeper(inputs)):
+            _scene(model, store, place, seed)
+        for layer, (attention, x) in enumerate(zip(_temporal(model), inputs, strict=True)):
+            weights = attention.weights(x).float().mean((0, 1))  # [h, T, T]
+            t = torch.arange(window - 1, weights.shape[-1], device=weights.device)
+            by_age = [weights[:, t, t - age].mean(-1) for age in range(window)]
+            total[layer] += torch.stack(by_age, -1).double().cpu().numpy()
+    mean: NDArray[np.float64] = total / clips
+    return mean
+
+
+@torch.inference_mode()
+def features_by_step(
+    model: WorldModel, store: ClipStore, steps: int, place: int = 0, seed: int = 0
+) -> list[list[NDArray[np.float32]]]:
+    """What each block of the decoder gives in each denoising step, for the frames of one clip.
+
+    Args:
+        model: In eval mode.
+        store: Clips.
+        steps: Denoising steps.
+        place, seed: Which clip, and its noise.
+
+    Returns:
+        For each block, for each step: [frames, rows, columns, channels], places where the block has them.
+    """
+    scene, actions, noise = _scene(model, store, place, seed)
+
+    def denoise(x: Tensor, t: float) -> Tensor:
+        level = torch.full((len(x),), t, device=x.device, dtype=x.dtype)
+        return model.denoise(x, scene, model.modulations(level, actions))
+
+    made: list[Tensor] = []
+    blocks = len(model.decoder.repeated)
+    with _seen(model.decoder.repeated, lambda given, result: made.append(result)):
+        sample(denoise, noise, levels(steps))
+    grids = [_grid(model, one).float().cpu().numpy() for one in made]
+    return [grids[block::blocks] for block in range(blocks)]
+
+
+def similarity(features: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """Cosine of the features of one place at two steps, mean over frames and places, [steps, steps]."""
+    rows = [one.reshape(-1, one.shape[-1]).astype(np.float64) for one in features]
+    rows = [row / np.maximum(np.linalg.norm(row, axis=-1, keepdims=True), 1e-12) for row in rows]
+    return np.array([[float((a * b).sum(-1).mean()) for b in rows] for a in rows])
+
+
+def principal(features: Sequence[NDArray[np.float32]], frame: int) -> list[NDArray[np.float32]]:
+    """One frame's features at each step by their three principal components, pictures [rows, columns, 3] in 0 to 1."""
+    flat = np.concatenate([one[frame].reshape(-1, one.shape[-1]) for one in features]).astype(np.float64)
+    centred = flat - flat.mean(0)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    parts = centred @ axes[:3].T
+    parts = np.pad(parts, ((0, 0), (0, 3 - parts.shape[1])))
+    low, high = np.percentile(parts, [2, 98], axis=0)
+    shades = np.clip((parts - low) / np.maximum(high - low, 1e-12), 0, 1).astype(np.float32)
+    rows, columns = features[0].shape[1:3]
+    return [one.reshape(rows, columns, 3) for one in np.split(shades, len(features))]
+
+
+def cuts(model: WorldModel, store: ClipStore, clips: int, steps: int, seed: int = 0) -> list[dict[str, Any]]:
+    """The error one frame ahead when something is taken out of a trained network, without training it again.
+
+    Temporal attention of each encoder block alone, and of it and all deeper ones, is cut down to the frame itself. Each
+    decoder block is left out from the second denoising step on, as are all that lie between the first and the last.
+
+    Returns:
+        A row each: ``what``, and root mean square errors in grey levels after ``steps`` denoising steps, ``moved`` and
+        ``all`` (see :func:`~worldsim.training.progress.held_out_error`); the first is of the whole network.
+    """
+    rows = [{"what": "nothing", **held_out_error(model, store, clips, seed, steps)}]
+    attentions, blocks = _temporal(model), model.decoder.repeated
+    for first in range(len(attentions)):
+        for what, chosen in (
+            (f"temporal attention of block {first + 1}", attentions[first : first + 1]),
+            (f"temporal attention of blocks {first + 1} to {len(attentions)}", attentions[first:]),
+        ):
+            if len(chosen) > 1 or "blocks" not in what:
+                with _alone(chosen):
+                    rows.append({"what": what, **held_out_error(model, store, clips, seed, steps)})
+    if steps > 1:
+        names = [(f"decoder block {i + 1} after the first step", [block]) for i, block in enumerate(blocks)]
+        if len(blocks) > 3:
+            names.append((f"decoder blocks 2 to {len(blocks) - 1} after the first step", blocks[1:-1]))
+        for what, left in names:
+            with _skipped(left, steps):
+                rows.append({"what": what, **held_out_error(model, store, clips, seed, steps)})
+    return rows
+
+
+def _scene(model: WorldModel, store: ClipStore, place: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What the decoder has of the past of a clip's frames but the first, the actions that led to them, and noise."""
+    weight = next(model.parameters())
+    clip, rng = store.draw(seed, 0, place)
+    frames, actions = torch.from_numpy(clip.frames)[None], torch.from_numpy(clip.actions)[None].to(weight.device)
+    patches = model.see(frames.to(weight.device), weight.dtype)
+    previous = model.previous_actions(actions)
+    views = model.views(patches)
+    context = model.encode(views, previous, torch.zeros_like(previous))
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    noise = torch.randn(patches.shape[1] - 1, *patches.shape[2:], generator=generator).to(weight.device, weight.dtype)
+    return model.scene(context[0, :-1], views[0, :-1]), actions[0], noise
+
+
+def _temporal(model: WorldModel) -> list[TemporalAttention]:
+    return [module for module in model.encoder.modules() if isinstance(module, TemporalAttention)]
+
+
+def _keeper(kept: list[Tensor]) -> Callable[[Any, Any], object]:
+    return lambda given, made: kept.append(given[0])
+
+
+def _grid(model: WorldModel, made: Tensor) -> Tensor:
+    """A block's output as [N, rows, columns, channels]: tokens [N, L, D], or channels first."""
+    if made.ndim == 3:
+        return made.unflatten(1, (model.config.rows, model.config.columns))
+    return made.permute(0, 2, 3, 1)
+
+
+@contextmanager
+def _seen(modules: Sequence[nn.Module], tell: Callable[[Any, Any], object]) -> Iterator[None]:
+    """Have what goes into modules and what comes out told."""
+
+    def hook(module: nn.Module, given: Any, made: Any) -> None:
+        tell(given, made)
+
+    handles = [module.register_forward_hook(hook) for module in modules]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _alone(attentions: Sequence[TemporalAttention]) -> Iterator[None]:
+    """Have temporal attention see the frame itself and no other."""
+    windows = [attention.window for attention in attentions]
+    for attention in attentions:
+        attention.window = 1
+    try:
+        yield
+    finally:
+        for attention, window in zip(attentions, windows, strict=True):
+            attention.window = window
+
+
+@contextmanager
+def _skipped(blocks: Sequence[nn.Module], steps: int) -> Iterator[None]:
+    """Leave blocks out in all denoising steps but the first of each ``steps``."""
+    calls = {id(block): 0 for block in blocks}
+
+    def hook(block: nn.Module, given: Any, made: Any) -> Any:
+        calls[id(block)] += 1
+        return made if calls[id(block)] % steps == 1 else given[0]
+
+    handles = [block.register_forward_hook(hook) for block in blocks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

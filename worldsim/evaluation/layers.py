@@ -1,0 +1,209 @@
+"""`worldsim probe`: attention along time, features across denoising steps, and what can be cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldsim.data.clips import ClipStore
+from worldsim.data.episodes import Dataset
+from worldsim.engine.precision import pick_device, pick_dtype
+from worldsim.engine.sampler import levels
+from worldsim.errors import WorldError, WorldsimError
+from worldsim.evaluation import insight
+from worldsim.evaluation.evaluate import source_name
+from worldsim.evaluation.pictures import pyplot, require_plots
+from worldsim.evaluation.report import as_json, table, write
+from worldsim.machine import commit, machine, physical_cores
+from worldsim.settings import command, command_line, from_dict, home
+from worldsim.world import load_world
+
+_FRAME = -1  # of a clip, whose features are drawn: the last, after the longest memory
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """Everything `worldsim probe` is told; see configs/probe.yaml.
+
+    Raises:
+        WorldsimError: a setting is out of range.
+    """
+
+    world: str = "pong"
+    data: Path | None = None
+    out: Path | None = None
+    clips: int = 16
+    steps: int = 4
+    seed: int = 0
+    device: str = "cpu"
+    dtype: str | None = "float32"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        levels(self.steps)
+        if self.clips < 1 or self.seed < 0 or (self.threads is not None and self.threads < 1):
+            raise WorldsimError("clips must be 1 or more, seed 0 or more, threads 1 or more or null")
+
+
+def probe(config: ProbeConfig, out: Path) -> dict[str, Any]:
+    """Measure a world's layers; writes ``report.json``, ``report.md`` and pictures into ``out``.
+
+    Raises:
+        WorldsimError: the world and the recording cannot be used or do not belong together.
+        MissingExtra: matplotlib is not installed.
+    """
+    require_plots()
+    world = load_world(config.world)
+    dataset = Dataset.open(config.data or home() / "data" / source_name(world))
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, device)
+    model = world.model_on(device, dtype)
+    c = model.config
+    if dataset.actions != world.actions or tuple(dataset.config["source"][k] for k in ("height", "width")) != (
+        c.height,
+        c.width,
+    ):
+        raise WorldError(f"world {world.name!r} was not learned from recordings such as {dataset.folder}: name data=")
+    store = ClipStore(dataset, dataset.held_out, 2 * c.window)
+    by_age = insight.attention_by_age(model, store, config.clips, config.seed)
+    features = [
+        insight.features_by_step(model, store, config.steps, place, config.seed) for place in range(config.clips)
+    ]
+    alike = [
+        np.mean(np.stack([insight.similarity(clip[block]) for clip in features]), 0)
+        for block in range(len(features[0]))
+    ]
+    report: dict[str, Any] = {
+        "about": {
+            "world": world.name,
+            "fingerprint": world.fingerprint,
+            "clips": config.clips,
+            "steps": config.steps,
+            "levels": levels(config.steps)[:-1],
+            "dtype": str(dtype).removeprefix("torch."),
+            "seed": config.seed,
+            "command": command_line(),
+            "commit": commit(),
+            "machine": machine(),
+        },
+        "attention_by_age": by_age.tolist(),
+        "similarity": [matrix.tolist() for matrix in alike],
+        "cuts": insight.cuts(model, store, config.clips, config.steps, config.seed),
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WorldsimError(f"cannot make {out} ({error.strerror}): name another folder with out=") from error
+    write(out / "report.json", as_json(report))
+    write(out / "report.md", as_markdown(report))
+    draw(report, features[0], out)
+    return report
+
+
+def as_markdown(report: Mapping[str, Any]) -> str:
+    """The report as tables."""
+    about, by_age = report["about"], np.asarray(report["attention_by_age"])
+    window = by_age.shape[-1]
+    ages = (by_age * np.arange(window)).sum(-1).mean(-1)
+    heads = [
+        [layer + 1, *(f"{1 - share[0]:.2f}" for share in shares), f"{ages[layer]:.1f}"]
+        for layer, shares in enumerate(by_age)
+    ]
+    steps = range(1, about["steps"] + 1)
+    alike = [
+        [block + 1, *(f"{matrix[0][step - 1]:.3f}" for step in steps), _nearest_steps(matrix)]
+        for block, matrix in enumerate(report["similarity"])
+    ]
+    whole = report["cuts"][0]
+    cuts = [
+        [row["what"], *(f"{row[name]:.2f} ({row[name] / whole[name]:.2f}x)" for name in ("moved", "all"))]
+        for row in report["cuts"]
+    ]
+    return "\n".join(
+        [
+            f"`{about['command']}`",
+            "",
+            f"Weights {about['fingerprint'][:12]}, {about['clips']} held-out clips, {about['steps']} denoising steps, "
+            f"{about['dtype']}, seed {about['seed']}, commit {(about['commit'] or 'unknown')[:12]}.",
+            "",
+            "Share of temporal attention on past frames, by encoder block and head, and the mean age looked at:",
+            "",
+            *table(["block", *(f"head {n + 1}" for n in range(by_age.shape[1])), "age, ticks"], heads),
+            "",
+            "Cosine of a decoder block's features at each denoising step with those at the first, and the least "
+            "between two steps that follow each other:",
+            "",
+            *table(["block", *(f"step {step}" for step in steps), "least"], alike),
+            "",
+            "Error one frame ahead with something cut, in grey levels, near what has just moved and everywhere:",
+            "",
+            *table(["cut", "moved", "all"], cuts),
+            "",
+        ]
+    )
+
+
+def _nearest_steps(matrix: Sequence[Sequence[float]]) -> str:
+    following = [matrix[i][i + 1] for i in range(len(matrix) - 1)]
+    return f"{min(following):.3f}" if following else "-"
+
+
+def draw(report: Mapping[str, Any], features: Sequence[Sequence[Any]], out: Path) -> None:
+    """Heat maps of attention and of similarity, and one frame's features as colours."""
+    plt = pyplot()
+    by_age = np.asarray(report["attention_by_age"])
+    layers, heads, window = by_age.shape
+    made, axes = plt.subplots(1, layers, figsize=(3.2 * layers, 3), sharey=True, layout="constrained", squeeze=False)
+    for layer, axis in enumerate(axes[0]):
+        image = axis.imshow(by_age[layer], aspect="auto", vmin=0, vmax=1, cmap="viridis")
+        axis.set(title=f"encoder block {layer + 1}", xlabel="age of the frame looked at, ticks", yticks=range(heads))
+        axis.set_yticklabels([f"head {n + 1}" for n in range(heads)])
+        axis.set_xticks(range(0, window, max(1, window // 5)))
+    made.colorbar(image, ax=axes, label="share of attention")
+    made.savefig(out / "attention.png", dpi=110)
+    plt.close(made)
+
+    blocks, steps = len(report["similarity"]), report["about"]["steps"]
+    made, axes = plt.subplots(1, blocks, figsize=(3.2 * blocks, 3), layout="constrained", squeeze=False)
+    for block, axis in enumerate(axes[0]):
+        image = axis.imshow(report["similarity"][block], vmin=0, vmax=1, cmap="viridis")
+        axis.set(title=f"decoder block {block + 1}", xlabel="denoising step", xticks=range(steps), yticks=range(steps))
+        axis.set_xticklabels(range(1, steps + 1))
+        axis.set_yticklabels(range(1, steps + 1))
+    made.colorbar(image, ax=axes, label="cosine of features")
+    made.savefig(out / "similarity.png", dpi=110)
+    plt.close(made)
+
+    made, axes = plt.subplots(blocks, steps, figsize=(2 * steps, 2 * blocks), layout="constrained", squeeze=False)
+    for block, row in enumerate(axes):
+        for step, (axis, picture) in enumerate(zip(row, insight.principal(features[block], _FRAME), strict=True)):
+            axis.imshow(picture, interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            if step == 0:
+                axis.set_ylabel(f"block {block + 1}")
+            if block == 0:
+                axis.set_title(f"step {step + 1}", fontsize=9)
+    made.suptitle("three principal components of one frame's features, over all steps", fontsize=9)
+    made.savefig(out / "features.png", dpi=110)
+    plt.close(made)
+
+
+@command("probe")
+def main(settings: dict[str, Any]) -> None:
+    """Measures what the layers of a world do: report.json, report.md and pictures."""
+    import torch
+
+    config = from_dict(ProbeConfig, settings)
+    out = config.out or home() / "probed" / Path(config.world).name
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.threads or physical_cores())
+    try:
+        report = probe(config, out)
+    finally:
+        torch.set_num_threads(threads)
+    print(as_markdown(report))
+    print(f"{out / 'report.md'}: the same; attention.png, similarity.png and features.png beside it")
