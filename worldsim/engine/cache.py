@@ -56,7 +56,8 @@ class RingCache:
         with torch.inference_mode():
             ages = torch.tensor(states, device=weight.device)
             self._biases = model.ring_bias(ages).to(dtype)  # [layers, 2(W-1), h, 1, W-1]; k in place of 1 for chunks
-            self._bias_of_state = [self._biases[:, n : n + 1] for n in range(2 * self.slots)]
+            # Each in one piece, as it is when rows differ: a compiled step may rely on how its arguments lie in memory.
+            self._bias_of_state = [self._biases[:, n : n + 1].contiguous() for n in range(2 * self.slots)]
 
     def like(self, batch: int) -> RingCache:
         """An empty cache for the same model with another number of rows."""

@@ -11,7 +11,9 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +55,7 @@ def package_path(part: nn.Module, example: Iterable[Tensor]) -> Path:
     digest = hashlib.sha256()
     for fact in (
         type(part).__name__,
+        _code(),
         getattr(part, "levels", ()),
         torch.__version__,
         platform.machine(),
@@ -68,6 +71,14 @@ def package_path(part: nn.Module, example: Iterable[Tensor]) -> Path:
     return home() / "compiled" / f"{type(part).__name__}-{digest.hexdigest()[:24]}.pt2"
 
 
+@cache
+def _code() -> str:
+    """Digest of what computes a tick: a library of other code is another library."""
+    package = Path(__file__).parents[2]
+    files = [*sorted((package / "model").glob("*.py")), package / "engine/parts.py", package / "engine/sampler.py"]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
 def build(part: nn.Module, example: tuple[Tensor, ...], path: Path) -> None:
     """Compile a part for arguments like ``example`` and put the library at ``path``, whole or not at all.
 
@@ -77,9 +88,10 @@ def build(part: nn.Module, example: tuple[Tensor, ...], path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         folders = tempfile.TemporaryDirectory(dir=path.parent, prefix=".build-")
-        # Tensors of inference mode cannot be exported; copies made outside of it can.
+        # Tensors of inference mode cannot be exported; copies made outside of it can. And two arguments that are one
+        # tensor would be taken for one argument.
         with folders as folder, torch.inference_mode(False), torch.no_grad():
-            copies = tuple(x.clone() for x in example)
+            copies = tuple(x.clone(memory_format=torch.contiguous_format) for x in example)
             exported = torch.export.export(part, copies, strict=False)
             made = torch._inductor.aoti_compile_and_package(
                 exported, package_path=str(Path(folder) / "part.pt2"), inductor_configs={"freezing": True}
@@ -104,14 +116,21 @@ def load(path: Path, example: tuple[Tensor, ...]) -> Part:
     """
     try:
         package = torch._inductor.aoti_load_package(str(path))
-        package(*example)
+        package(*map(_as_compiled, example))
     except Exception as error:
         raise BackendError(
             f"{path} cannot be loaded ({first_line(error)}): delete it, it will be made again"
         ) from error
 
-    run: Part = package
+    def run(*arguments: Tensor) -> Any:
+        return package(*map(_as_compiled, arguments))
+
     return run
+
+
+def _as_compiled(x: Tensor) -> Tensor:
+    """The tensor in one piece. A library reads its arguments as if they lay as the example did, and does not look."""
+    return x.contiguous()
 
 
 def make(device: torch.device) -> AOTInductor:
