@@ -193,7 +193,7 @@ def open_game(config: PlayConfig, world: World, session: Session, seed: int, sta
     upgrade = threads = None
     # What is changed on the way is chance, and last bits differ; a given seed asks for the same dream again.
     if session.device.type == "cpu" and config.seed is None and not config.headless:
-        if config.backend == "auto":
+        if config.backend == "auto" and session.backend != "int8":  # which a float32 library is no faster than
             upgrade = Upgrade(config.world, session)
             stack.callback(upgrade.close)
         if config.threads is None and not config.unpaced:
