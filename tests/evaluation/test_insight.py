@@ -36,14 +36,17 @@ def store(pong_data: Dataset) -> ClipStore:
 
 
 def test_attention_is_shared_out_among_the_frames_of_the_window(model: WorldModel, store: ClipStore) -> None:
-    by_age = insight.attention_by_age(model, store, 2)
-    assert by_age.shape == (3, 2, 4)
-    np.testing.assert_allclose(by_age.sum(-1), 1, atol=1e-6)
+    seen = insight.looks(model, store, 2)
+    assert seen.by_age.shape == (3, 2, 4) and seen.frames.shape == (3, 2)
+    np.testing.assert_allclose(seen.by_age.sum(-1), 1, atol=1e-6)
+    assert (seen.frames > 1).all() and (seen.frames < 4).all()
     biased = model.encoder.blocks[1].time
     before = biased.age_bias.clone()
     try:
         biased.age_bias[0, 2] = 50.0  # one head of one block looks two frames back, whatever is there
-        assert insight.attention_by_age(model, store, 1)[1, 0].argmax() == 2
+        seen = insight.looks(model, store, 1)
+        np.testing.assert_allclose(seen.by_age[1, 0], [0, 0, 1, 0], atol=1e-6)
+        assert seen.frames[1, 0] == pytest.approx(1) and seen.frames[1, 1] > 1.5
     finally:
         biased.age_bias.copy_(before)
 
@@ -95,7 +98,7 @@ def test_the_command_writes_numbers_tables_and_pictures(
     assert np.array(report["attention_by_age"]).shape == (2, 2, 4)
     assert np.array(report["similarity"]).shape[1:] == (2, 2) and report["cuts"][0]["what"] == "nothing"
     text = capsys.readouterr().out
-    assert "| block | head 1 | head 2 | age, ticks |" in text and "| nothing |" in text
+    assert "| head | past | age, ticks | frames |" in text and "| nothing |" in text
     assert all((out / f"{name}.png").stat().st_size > 1000 for name in ("attention", "similarity", "features"))
 
 

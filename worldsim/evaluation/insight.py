@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,33 +23,47 @@ from worldsim.model.world_model import WorldModel
 from worldsim.training.progress import held_out_error
 
 
+@dataclass(frozen=True)
+class Looks:
+    """Where temporal attention looks.
+
+    Attributes:
+        by_age: Share of each head's attention by the age of the frame looked at, [layers, heads, W], mean over tokens
+            and over the frames that have a whole window before them; sums to 1 along W. Age 0 is the frame itself.
+        frames: How many frames a token looks at, [layers, heads]: the mean of the exponential of its attention's
+            entropy, from 1 (one frame alone) to W (all alike). A mean share can be even though every token is choosy.
+    """
+
+    by_age: NDArray[np.float64]
+    frames: NDArray[np.float64]
+
+
 @torch.inference_mode()
-def attention_by_age(model: WorldModel, store: ClipStore, clips: int, seed: int = 0) -> NDArray[np.float64]:
-    """Share of each head's temporal attention by the age of the frame looked at.
+def looks(model: WorldModel, store: ClipStore, clips: int, seed: int = 0) -> Looks:
+    """Measure where temporal attention looks.
 
     Args:
         model: In eval mode.
         store: Clips of at least a window.
         clips: How many to look at.
         seed: Of the draw.
-
-    Returns:
-        [layers, heads, W], mean over tokens and over the frames that have a whole window before them; sums to 1 along
-        W. Age 0 is the frame itself.
     """
     window = model.config.window
     total = np.zeros((model.config.encoder_layers, model.config.heads, window))
+    frames = np.zeros(total.shape[:2])
     for place in range(clips):
         inputs: list[Tensor] = []
         with _seen(_temporal(model), _keeper(inputs)):
             _scene(model, store, place, seed)
         for layer, (attention, x) in enumerate(zip(_temporal(model), inputs, strict=True)):
-            weights = attention.weights(x).float().mean((0, 1))  # [h, T, T]
-            t = torch.arange(window - 1, weights.shape[-1], device=weights.device)
-            by_age = [weights[:, t, t - age].mean(-1) for age in range(window)]
-            total[layer] += torch.stack(by_age, -1).double().cpu().numpy()
-    mean: NDArray[np.float64] = total / clips
-    return mean
+            weights = attention.weights(x).double()[..., window - 1 :, :]  # [B, L, h, t, T]
+            entropy = -torch.xlogy(weights, weights).sum(-1)
+            frames[layer] += entropy.exp().mean((0, 1, 3)).cpu().numpy()
+            mean = weights.mean((0, 1))  # [h, t, T]
+            t = torch.arange(mean.shape[1], device=mean.device)
+            by_age = [mean[:, t, t + window - 1 - age].mean(-1) for age in range(window)]
+            total[layer] += torch.stack(by_age, -1).cpu().numpy()
+    return Looks(total / clips, frames / clips)
 
 
 @torch.inference_mode()

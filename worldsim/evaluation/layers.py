@@ -69,7 +69,7 @@ def probe(config: ProbeConfig, out: Path) -> dict[str, Any]:
     ):
         raise WorldError(f"world {world.name!r} was not learned from recordings such as {dataset.folder}: name data=")
     store = ClipStore(dataset, dataset.held_out, 2 * c.window)
-    by_age = insight.attention_by_age(model, store, config.clips, config.seed)
+    seen = insight.looks(model, store, config.clips, config.seed)
     features = [
         insight.features_by_step(model, store, config.steps, place, config.seed) for place in range(config.clips)
     ]
@@ -90,7 +90,8 @@ def probe(config: ProbeConfig, out: Path) -> dict[str, Any]:
             "commit": commit(),
             "machine": machine(),
         },
-        "attention_by_age": by_age.tolist(),
+        "attention_by_age": seen.by_age.tolist(),
+        "frames_looked_at": seen.frames.tolist(),
         "similarity": [matrix.tolist() for matrix in alike],
         "cuts": insight.cuts(model, store, config.clips, config.steps, config.seed),
     }
@@ -108,10 +109,11 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     """The report as tables."""
     about, by_age = report["about"], np.asarray(report["attention_by_age"])
     window = by_age.shape[-1]
-    ages = (by_age * np.arange(window)).sum(-1).mean(-1)
+    ages = (by_age * np.arange(window)).sum(-1)
     heads = [
-        [layer + 1, *(f"{1 - share[0]:.2f}" for share in shares), f"{ages[layer]:.1f}"]
+        [f"{layer + 1}.{head + 1}", f"{1 - share[0]:.2f}", f"{ages[layer, head]:.1f}", f"{frames:.1f}"]
         for layer, shares in enumerate(by_age)
+        for head, (share, frames) in enumerate(zip(shares, report["frames_looked_at"][layer], strict=True))
     ]
     steps = range(1, about["steps"] + 1)
     alike = [
@@ -130,9 +132,11 @@ def as_markdown(report: Mapping[str, Any]) -> str:
             f"Weights {about['fingerprint'][:12]}, {about['clips']} held-out clips, {about['steps']} denoising steps, "
             f"{about['dtype']}, seed {about['seed']}, commit {(about['commit'] or 'unknown')[:12]}.",
             "",
-            "Share of temporal attention on past frames, by encoder block and head, and the mean age looked at:",
+            "Temporal attention, by encoder block and head: its share on past frames, the mean age looked at, and how "
+            f"many frames a token looks at (the exponential of the entropy). All {window} frames alike would be "
+            f"{1 - 1 / window:.2f}, {(window - 1) / 2:.1f} and {window}.",
             "",
-            *table(["block", *(f"head {n + 1}" for n in range(by_age.shape[1])), "age, ticks"], heads),
+            *table(["head", "past", "age, ticks", "frames"], heads),
             "",
             "Cosine of a decoder block's features at each denoising step with those at the first, and the least "
             "between two steps that follow each other:",
@@ -159,7 +163,7 @@ def draw(report: Mapping[str, Any], features: Sequence[Sequence[Any]], out: Path
     layers, heads, window = by_age.shape
     made, axes = plt.subplots(1, layers, figsize=(3.2 * layers, 3), sharey=True, layout="constrained", squeeze=False)
     for layer, axis in enumerate(axes[0]):
-        image = axis.imshow(by_age[layer], aspect="auto", vmin=0, vmax=1, cmap="viridis")
+        image = axis.imshow(by_age[layer], aspect="auto", vmin=0, vmax=by_age.max(), cmap="viridis")
         axis.set(title=f"encoder block {layer + 1}", xlabel="age of the frame looked at, ticks", yticks=range(heads))
         axis.set_yticklabels([f"head {n + 1}" for n in range(heads)])
         axis.set_xticks(range(0, window, max(1, window // 5)))
@@ -168,9 +172,10 @@ def draw(report: Mapping[str, Any], features: Sequence[Sequence[Any]], out: Path
     plt.close(made)
 
     blocks, steps = len(report["similarity"]), report["about"]["steps"]
+    least = float(np.min(report["similarity"]))
     made, axes = plt.subplots(1, blocks, figsize=(3.2 * blocks, 3), layout="constrained", squeeze=False)
     for block, axis in enumerate(axes[0]):
-        image = axis.imshow(report["similarity"][block], vmin=0, vmax=1, cmap="viridis")
+        image = axis.imshow(report["similarity"][block], vmin=least, vmax=1, cmap="viridis")
         axis.set(title=f"decoder block {block + 1}", xlabel="denoising step", xticks=range(steps), yticks=range(steps))
         axis.set_xticklabels(range(1, steps + 1))
         axis.set_yticklabels(range(1, steps + 1))
