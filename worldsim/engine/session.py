@@ -22,6 +22,7 @@ from worldsim.engine.sampler import levels
 from worldsim.engine.state import SessionState, checked_state, gather_state
 from worldsim.engine.stopwatch import Stopwatch
 from worldsim.errors import StartError, WorldsimError
+from worldsim.model.patches import to_uint8
 from worldsim.world import World
 
 _Shown = TypeVar("_Shown")
@@ -241,8 +242,7 @@ class Session:
             action, noise = memory.action.to(self.device), self._noise.draw(waiting).to(self.device)
             patches = self._parts.decode(noise, memory.scene, action)
         with self.stopwatch("to_uint8"):
-            grey = patches.add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-            memory.frames.copy_(self.model.unpatchify(grey))
+            memory.frames.copy_(self.model.unpatchify(to_uint8(patches)))
             shown = take(memory.frames)
         self._idle, self._pending = waiting, True
         return shown

@@ -6,6 +6,7 @@ hardly look at other frames, and features hardly change from one denoising step 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,11 +52,11 @@ def looks(model: WorldModel, store: ClipStore, clips: int, seed: int = 0) -> Loo
     window = model.config.window
     total = np.zeros((model.config.encoder_layers, model.config.heads, window))
     frames = np.zeros(total.shape[:2])
+    inputs: dict[nn.Module, Tensor] = {}
     for place in range(clips):
-        inputs: list[Tensor] = []
-        with _seen(_temporal(model), _keeper(inputs)):
+        with _hooked(_temporal(model), lambda module, given, made: inputs.update({module: given[0]})):
             _scene(model, store, place, seed)
-        for layer, (attention, x) in enumerate(zip(_temporal(model), inputs, strict=True)):
+        for layer, (attention, x) in enumerate(zip(_temporal(model), inputs.values(), strict=True)):
             weights = attention.weights(x).double()[..., window - 1 :, :]  # [B, L, h, t, T]
             entropy = -torch.xlogy(weights, weights).sum(-1)
             frames[layer] += entropy.exp().mean((0, 1, 3)).cpu().numpy()
@@ -89,7 +90,7 @@ def features_by_step(
 
     made: list[Tensor] = []
     blocks = len(model.decoder.repeated)
-    with _seen(model.decoder.repeated, lambda given, result: made.append(result)):
+    with _hooked(model.decoder.repeated, lambda block, given, result: made.append(result)):
         sample(denoise, noise, levels(steps))
     grids = [_grid(model, one).float().cpu().numpy() for one in made]
     return [grids[block::blocks] for block in range(blocks)]
@@ -140,7 +141,7 @@ def cuts(model: WorldModel, store: ClipStore, clips: int, steps: int, seed: int 
         if len(blocks) > 3:
             names.append((f"decoder blocks 2 to {len(blocks) - 1} after the first step", blocks[1:-1]))
         for what, left in names:
-            with _skipped(left, steps):
+            with _hooked(left, _skipper(steps)):
                 rows.append({"what": what, **held_out_error(model, store, clips, seed, steps)})
     return rows
 
@@ -163,10 +164,6 @@ def _temporal(model: WorldModel) -> list[TemporalAttention]:
     return [module for module in model.encoder.modules() if isinstance(module, TemporalAttention)]
 
 
-def _keeper(kept: list[Tensor]) -> Callable[[Any, Any], object]:
-    return lambda given, made: kept.append(given[0])
-
-
 def _grid(model: WorldModel, made: Tensor) -> Tensor:
     """A block's output as [N, rows, columns, channels]: tokens [N, L, D], or channels first."""
     if made.ndim == 3:
@@ -175,12 +172,8 @@ def _grid(model: WorldModel, made: Tensor) -> Tensor:
 
 
 @contextmanager
-def _seen(modules: Sequence[nn.Module], tell: Callable[[Any, Any], object]) -> Iterator[None]:
-    """Have what goes into modules and what comes out told."""
-
-    def hook(module: nn.Module, given: Any, made: Any) -> None:
-        tell(given, made)
-
+def _hooked(modules: Sequence[nn.Module], hook: Callable[[nn.Module, Any, Any], Any]) -> Iterator[None]:
+    """Have a hook told of what goes into modules and comes out; what it returns, if anything, comes out instead."""
     handles = [module.register_forward_hook(hook) for module in modules]
     try:
         yield
@@ -202,18 +195,12 @@ def _alone(attentions: Sequence[TemporalAttention]) -> Iterator[None]:
             attention.window = window
 
 
-@contextmanager
-def _skipped(blocks: Sequence[nn.Module], steps: int) -> Iterator[None]:
-    """Leave blocks out in all denoising steps but the first of each ``steps``."""
-    calls = {id(block): 0 for block in blocks}
+def _skipper(steps: int) -> Callable[[nn.Module, Any, Any], Any]:
+    """A hook that leaves a block out in all denoising steps but the first of each ``steps``."""
+    calls: Counter[nn.Module] = Counter()
 
     def hook(block: nn.Module, given: Any, made: Any) -> Any:
-        calls[id(block)] += 1
-        return made if calls[id(block)] % steps == 1 else given[0]
+        calls[block] += 1
+        return made if calls[block] % steps == 1 else given[0]
 
-    handles = [block.register_forward_hook(hook) for block in blocks]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return hook
