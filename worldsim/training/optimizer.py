@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from worldsim.engine.precision import pick_dtype
+from worldsim.training.muon import Muon
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -55,9 +58,8 @@ class Optimizer:
         self._held: list[tuple[torch.optim.Optimizer, float, list[str]]] = []
         if muon:
             weights = [p for _, p in muon]
-            mover: torch.optim.Optimizer = torch.optim.Muon(
-                weights, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="original"
-            )
+            dtype = pick_dtype(None, weights[0].device)
+            mover: torch.optim.Optimizer = Muon(weights, dtype, lr=config.muon_lr, weight_decay=config.weight_decay)
             self._held.append((mover, config.muon_lr, [name for name, _ in muon]))
         weights = [p for _, p in adam]
         mover = torch.optim.AdamW(weights, lr=config.adam_lr, weight_decay=0.0, betas=config.betas, fused=True)
