@@ -20,6 +20,8 @@ from worldsim import world_files
 from worldsim.actions import ActionTable
 from worldsim.errors import MissingExtra, StartError, WorldError, WorldsimError
 from worldsim.model.config import ModelConfig
+from worldsim.model.designs import SEPARABLE, Design
+from worldsim.model.dit import DiT
 from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.schema import from_dict, nearest
 from worldsim.settings import home
@@ -50,9 +52,12 @@ class WorldConfig:
         steps: Denoising steps per frame, 1 to 64.
         context_level: Context-noise bucket that the encoder is told of when it runs; 0 is clean.
         source: Where it was learned from; free-form, for people.
+        design: ``scd``, which is played; or another one by its name (:class:`~worldsim.model.designs.Design`), which is
+            there to be judged beside it.
 
     Raises:
         WorldError: a number out of range.
+        WorldsimError: a design that there is not.
     """
 
     name: str
@@ -63,8 +68,11 @@ class WorldConfig:
     steps: int = 2
     context_level: int = 0
     source: dict[str, Any] = field(default_factory=dict)
+    design: str = SEPARABLE
 
     def __post_init__(self) -> None:
+        if self.design != SEPARABLE:
+            Design.parse(self.design)
         if not (math.isfinite(self.fps) and self.fps > 0):
             raise WorldError(f"fps must be a positive number, not {self.fps}")
         if self.max_episode_steps < 1 or not 1 <= self.steps <= 64:
@@ -83,7 +91,8 @@ class World:
     Args:
         config: See :class:`WorldConfig`.
         actions: As many as ``config.model.num_actions``.
-        model: Not copied, and set to eval: its weights are shared by all sessions and must not change while one runs.
+        network: Of the config's design. Not copied, and set to eval: its weights are shared by all sessions and must
+            not change while one runs.
         starts: At least one; all of one length if it is to be saved.
         card: Text of ``CARD.md``.
 
@@ -96,23 +105,34 @@ class World:
         self,
         config: WorldConfig,
         actions: ActionTable,
-        model: WorldModel,
+        network: WorldModel | DiT,
         starts: Sequence[Start],
         card: str = "",
     ) -> None:
-        if len(actions) != config.model.num_actions or model.config != config.model:
+        own = isinstance(network, WorldModel)
+        fits = network.config == config.model if own else network.config.num_actions == config.model.num_actions
+        if len(actions) != config.model.num_actions or not fits or own != (config.design == SEPARABLE):
             raise WorldError(f"world {config.name!r}: config, action table and model do not belong together")
         if not starts or len({start.name for start in starts}) != len(starts):
             raise WorldError(f"world {config.name!r} needs starts, each with a name of its own")
         self.config, self.actions, self.card = config, actions, card
-        self.model = model.eval()
+        self.network = network.eval()
         self.starts = tuple(start.check(config.model) for start in starts)
-        self._placed: dict[tuple[torch.device, torch.dtype], WorldModel] = {}
+        self._placed: dict[tuple[torch.device, torch.dtype], WorldModel | DiT] = {}
 
     @property
     def name(self) -> str:
         """Short name."""
         return self.config.name
+
+    @property
+    def model(self) -> WorldModel:
+        """The network of a world that is played.
+
+        Raises:
+            WorldError: the world is of another design.
+        """
+        return self._separable(self.network)
 
     @property
     def episode_starts(self) -> tuple[Start, ...]:
@@ -123,7 +143,9 @@ class World:
     def fingerprint(self) -> str:
         """SHA-256 over the model's shape and weights: equal for worlds that compute the same."""
         digest = hashlib.sha256(json.dumps(asdict(self.config.model), sort_keys=True).encode())
-        for name, tensor in sorted(self.model.state_dict().items()):
+        if self.config.design != SEPARABLE:
+            digest.update(self.config.design.encode())
+        for name, tensor in sorted(self.network.state_dict().items()):
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
@@ -146,15 +168,31 @@ class World:
         return self.starts[names.index(start)]
 
     def model_on(self, device: torch.device, dtype: torch.dtype) -> WorldModel:
-        """The model on a device in a number format: itself if it is there already, else one shared copy."""
-        weight = self.model.decoder.action.weight
+        """:meth:`network_on` of a world that is played.
+
+        Raises:
+            WorldError: the world is of another design.
+        """
+        return self._separable(self.network_on(device, dtype))
+
+    def network_on(self, device: torch.device, dtype: torch.dtype) -> WorldModel | DiT:
+        """The network on a device in a number format: itself if it is there already, else one shared copy."""
+        weight = next(self.network.parameters())
         if (device, dtype) == (weight.device, weight.dtype):
-            return self.model
+            return self.network
         if (device, dtype) not in self._placed:
-            copy = world_files.bare_model(self.config.model)
-            copy.load_state_dict(self.model.state_dict())
+            copy = world_files.bare_model(self.config.model, self.config.design)
+            copy.load_state_dict(self.network.state_dict())
             self._placed[device, dtype] = copy.to(device, dtype).eval().requires_grad_(False)
         return self._placed[device, dtype]
+
+    def _separable(self, network: WorldModel | DiT) -> WorldModel:
+        if isinstance(network, WorldModel):
+            return network
+        raise WorldError(
+            f"world {self.name!r} is of design {self.config.design}, for evaluate and benchmark alone: name a world "
+            "made by `worldsim train`"
+        )
 
 
 def new_world(
@@ -172,7 +210,9 @@ def new_world(
         settings: Further fields of :class:`WorldConfig`.
     """
     grey = Start("episode", np.full((1, model.height, model.width, 3), 127, np.uint8), np.zeros(0, np.int64))
-    fresh = init_weights(world_files.bare_model(model), seed)
+    bare = world_files.bare_model(model)
+    assert isinstance(bare, WorldModel)
+    fresh = init_weights(bare, seed)
     return World(WorldConfig(name, model, **settings), actions, fresh, starts or (grey,))
 
 
@@ -221,7 +261,7 @@ def save_world(world: World, folder: str | Path) -> Path:
             The old world is intact.
     """
     config = asdict(world.config) | {"actions": world.actions.to_json()}
-    return world_files.write_folder(Path(folder).expanduser(), config, world.model, world.starts, world.card)
+    return world_files.write_folder(Path(folder).expanduser(), config, world.network, world.starts, world.card)
 
 
 @lru_cache(maxsize=4)
@@ -235,8 +275,8 @@ def _load(folder: Path, stamps: tuple[Any, ...]) -> World:
             raise ValueError(f"{len(actions)} actions for a model of {config.model.num_actions}")
     except (WorldsimError, ValueError) as error:
         raise WorldError(f"{where}: {error}; restore the file, or save the world again") from error
-    model = world_files.read_weights(folder, config.model)
-    return World(config, actions, model, world_files.read_starts(folder, config.model), world_files.read_card(folder))
+    network = world_files.read_weights(folder, config.model, config.design)
+    return World(config, actions, network, world_files.read_starts(folder, config.model), world_files.read_card(folder))
 
 
 def _shelves() -> tuple[Path, ...]:

@@ -21,6 +21,8 @@ from safetensors.torch import save_file
 
 from worldsim.errors import StartError, WorldError
 from worldsim.model.config import ModelConfig
+from worldsim.model.designs import SEPARABLE, Design
+from worldsim.model.dit import DiT
 from worldsim.model.world_model import WorldModel
 from worldsim.start import Start
 
@@ -31,10 +33,11 @@ FILES = (CONFIG, WEIGHTS, STARTS, CARD)
 _MEND = "restore it, or save the world again"
 
 
-def bare_model(config: ModelConfig) -> WorldModel:
-    """A model whose weights are about to be replaced, made without a trace in the global random state."""
+def bare_model(config: ModelConfig, design: str = SEPARABLE) -> WorldModel | DiT:
+    """A network whose weights are about to be replaced, made without a trace in the global random state."""
     with torch.random.fork_rng(devices=[]):
-        return WorldModel(config).eval().requires_grad_(False)
+        made = WorldModel(config) if design == SEPARABLE else Design.parse(design).make(config)
+        return made.eval().requires_grad_(False)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -66,8 +69,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     return values
 
 
-def read_weights(folder: Path, config: ModelConfig) -> WorldModel:
-    """The float32 model from ``model.safetensors``.
+def read_weights(folder: Path, config: ModelConfig, design: str = SEPARABLE) -> WorldModel | DiT:
+    """The float32 network from ``model.safetensors``.
 
     Raises:
         WorldError: not safetensors, tensors of other names or shapes than the config's, or a NaN or infinity.
@@ -77,9 +80,9 @@ def read_weights(folder: Path, config: ModelConfig) -> WorldModel:
         with safe_open(path, framework="pt") as file:
             found = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
             # A damaged config must not allocate more than the weights beside it account for.
-            if _least_size(config) > sum(map(math.prod, found.values())):
+            if _least_size(config, design) > sum(map(math.prod, found.values())):
                 raise WorldError(f"{path} is smaller than the model in {CONFIG}: {_MEND}")
-            model = bare_model(config)
+            model = bare_model(config, design)
             wanted = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
             odd = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
             if odd:
@@ -133,7 +136,7 @@ def read_card(folder: Path) -> str:
 
 
 def write_folder(
-    folder: Path, config: Mapping[str, Any], model: WorldModel, starts: Sequence[Start], card: str
+    folder: Path, config: Mapping[str, Any], model: WorldModel | DiT, starts: Sequence[Start], card: str
 ) -> Path:
     """Write all files beside the old ones, then put them in their places.
 
@@ -189,9 +192,10 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _least_size(c: ModelConfig) -> int:
-    """A number of parameters that a model of this shape exceeds."""
-    blocks = (c.encoder_layers + c.decoder_layers) * (4 + 2 * c.mlp_ratio) * c.dim
+def _least_size(c: ModelConfig, design: str) -> int:
+    """A number of parameters that a network of this shape exceeds."""
+    layers = c.encoder_layers + (c.decoder_layers if design == SEPARABLE else 0)
+    blocks = layers * (4 + 2 * c.mlp_ratio) * c.dim
     return c.dim * (blocks + c.tokens + c.patch_dim + c.num_actions + c.context_levels) + c.heads * c.window
 
 

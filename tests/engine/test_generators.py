@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from worldsim.benchmark.delay import response_delay
-from worldsim.engine.generators import Chunks, FrameGenerator, Separable, Stream
+from worldsim.engine.generators import Chunks, Clips, FrameGenerator, Separable, Stream, open_design
 from worldsim.engine.session import Session
-from worldsim.errors import WorldsimError
+from worldsim.errors import StartError, WorldsimError
 from worldsim.model.config import ModelConfig
+from worldsim.model.designs import Design
 from worldsim.model.dit import DiT, wake
 from worldsim.model.patches import patchify, shown
 from worldsim.start import Start
@@ -49,6 +50,7 @@ def designs(batch: int = 1) -> dict[str, FrameGenerator]:
     return {
         "frame-causal": Chunks(network(1), batch, steps=2),
         "chunks of 4": Chunks(network(4), batch, steps=2),
+        "clips of 3": Clips(network(6, window=2), batch, frames=3, reference=3, steps=2),
         "stream of 4": Stream(network(6, window=2), batch, frames=4, reference=2),
         "causal stream of 4": Stream(network(1), batch, frames=4, reference=2),
         "stream of 2, two passes": Stream(network(5, window=2), batch, frames=2, reference=3, passes=2),
@@ -58,6 +60,7 @@ def designs(batch: int = 1) -> dict[str, FrameGenerator]:
 DELAYS = {
     "frame-causal": (1, 1, 1),
     "chunks of 4": (4, 1, 4),
+    "clips of 3": (3, 1, 3),
     "stream of 4": (4, 1, 1),
     "causal stream of 4": (4, 4, 4),
     "stream of 2, two passes": (2, 1, 1),
@@ -99,13 +102,15 @@ def test_a_chunk_is_what_the_whole_clip_gives_through_the_wrap() -> None:
     generator.prime(begin, 0)
     seen, led = [*begin.frames], [model.no_action, *begin.actions.tolist()]
     noise = torch.Generator().manual_seed(0)
-    for tick in range(0, 15, k):
+    for tick in range(k - 1):  # the game runs behind: at first the start's last frames are shown again
+        np.testing.assert_array_equal(generator.render(actions[tick])[0], begin.frames[tick + 1 - k])
+        generator.commit()
+    for tick in range(k - 1, 15 - k, k):
         frames = []
         for now in actions[tick : tick + k]:
             frames.append(generator.render(now)[0])
             generator.commit()
-        # The chunk was made when the first of its actions was taken: from that and the k - 1 before it.
-        known = [int(actions[max(0, tick - k + 1 + j), 0]) for j in range(k)]
+        known = actions[tick - k + 1 : tick + 1, 0].tolist()  # the chunk is made when the last of its actions is taken
         patches = shown(patchify(torch.from_numpy(np.stack(seen)), SMALL), torch.float32)
         noisy = torch.cat((patches, torch.randn(k, *patches.shape[1:], generator=noise)))[None]
         level = torch.cat((torch.zeros(len(seen)), torch.ones(k)))[None]
@@ -114,6 +119,67 @@ def test_a_chunk_is_what_the_whole_clip_gives_through_the_wrap() -> None:
         assert (whole.add(1).mul(127.5).clamp(0, 255) - wanted).abs().max() <= 0.51
         seen += frames
         led += known
+
+
+def test_a_clip_is_what_the_network_gives_over_it_and_the_frames_before() -> None:
+    k, r, model = 2, 4, network(6, window=2)
+    generator, begin = Clips(model, 1, frames=k, reference=r, steps=1), start(3)  # shorter than what goes along
+    actions = np.random.default_rng(0).integers(0, SMALL.num_actions, (11, 1))
+    generator.prime(begin, 0)
+    shown_first = generator.render(actions[0])[0]
+    np.testing.assert_array_equal(shown_first, begin.frames[-1])
+    generator.commit()
+    seen, led = [begin.frames[0], *begin.frames], [*[model.no_action] * 2, *begin.actions.tolist()]
+    noise = torch.Generator().manual_seed(0)
+    for tick in range(1, 9, k):
+        frames = []
+        for now in actions[tick : tick + k]:
+            frames.append(generator.render(now)[0])
+            generator.commit()
+        known = actions[tick - 1 : tick + 1, 0].tolist()
+        patches = shown(patchify(torch.from_numpy(np.stack(seen[-r:])), SMALL), torch.float32)
+        noisy = torch.cat((patches, torch.randn(k, *patches.shape[1:], generator=noise)))[None]
+        level = torch.tensor([[0.0] * r + [1.0] * k])
+        whole = model(noisy, level, torch.tensor([[*led[-r:], *known]]))[0, -k:]
+        wanted = patchify(torch.from_numpy(np.stack(frames)), SMALL).float()
+        assert (whole.add(1).mul(127.5).clamp(0, 255) - wanted).abs().max() <= 0.51
+        seen += frames
+        led += known
+
+
+@pytest.mark.parametrize("name", ["dit", "dit:2", "clip:3", "stream:3", "stream-causal:3"])
+def test_a_design_opened_by_name_runs_behind_by_its_delay(name: str) -> None:
+    """The start's last frames, as they were where nothing happens to them on the way."""
+    design = Design.parse(name)
+    torch.manual_seed(0)
+    model = design.make(SMALL).eval().requires_grad_(False)
+    wake(model, seed=1, scale=0.1)
+    generator = open_design(design, model, SMALL, 2, steps=3)
+    assert generator.own_delay == design.delay and str(design) == name
+    begins = [start(7), start(7)]
+    generator.prime(begins, 0)
+    for tick in range(design.delay - 1):
+        frames = generator.render(np.zeros(2, np.int64))
+        generator.commit()
+        if design.kind in ("dit", "clip"):
+            np.testing.assert_array_equal(frames[0], begins[0].frames[tick + 1 - design.delay])
+    first = generator.render(np.zeros(2, np.int64))
+    assert first.shape == (2, SMALL.height, SMALL.width, 3)
+
+
+def test_rows_begin_each_at_their_own_start() -> None:
+    random = np.random.default_rng(9)
+    other = Start("other", random.integers(0, 256, start().frames.shape, np.uint8), start().actions)
+    actions = np.zeros((6, 2), np.int64)
+    for name, generator in designs(2).items():
+        generator.prime([start(), other], 0)
+        apart = [generator.render(now) for now in actions[:1]]
+        generator.prime(start(), 0)
+        alike = [generator.render(now) for now in actions[:1]]
+        np.testing.assert_array_equal(apart[0][0], alike[0][0], err_msg=name)
+        assert (apart[0][1] != alike[0][1]).any(), name
+        with pytest.raises(StartError, match="2 of one length"):
+            generator.prime([start(), start(5)], 0)
 
 
 def test_a_network_that_no_action_moves_has_no_delay() -> None:
@@ -126,3 +192,5 @@ def test_a_buffer_must_be_seen_whole() -> None:
         Stream(network(1), 1, frames=5, reference=4)
     with pytest.raises(WorldsimError, match="a buffer of 6 frames"):
         Stream(network(4), 1, frames=4, reference=2)
+    with pytest.raises(WorldsimError, match="a clip of 6 frames"):
+        Clips(network(4), 1, frames=4, reference=2, steps=1)

@@ -41,7 +41,7 @@ def test_a_table_of_worlds_and_steps(
     assert "actions told" not in table[0], "what was not measured has no column"
     assert ">= 0.97" in table[2]
     for line, steps in zip(table[3:], (1, 2), strict=True):
-        assert f"| run | {steps} | eager, float32 | dmd, 30 steps | 1.50 |" in line
+        assert f"| run | scd | 1 | {steps} | eager, float32 | dmd, 30 steps | 1.50 |" in line
     # A second time nothing is judged again, and the part is replaced.
     monkeypatch.setattr(compare, "evaluate", lambda *_: pytest.fail("judged again"))
     assert main(arguments) == 0

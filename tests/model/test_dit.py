@@ -51,6 +51,20 @@ def test_the_cached_step_computes_what_the_whole_clip_does_through_the_wrap(chun
 
 @CHUNKS
 @torch.inference_mode()
+def test_teacher_forcing_is_every_chunk_given_the_clean_ones_before_it(chunk: int) -> None:
+    model, length = make(chunk), 3 * SMALL.window // chunk * chunk
+    (clean, levels, actions), noisy = clip(length), clip(length)[0].flip(1)
+    taught = model.teach(clean, noisy, levels, actions)
+    for first in range(0, length, chunk):
+        here = slice(first, first + chunk)
+        mixed, level = clean[:, : first + chunk].clone(), torch.zeros_like(levels[:, : first + chunk])
+        mixed[:, here], level[:, here] = noisy[:, here], levels[:, here]
+        whole = model(mixed, level, actions[:, : first + chunk])[:, here]
+        torch.testing.assert_close(taught[:, here], whole, rtol=1e-4, atol=1e-4)
+
+
+@CHUNKS
+@torch.inference_mode()
 def test_a_frame_changes_nothing_before_its_chunk_and_an_action_changes_its_frame(chunk: int) -> None:
     model, (patches, levels, actions) = make(chunk), clip(9)
     before = model(patches, levels, actions)
@@ -76,7 +90,5 @@ def test_with_a_chunk_as_long_as_the_clip_every_frame_sees_every_other() -> None
 
 
 def test_it_has_about_the_parameters_of_the_design_it_is_compared_with_and_no_more() -> None:
-    ours, theirs = (
-        sum(weight.numel() for weight in model(ModelConfig(6)).parameters()) for model in (WorldModel, DiT)
-    )
+    ours, theirs = (sum(weight.numel() for weight in model(ModelConfig(6)).parameters()) for model in (WorldModel, DiT))
     assert 0.85 < theirs / ours <= 1

@@ -51,7 +51,7 @@ def test_what_moved_and_what_is_foretold_to_move_weighs_more() -> None:
     frames[1:, 0, 4, 4, 1] = 0.2  # moved before the last frame, and is there still
     frames[2, 0, 12, 12, 0] = 0.2  # foretold
     before, last, made = model.patchify(frames)
-    weights = model.unpatchify(attention(model, before, last, made, 16.0))[0]
+    weights = model.unpatchify(attention(model.config, before, last, made, 16.0))[0]
     assert (weights[1:8, 1:8] == 16).all() and (weights[11:14, 11:14] == 16).all()
     assert int((weights == 16).sum()) == 3 * (49 + 9)
     assert int((weights == 1).sum()) == weights.numel() - 3 * (49 + 9)
@@ -67,7 +67,7 @@ def test_what_may_be_is_learned_as_likely_as_it_is(share: float) -> None:
     before = last = torch.full_like(target, -1.0)
     guess = following.mean(0).requires_grad_()
     made = model.patchify(guess).expand_as(target)
-    weights = attention(model, before, last, made, 16.0)
+    weights = attention(model.config, before, last, made, 16.0)
     (slope,) = torch.autograd.grad(((made - target).square() * weights).mean(), guess)
     assert float(weights.max()) == 16
     torch.testing.assert_close(slope, torch.zeros_like(slope), atol=1e-9, rtol=0)
@@ -212,9 +212,7 @@ def test_own_frames_are_those_of_a_roll_out_one_more_with_every_tick(model: Worl
     previous, real = model.previous_actions(actions), model.see(batch.frames, torch.float32)
     rolled = real[:, :1]
     for t in range(ticks):
-        so_far = own_frames(
-            model, torch.cat((rolled, real[:, t + 1 :]), 1), previous, actions, noise, LOSS.own_steps
-        )
+        so_far = own_frames(model, torch.cat((rolled, real[:, t + 1 :]), 1), previous, actions, noise, LOSS.own_steps)
         rolled = torch.cat((rolled, so_far[:, t + 1 : t + 2]), 1)
     made = real
     for n in range(1, ticks + 1):
@@ -257,14 +255,10 @@ def test_the_same_clips_show_own_frames_in_however_many_parts() -> None:
     assert own_rows(range(6), 0) == ()
 
 
-def test_own_frames_carry_no_gradient_to_the_model_that_made_them(
-    model: WorldModel, store: ClipStore
-) -> None:
+def test_own_frames_carry_no_gradient_to_the_model_that_made_them(model: WorldModel, store: ClipStore) -> None:
     batch = batch_of(store)
     clean = model.patchify(batch.frames.float() / 127.5 - 1)
-    made = own_frames(
-        model, clean, torch.zeros(2, 8, dtype=torch.long), batch.actions, batch.context_noise[:, 1:], 2
-    )
+    made = own_frames(model, clean, torch.zeros(2, 8, dtype=torch.long), batch.actions, batch.context_noise[:, 1:], 2)
     assert made.shape == clean.shape and not made.requires_grad
 
 

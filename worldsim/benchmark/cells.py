@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from worldsim.errors import WorldsimError
+from worldsim.model.designs import SEPARABLE, Design
 from worldsim.schema import from_dict
 
 #: What a cell's process is told in its environment. glibc maps large blocks and gives them back when they are freed;
@@ -25,9 +26,9 @@ class Cell:
     Attributes:
         world: Name or folder of a world, or a peer's: ``diamond:<clone>``, see :mod:`worldsim.benchmark.peers`.
         model: ``scd`` is the world's own. Others put a diffusion transformer of its size and with random weights in its
-            place: ``dit`` frame-causal, ``dit:<k>`` causal in chunks of k frames, ``stream:<n>`` over a moving buffer
-            of n frames, ``stream-causal:<n>`` over one whose frames see none after them; see
-            :mod:`worldsim.benchmark.designs`. For latency only.
+            place, see :class:`~worldsim.model.designs.Design`: ``dit`` frame-causal, ``dit:<k>`` causal in chunks of k
+            frames, ``clip:<k>`` bidirectional over k frames and those before, ``stream:<n>`` over a moving buffer of n
+            frames, ``stream-causal:<n>`` over one whose frames see none after them. For latency only.
         backend: See :data:`worldsim.engine.backends.BACKENDS`.
         device: Of PyTorch.
         dtype: ``float32``, ``bfloat16``, or None for the faster one of the device.
@@ -46,7 +47,7 @@ class Cell:
     """
 
     world: str = "pong"
-    model: str = "scd"
+    model: str = SEPARABLE
     backend: str = "eager"
     device: str = "cpu"
     dtype: str | None = None
@@ -66,9 +67,7 @@ class Cell:
                 raise WorldsimError(f"{name} is {value}, it must be from {low} to {high}")
         if self.surface not in ("engine", "window"):
             raise WorldsimError(f"surface is {self.surface!r}: there is engine and window")
-        if self.model != "scd":
-            from worldsim.benchmark.designs import Design
-
+        if self.model != SEPARABLE:
             Design.parse(self.model)
             if self.surface != "engine" or self.without:
                 raise WorldsimError(

@@ -167,7 +167,10 @@ def _kind(cell: Cell) -> Callable[[Cell, int, int], Runner]:
         from worldsim.benchmark.peers import DiamondRunner
 
         return DiamondRunner
-    if cell.model != "scd":
+    from worldsim.model.designs import SEPARABLE
+    from worldsim.world import load_world
+
+    if cell.model != SEPARABLE or load_world(cell.world).config.design != SEPARABLE:
         from worldsim.benchmark.designs import DesignRunner
 
         return DesignRunner

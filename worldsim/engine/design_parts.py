@@ -50,6 +50,31 @@ class ChunkRememberPart(nn.Module):
         return key, value
 
 
+class ClipPart(nn.Module):
+    """Noise to clean frames that see each other and those before them."""
+
+    table: Tensor
+
+    def __init__(self, model: DiT, reference: int, levels: Sequence[float]) -> None:
+        super().__init__()
+        self.model, self.reference, self.levels = model, reference, tuple(levels)
+        self.register_buffer("table", modulation_table(model, levels), persistent=False)  # the last is 0: clean
+
+    def forward(self, noise: Tensor, clean: Tensor, action: Tensor) -> Tensor:
+        """Noise, float32 [B, k, L, P], clean frames [B, r, L, P] and the actions that lead to all [B, r + k] to x0,
+        float32 [B, k, L, P].
+        """
+        at, r = {t: i for i, t in enumerate(self.levels[:-1])}, self.reference
+        known = self.table[-1][action[:, :r]]
+
+        def denoise(x: Tensor, t: float) -> Tensor:
+            modulation = torch.cat((known, self.table[at[t]][action[:, r:]]), 1)
+            seen = torch.cat((clean, x), 1).to(modulation.dtype)
+            return self.model.denoise(seen, modulation)[:, r:].float()
+
+        return sample(denoise, noise, self.levels)
+
+
 class StreamPart(nn.Module):
     """A tick of a moving buffer: every frame one n-th less noisy, Euler's method on the rectified flow."""
 

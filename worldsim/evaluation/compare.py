@@ -15,6 +15,7 @@ from worldsim.evaluation.bars import Bar
 from worldsim.evaluation.card import insert
 from worldsim.evaluation.evaluate import EvaluateConfig, evaluate
 from worldsim.evaluation.report import made, table, write
+from worldsim.model.designs import SEPARABLE, Design
 from worldsim.settings import command, command_line, from_dict, home
 from worldsim.training.run import Run
 from worldsim.world import find_world, load_world
@@ -116,15 +117,18 @@ def as_markdown(rows: Sequence[Row], command: str) -> str:
     asked = {
         (bar.part, bar.text): f"{'>=' if bar.at_least else '<='} {bar.target:g}" for row in measured for bar in row
     }
-    lines: list[list[Any]] = [["asked", None, None, None, None, None, *(asked[name] for name in names)]]
+    lines: list[list[Any]] = [["asked", *[None] * 7, *(asked[name] for name in names)]]
     for row, found in zip(rows, measured, strict=True):
         values = {(bar.part, bar.text): bar.value for bar in found}
         about = row.report["about"]
         hours = None if row.hours is None else f"{row.hours:.2f}"
         computed = f"{about['backend']}, {about['dtype']}"
-        first = [row.world, about["steps"], computed, row.how or None, hours, f"{about['parameters'] / 1e6:.2f}"]
+        design = about.get("design", SEPARABLE)
+        delay = 1 if design == SEPARABLE else Design.parse(design).delay
+        size = f"{about['parameters'] / 1e6:.2f}"
+        first = [row.world, design, delay, about["steps"], computed, row.how or None, hours, size]
         lines.append([*first, *(values.get(name) for name in names)])
-    head = ["world", "steps", "computed by", "made by", "hours", "M parameters"]
+    head = ["world", "design", "delay, ticks", "steps", "computed by", "made by", "hours", "M parameters"]
     head += [f"{part}: {text}" for part, text in names]
     notes = [f"- {row.world}: {made(row.report['about'])}" for row in rows]
     return "\n".join([f"`{command}`", "", *table(head, lines), "", *notes, ""])

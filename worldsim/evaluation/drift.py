@@ -17,6 +17,7 @@ from worldsim.evaluation.moments import clones
 from worldsim.evaluation.outcome import in_pictures
 from worldsim.evaluation.roll_outs import DreamRows, RealRows
 from worldsim.evaluation.subject import Subject
+from worldsim.model.designs import SEPARABLE
 from worldsim.vision.reading import Readings, as_state, joined
 
 CHUNK = 30  # ticks of frames that are kept at a time
@@ -118,7 +119,7 @@ def measure(subject: Subject) -> tuple[dict[str, Any], dict[str, NDArray[np.uint
         pictures[name] = np.stack([frames[mine.start] for frames in dreamed.snapshots.values()])
     report["seconds"] = list(dreamed.snapshots)
     report["frechet"] = frechet_along(subject, dreamed, real)
-    if {"ball", "player", "opponent"} <= set(subject.reader.objects):
+    if {"ball", "player", "opponent"} <= set(subject.reader.objects) and subject.world.config.design == SEPARABLE:
         report["points"] = {
             "dream": in_pictures(dreamed.readings, dreamed.rewards),
             "real": in_pictures(real.readings, real.rewards),

@@ -26,11 +26,13 @@ from worldsim.evaluation.report import as_json, as_markdown, write
 from worldsim.evaluation.roll_outs import DreamSettings
 from worldsim.evaluation.subject import Extent, Subject, source_of
 from worldsim.machine import commit, machine
+from worldsim.model.designs import SEPARABLE
 from worldsim.schema import nearest
 from worldsim.settings import command, command_line, from_dict, group_names, home
 from worldsim.world import World, load_world
 
 PARTS = ("control", "objects", "motion", "fidelity", "outcome", "drift")
+SEPARABLE_ONLY = ("motion", "outcome")  # other designs have no such parts
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ def evaluate(config: EvaluateConfig, out: Path, *, quiet: bool = False) -> tuple
     """
     require_plots()
     subject = prepare(config, quiet)
+    own = subject.world.config.design == SEPARABLE
+    parts = {part for part in config.parts if own or part not in SEPARABLE_ONLY}
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -122,7 +126,8 @@ def evaluate(config: EvaluateConfig, out: Path, *, quiet: bool = False) -> tuple
         "about": {
             "world": subject.world.name,
             "fingerprint": subject.world.fingerprint,
-            "parameters": subject.world.model.parameter_count(),
+            "design": subject.world.config.design,
+            "parameters": sum(weight.numel() for weight in subject.world.network.parameters()),
             "frame": [model.height, model.width],
             "source": subject.source.id,
             "data": str(subject.dataset.folder),
@@ -153,19 +158,19 @@ def evaluate(config: EvaluateConfig, out: Path, *, quiet: bool = False) -> tuple
     if subject.reader:
         report["about"]["reader"] = subject.reader.name
         report["reader"] = timed("reader", lambda: objects.validate_reader(subject))
-    if set(config.parts) & {"control", "objects", "fidelity"}:
+    if parts & {"control", "objects", "fidelity"}:
         timed("roll-outs", lambda: subject.roll_outs)
-    if "control" in config.parts:
+    if "control" in parts:
         report["control"] = timed("control", lambda: control.measure(subject))
-    if "objects" in config.parts and subject.reader:
+    if "objects" in parts and subject.reader:
         report["objects"] = timed("objects", lambda: objects.measure(subject))
-    if "motion" in config.parts and subject.reader:
+    if "motion" in parts and subject.reader:
         report["motion"] = timed("motion", lambda: motion.measure(subject))
-    if "fidelity" in config.parts:
+    if "fidelity" in parts:
         report["fidelity"] = timed("fidelity", lambda: fidelity.measure(subject))
-    if "outcome" in config.parts:
+    if "outcome" in parts:
         report["outcome"] = timed("outcome", lambda: outcome.measure(subject))
-    if "drift" in config.parts and subject.reader:
+    if "drift" in parts and subject.reader:
         report["drift"], drifted = timed("drift", lambda: drift.measure(subject))
         if "outcome" in report and "points" in report["drift"]:
             report["outcome"]["points"] = report["drift"]["points"]
@@ -173,6 +178,9 @@ def evaluate(config: EvaluateConfig, out: Path, *, quiet: bool = False) -> tuple
         report["about"]["left_out"] = (
             "objects, motion and drift: the source has neither colours to tell its objects by nor a state"
         )
+    if parts != set(config.parts):
+        left = [part for part in config.parts if part not in parts]
+        report["about"]["left_out"] = f"{' and '.join(left)}: design {subject.world.config.design} has none"
     rows = bars(report)
     report["bars"] = [bar.to_json() for bar in rows]
     # Numbers first: a picture that fails must not cost them.

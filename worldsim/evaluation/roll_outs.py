@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from worldsim.engine.generators import FrameGenerator, open_world
 from worldsim.engine.session import Session
 from worldsim.envs.sources import Source, SourceConfig, SourceState, make_source
+from worldsim.model.designs import SEPARABLE
 from worldsim.start import Start
 from worldsim.world import World
 
@@ -35,6 +37,10 @@ class DreamSettings:
     workers: int = 1
     backend: str = "eager"
 
+    def open(self, world: World, rows: int) -> FrameGenerator:
+        """A world of any design, ``rows`` of it."""
+        return open_world(world, rows, steps=self.steps, device=self.device, dtype=self.dtype, backend=self.backend)
+
     def session(self, world: World, rows: int, seed: int) -> Session:
         """A session of ``rows`` whose first row draws from ``self.seed + seed``."""
         return Session(
@@ -57,6 +63,8 @@ def dream(
 ) -> NDArray[np.uint8]:
     """What the world shows when ``actions`` follow ``starts``.
 
+    Of a design that runs behind the game, the frames that the actions lead to, however late they come.
+
     Args:
         world: The world.
         starts: One a row.
@@ -71,16 +79,20 @@ def dream(
     frames = np.empty((ticks, rows, *starts[0].frames.shape[1:]), np.uint8)
 
     def run(block: slice) -> None:
-        session = settings.session(world, block.stop - block.start, block.start)
-        session.reset(start=list(starts[block]))
-        for tick in range(ticks):
-            frames[tick, block], _ = session.step(actions[tick, block])
-            if advance:
-                advance(block.stop - block.start)
-        session.close()
+        generator = settings.open(world, block.stop - block.start)
+        generator.prime(list(starts[block]), settings.seed + block.start)
+        late = generator.own_delay - 1
+        for tick in range(ticks + late):
+            shown = generator.render(actions[min(tick, ticks - 1), block])
+            generator.commit()
+            if tick >= late:
+                frames[tick - late, block] = shown
+                if advance:
+                    advance(block.stop - block.start)
+        generator.close()
 
     blocks = _blocks(rows, settings.batch)
-    settings.session(world, 1, 0).close()  # the weights are put in place once, before sessions share them
+    settings.open(world, 1).close()  # the weights are put in place once, before blocks share them
     with ThreadPoolExecutor(settings.workers) as pool:
         list(pool.map(run, blocks))
     return frames
@@ -120,26 +132,47 @@ class DreamRows:
 
     def __init__(self, world: World, starts: Sequence[Start], settings: DreamSettings) -> None:
         self._blocks = _blocks(len(starts), max(1, settings.batch // 2))
-        self._sessions = [
-            settings.session(world, block.stop - block.start, 50_000 + block.start) for block in self._blocks
-        ]
-        pairs = zip(self._sessions, self._blocks, strict=True)
-        self.frames = np.concatenate([session.reset(start=list(starts[block])) for session, block in pairs])
+        self._games = [_Game(world, starts[block], 50_000 + block.start, settings) for block in self._blocks]
+        self.frames = np.stack([start.frames[-1] for start in starts])
         self._pool = ThreadPoolExecutor(settings.workers)
 
     def step(self, actions: NDArray[np.int64]) -> NDArray[np.float32]:
         """Take an action in every row; rewards float32 [B]. ``frames`` holds the new frames."""
-        done = list(
-            self._pool.map(lambda i: self._sessions[i].step(actions[self._blocks[i]]), range(len(self._blocks)))
-        )
+        done = list(self._pool.map(lambda i: self._games[i].step(actions[self._blocks[i]]), range(len(self._blocks))))
         self.frames = np.concatenate([frames for frames, _ in done])
-        return np.concatenate([outcome.reward for _, outcome in done])
+        return np.concatenate([rewards for _, rewards in done])
 
     def close(self) -> None:
         """Let go of the sessions."""
         self._pool.shutdown()
-        for session in self._sessions:
-            session.close()
+        for game in self._games:
+            game.close()
+
+
+class _Game:
+    """Some rows of a dream, each from its start: a session, or a design that gives no rewards."""
+
+    def __init__(self, world: World, starts: Sequence[Start], seed: int, settings: DreamSettings) -> None:
+        self._session: Session | None = None
+        if world.config.design == SEPARABLE:
+            self._session = settings.session(world, len(starts), seed)
+            self._session.reset(start=list(starts))
+        else:
+            self._generator = settings.open(world, len(starts))
+            self._generator.prime(list(starts), settings.seed + seed)
+
+    def step(self, actions: NDArray[np.int64]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Frames [B, H, W, 3] and rewards [B]."""
+        if self._session:
+            frames, outcome = self._session.step(actions)
+            return frames, outcome.reward
+        frames = self._generator.render(actions)
+        self._generator.commit()
+        return frames, np.zeros(len(actions), np.float32)
+
+    def close(self) -> None:
+        """Let go of it."""
+        (self._session or self._generator).close()
 
 
 class RealRows:

@@ -70,9 +70,7 @@ class SpatialAttention(nn.Module):
         qkv = self.qkv(self.conv(x)).view(n, length, 3, self.heads, dim // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # 3 x [N, h, L, hd]
         query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
-        mixed = (
-            attend(query, key, value) if self.training else F.scaled_dot_product_attention(query, key, value)
-        )
+        mixed = attend(query, key, value) if self.training else F.scaled_dot_product_attention(query, key, value)
         return self.out(mixed.transpose(1, 2).reshape(n, length, dim))
 
 
@@ -101,9 +99,11 @@ class TemporalAttention(nn.Module):
         self.out = nn.Linear(dim, dim, bias=False)
         self.scale = (dim // heads) ** -0.5
 
-    def forward(self, x: Tensor) -> Tensor:  # [B, T, L, D] -> [B, T, L, D]
+    def forward(self, x: Tensor, band: Tensor | None = None) -> Tensor:  # [B, T, L, D] -> [B, T, L, D]
+        """Attended tokens; ``band`` [h, T, T] in place of :meth:`band`."""
         query, key, value = self._projected(x)
-        mixed = attend(query, key, value, self.band(x.shape[1]).to(value.dtype))  # [B, L, h, T, hd]
+        bias = self.band(x.shape[1]) if band is None else band
+        mixed = attend(query, key, value, bias.to(value.dtype))  # [B, L, h, T, hd]
         return self.out(mixed.permute(0, 3, 1, 2, 4).reshape(x.shape))
 
     def weights(self, x: Tensor) -> Tensor:
@@ -129,6 +129,19 @@ class TemporalAttention(nn.Module):
         at = (age + self.chunk - 1).clamp(0, self.age_bias.shape[1] - 1)
         return self.age_bias[:, at].masked_fill(~seen, float("-inf"))
 
+    def teacher_band(self, t: int) -> Tensor:
+        """Bias [h, 2 t, 2 t] of clean frames and, after them, as many noisy ones of the same clip.
+
+        Clean ones see each other as in :meth:`band`; noisy ones see the clean ones of earlier chunks, and of their own
+        chunk the noisy ones. That is what a roll-out shows them (teacher forcing, CausVid, arXiv 2412.07772).
+        """
+        band = self.band(t)
+        chunk = torch.arange(t, device=band.device) // self.chunk
+        own = chunk[:, None] == chunk[None, :]
+        hidden = torch.full_like(band, float("-inf"))
+        noisy = torch.cat((band.masked_fill(own, float("-inf")), band.masked_fill(~own, float("-inf"))), -1)
+        return torch.cat((torch.cat((band, hidden), -1), noisy), -2)
+
     def step(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One frame against its cache; pure, the caller writes the ring.
 
@@ -152,7 +165,6 @@ class TemporalAttention(nn.Module):
         weights = torch.cat((past, now), -1).softmax(-1, dtype=torch.float32).to(value.dtype)
         mixed = (weights[..., None, :-1] @ values).squeeze(-2) + weights[..., -1:] * value  # [B, h, L, hd]
         return self.out(mixed.transpose(1, 2).reshape(b, length, dim).to(x.dtype)), key, value
-
 
     def step_chunk(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One chunk against the cache; pure, the caller writes the ring.

@@ -27,10 +27,12 @@ class DiTBlock(nn.Module):
         self.mlp = MLP(config.dim, config.mlp_ratio)
         self.offset = nn.Parameter(torch.zeros(MODULATIONS * config.dim))
 
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:  # [B, T, L, D], [B, T, 9 D] -> [B, T, L, D]
+    def forward(self, x: Tensor, modulation: Tensor, taught: bool = False) -> Tensor:
+        """[B, T, L, D] and [B, T, 9 D] to [B, T, L, D]; ``taught``: see :meth:`DiT.teach`."""
         parts = (modulation + self.offset).chunk(MODULATIONS, -1)
         x = self._within(x, parts)
-        x = torch.addcmul(x, parts[5].unsqueeze(-2), self.time(modulate(self.norm(x), *parts[3:5])))
+        band = self.time.teacher_band(x.shape[1] // 2) if taught else None
+        x = torch.addcmul(x, parts[5].unsqueeze(-2), self.time(modulate(self.norm(x), *parts[3:5]), band))
         return torch.addcmul(x, parts[8].unsqueeze(-2), self.mlp(modulate(self.norm(x), *parts[6:8])))
 
     def step(
@@ -112,6 +114,26 @@ class DiT(nn.Module):
         for block in self._blocks():
             x = block(x, modulation)
         return self.out(self.norm(x))
+
+    def teach(self, clean: Tensor, noisy: Tensor, t: Tensor, action: Tensor) -> Tensor:
+        """As :meth:`forward`, each chunk given the clean frames before it (teacher forcing).
+
+        What :meth:`step` gives of each chunk in turn with the clean ones in its cache, at once and for twice the price.
+
+        Args:
+            clean, noisy: Patches [B, T, L, P] of the same frames.
+            t: Noise levels [B, T] of the noisy ones.
+            action: int64 [B, T].
+
+        Returns:
+            x0 [B, T, L, P] of the noisy ones.
+        """
+        frames = clean.shape[1]
+        modulation = torch.cat((self.condition(torch.zeros_like(t), action), self.condition(t, action)), 1)
+        x = self.patches(torch.cat((clean, noisy), 1)) + self.position
+        for block in self._blocks():
+            x = block(x, modulation, taught=True)
+        return self.out(self.norm(x[:, frames:]))
 
     def step(
         self, noisy: Tensor, modulation: Tensor, keys: Tensor, values: Tensor, bias: Tensor

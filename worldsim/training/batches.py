@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from worldsim.data.clips import ClipStore
 from worldsim.model.config import ModelConfig
 from worldsim.training.loss import Batch, LossConfig, shift_levels
 from worldsim.training.own import Turn, own_rows
+
+Made = TypeVar("Made")
 
 _AHEAD = 4  # batches made in advance for a device that is faster than one thread of the CPU
 
@@ -55,14 +57,24 @@ def stream(
     begun: int | None = None,
 ) -> Generator[tuple[int, Batch], None, None]:
     """The batches of some steps in turn, see :func:`make_batch`; the next are made while the last one trains."""
+
+    def make(step: int) -> Batch:
+        return make_batch(store, model, loss, seed, step, places, device, begun)
+
+    return prefetched(make, steps, device)
+
+
+def prefetched(
+    make: Callable[[int], Made], steps: Sequence[int], device: torch.device | str
+) -> Generator[tuple[int, Made], None, None]:
+    """Each step with what is made for it, in turn; the next are made while the last one trains."""
     ahead = 1 if torch.device(device).type == "cpu" else _AHEAD
-    waiting: deque[Future[Batch]] = deque()
+    waiting: deque[Future[Made]] = deque()
     with ThreadPoolExecutor(ahead) as makers:
 
         def begin(place: int) -> None:
             if place < len(steps):
-                step = steps[place]
-                waiting.append(makers.submit(make_batch, store, model, loss, seed, step, places, device, begun))
+                waiting.append(makers.submit(make, steps[place]))
 
         for place in range(ahead):
             begin(place)

@@ -107,6 +107,8 @@ class Distiller(Loop):
         place: This process among those that train together.
     """
 
+    ema: WorldModel
+
     def __init__(self, config: DistillConfig, place: Ranks) -> None:
         self.config = config
         world = load_world(config.world)

@@ -12,10 +12,13 @@ import numpy as np
 from worldsim.checkpoint import load_checkpoint, part
 from worldsim.data.episodes import Dataset
 from worldsim.model.config import ModelConfig
+from worldsim.model.designs import SEPARABLE
+from worldsim.model.dit import DiT
 from worldsim.model.world_model import WorldModel
 from worldsim.settings import command, from_dict, home
 from worldsim.training.run import Run
 from worldsim.world import Start, World, WorldConfig, save_world
+from worldsim.world_files import bare_model
 
 CARD = """# {name}
 
@@ -37,10 +40,12 @@ A worldsim world: a neural copy of `{source}`, {parameters:.1f} M parameters, bf
 
 def build_world(
     name: str,
-    model: WorldModel,
+    shape: ModelConfig,
+    network: WorldModel | DiT,
     dataset: Dataset,
     *,
     steps: int = 2,
+    design: str = SEPARABLE,
     episode_starts: int = 8,
     clips: int = 8,
     card: str = "",
@@ -49,26 +54,29 @@ def build_world(
 
     Args:
         name: Short name.
-        model: Its weights are copied.
+        shape: Of the world.
+        network: Of its design; the weights are copied.
         dataset: Gives actions, rules and the starts, which come from held-out episodes (training episodes if none is).
         steps: Denoising steps that the world asks for.
+        design: See :class:`~worldsim.world.WorldConfig`.
         episode_starts: Starts at an episode's beginning.
         clips: Starts in the midst of play.
         card: Text of ``CARD.md``.
     """
     source = dataset.config["source"]
-    window = model.config.window
+    window = shape.window
     config = WorldConfig(
         name=name,
-        model=model.config,
+        model=shape,
         fps=float(source["fps"]),
         max_episode_steps=int(source["max_episode_steps"]),
         score_limit=source.get("score_limit"),
         steps=steps,
+        design=design,
         source={key: source[key] for key in ("id", "kwargs", "frame_skip", "max_over", "crop") if key in source},
     )
     starts = _starts(dataset, window, episode_starts, clips)
-    return World(config, dataset.actions, copy.deepcopy(model).float(), starts, card)
+    return World(config, dataset.actions, copy.deepcopy(network).float(), starts, card)
 
 
 def _starts(dataset: Dataset, length: int, episodes: int, clips: int) -> list[Start]:
@@ -97,15 +105,16 @@ def export(run: Run, folder: Path | None = None) -> World:
 
     settings = run.settings()
     tensors, facts = load_checkpoint(run.checkpoint)
-    model = WorldModel(from_dict(ModelConfig, settings["model"]))
-    model.load_state_dict(part(tensors, "ema"))
+    shape, design = from_dict(ModelConfig, settings["model"]), settings.get("design", SEPARABLE)
+    network = bare_model(shape, design)
+    network.load_state_dict(part(tensors, "ema"))
     dataset = Dataset.open(settings["data"])
     source: dict[str, Any] = dataset.config["source"]
     clip = settings["clip"]
     card = CARD.format(
         name=settings["world"],
         source=source["id"],
-        parameters=model.parameter_count() / 1e6,
+        parameters=sum(weight.numel() for weight in network.parameters()) / 1e6,
         collect=settings["commands"]["collect"],
         train=settings["commands"]["train"],
         parent=f"\n{run.parent.read_text(encoding='utf-8')}" if run.parent.exists() else "",
@@ -116,7 +125,9 @@ def export(run: Run, folder: Path | None = None) -> World:
         later=_later(settings, facts["step"]),
         version=__version__,
     )
-    world = build_world(settings["world"], model, dataset, steps=settings["sampling_steps"], card=card)
+    world = build_world(
+        settings["world"], shape, network, dataset, steps=settings["sampling_steps"], design=design, card=card
+    )
     save_world(world, folder or run.world)
     return world
 

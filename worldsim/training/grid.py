@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.data.clips import ClipStore
-from worldsim.engine.session import Session
+from worldsim.engine.generators import open_world
 from worldsim.world import Start, World
 
 
@@ -38,14 +38,14 @@ def roll_out_grid(
     """
     clips = [store.draw(seed, 1, place)[0] for place in range(rows)]
     starts = [Start(f"clip {i}", clip.frames[:prime], clip.actions[: prime - 1]) for i, clip in enumerate(clips)]
-    session = Session(world, rows, seed=seed)
-    session.reset(start=list(starts))
-    dreamed = {}
-    for tick in range(1, max(ticks) + 1):
-        actions = np.array([clip.actions[prime - 2 + tick] for clip in clips])
-        frames, _ = session.step(actions)
-        dreamed[tick] = frames
-    session.close()
+    generator = open_world(world, rows)
+    generator.prime(starts, seed)
+    dreamed, late = {}, generator.own_delay - 1
+    for tick in range(1, max(ticks) + 1 + late):
+        actions = np.array([clip.actions[min(prime - 2 + tick, len(clip.actions) - 1)] for clip in clips])
+        dreamed[tick - late] = generator.render(actions)
+        generator.commit()
+    generator.close()
     strips = []
     for row, clip in enumerate(clips):
         strips.append(np.concatenate([clip.frames[prime - 1 + tick] for tick in ticks], 1))

@@ -17,6 +17,9 @@ from worldsim.data.clips import ClipStore
 from worldsim.data.episodes import Dataset
 from worldsim.engine.precision import pick_device, pick_dtype
 from worldsim.errors import DataError, RunError
+from worldsim.model.config import ModelConfig
+from worldsim.model.designs import SEPARABLE
+from worldsim.model.dit import DiT
 from worldsim.model.world_model import WorldModel
 from worldsim.settings import home
 from worldsim.training.export import build_world
@@ -84,10 +87,16 @@ class Loop(ABC):
 
     Attributes:
         ema: The averaged model, which becomes the world.
+        design: Of it.
+        shape: Of the world.
+        clips: What it learns from.
         step: Steps taken.
     """
 
-    ema: WorldModel
+    ema: WorldModel | DiT
+    design = SEPARABLE
+    shape: ModelConfig
+    clips: ClipStore
 
     def __init__(self, config: RunConfig, place: Ranks, name: str, folder: str, sampling_steps: int) -> None:
         self.name, self.place = name, place
@@ -190,7 +199,7 @@ class Loop(ABC):
         if not self.place.leads:
             return None
         try:
-            length = self.ema.config.window + max(self._how.grid_ticks)
+            length = self.shape.window + max(self._how.grid_ticks)
             return ClipStore(self.dataset, self.dataset.held_out, length)
         except DataError:
             return None
@@ -201,15 +210,22 @@ class Loop(ABC):
             return
         how, ended = self._how, self.step == last
         if self.step % how.held_out_every == 0 or ended:
-            error = held_out_error(self.ema, held_out, how.held_out_clips)
+            error = self.error(held_out, how.held_out_clips)
             scalars.write(self.step, {f"held_out/{name}": value for name, value in error.items()})
             figures = ", ".join(f"{name} {value:.2f}" for name, value in error.items())
             print(f"\nstep {self.step}: held-out error {figures}", flush=True)
         if self.step % how.grid_every == 0 or ended:
-            world = build_world(self.name, self.ema, self.dataset, steps=self._sampling_steps)
-            picture = roll_out_grid(world, held_out, self.ema.config.window, how.grid_ticks, how.grid_rows)
+            world = build_world(
+                self.name, self.shape, self.ema, self.dataset, steps=self._sampling_steps, design=self.design
+            )
+            picture = roll_out_grid(world, held_out, self.shape.window, how.grid_ticks, how.grid_rows)
             self.run.samples.mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(self.run.samples / f"step_{self.step:06d}.png"), picture[..., ::-1])
+
+    def error(self, held_out: ClipStore, clips: int) -> dict[str, float]:
+        """What is said of so many held-out clips, by name."""
+        assert isinstance(self.ema, WorldModel)
+        return held_out_error(self.ema, held_out, clips)
 
     def _ask_to_stop(self, *_: object) -> None:
         self._stop = True

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worldsim.model.config import ModelConfig
+from worldsim.model.patches import patchify, unpatchify
 from worldsim.model.world_model import WorldModel
 
 CHANGED = 8 / 255 * 2  # of values in [-1, 1]: a made frame's still pixels tremble by less
@@ -97,7 +98,7 @@ def moved(first: Tensor, second: Tensor, reach: int) -> Tensor:
 
 
 @torch.no_grad()
-def attention(model: WorldModel, before: Tensor, last: Tensor, made: Tensor, weight: float) -> Tensor:
+def attention(layout: ModelConfig, before: Tensor, last: Tensor, made: Tensor, weight: float) -> Tensor:
     """Weight ``weight`` where something has moved or is foretold to, 1 elsewhere; of the error of a guess.
 
     It is told from what the guess was made from and from the guess itself, never from the frame that really followed.
@@ -106,7 +107,7 @@ def attention(model: WorldModel, before: Tensor, last: Tensor, made: Tensor, wei
     brightness, and so at several places at once (docs/experiments/2026-11-22-ninth-pong.md).
 
     Args:
-        model: Says how patches lie.
+        layout: Says how patches lie.
         before, last: Patches [..., L, P] of the last two frames as they were shown.
         made: The guess at the next one; broadcast with them.
         weight: See above.
@@ -114,10 +115,10 @@ def attention(model: WorldModel, before: Tensor, last: Tensor, made: Tensor, wei
     Returns:
         Patches in the broadcast shape.
     """
-    first, second, third = (model.unpatchify(x) for x in (before, last, made))
+    first, second, third = (unpatchify(x, layout) for x in (before, last, made))
     near = moved(first, second, REACH) | moved(second, third, 1)
     weights = 1 + (weight - 1) * near.to(made.dtype)
-    return model.patchify(weights[..., None].expand(*weights.shape, 3))
+    return patchify(weights[..., None].expand(*weights.shape, 3), layout)
 
 
 def last_rewards(rewards: Tensor) -> Tensor:
@@ -163,7 +164,7 @@ def pretrain_loss(
     x0 = model.denoise(noisy.flatten(0, 2), per_draw(scene), modulations)
     x0, shown = x0.view_as(target), clean if seen is None else seen
     before = torch.cat((shown[:, :1], shown[:, :-2]), 1)
-    weights = attention(model, before[:, None], shown[:, None, :-1], x0, config.moved_weight)
+    weights = attention(c, before[:, None], shown[:, None, :-1], x0, config.moved_weight)
     denoise = ((x0.float() - target.float()).square() * weights).mean()
 
     reward_logits, end_logits = model.outcome(context[:, 1:], views[:, 1:], last_rewards(batch.rewards))

@@ -29,7 +29,7 @@ class Muon(torch.optim.Muon):
         self._dtype = dtype
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Apply the gradients; weights without one stay as they are."""
         loss = closure() if closure else None
         for group in self.param_groups:

@@ -42,7 +42,9 @@ def split_parameters(
     muon: list[tuple[str, nn.Parameter]] = []
     adam: list[tuple[str, nn.Parameter]] = []
     for name, parameter in model.named_parameters():
-        hidden = parameter.ndim == 2 and ".blocks." in name and "modulation" not in name and "age_bias" not in name
+        hidden = (
+            parameter.ndim == 2 and ".blocks." in f".{name}" and "modulation" not in name and "age_bias" not in name
+        )
         (muon if hidden else adam).append((name, parameter))
     return muon, adam
 

@@ -10,10 +10,12 @@ import torch
 from worldsim.engine.precision import pick_device
 from worldsim.errors import MissingExtra, RunError
 from worldsim.locking import sole_writer
+from worldsim.model.designs import SEPARABLE
 from worldsim.settings import command, from_dict, home
+from worldsim.training.design_trainer import DesignTrainer
 from worldsim.training.export import export
 from worldsim.training.parallel import ranks
-from worldsim.training.trainer import PretrainConfig, Trainer
+from worldsim.training.trainer import PretrainConfig, Trainer, run_name
 
 
 @command("train")
@@ -29,17 +31,24 @@ def main(settings: dict[str, Any]) -> int | None:
         import tqdm  # noqa: F401
     except ImportError as error:
         raise MissingExtra(str(error.name), "train") from error
-    folder = config.run or home() / "runs" / config.world
+    folder = config.run or home() / "runs" / run_name(config)
     folder.mkdir(parents=True, exist_ok=True)
     with ranks(pick_device(config.device)) as place, sole_writer(folder, RunError) if place.leads else nullcontext():
-        trainer = Trainer(config, place)
-        trainer.stop_on_signals()
-        trainer.train()
-        trainer.finish_decoder()
-        trainer.finish_outcomes()
+        trainer: Trainer | DesignTrainer
+        if config.design == SEPARABLE:
+            trainer = Trainer(config, place)
+            trainer.stop_on_signals()
+            trainer.train()
+            trainer.finish_decoder()
+            trainer.finish_outcomes()
+        else:
+            trainer = DesignTrainer(config, place)
+            trainer.stop_on_signals()
+            trainer.train()
         if not trainer.finished:
             return 130
         if place.leads:
             export(trainer.run)
-            print(f"{trainer.run.world}: play it with `python play.py world={trainer.run.world}`")
+            verb = "play it with `python play.py" if config.design == SEPARABLE else "judge it with `worldsim evaluate"
+            print(f"{trainer.run.world}: {verb} world={trainer.run.world}`")
     return None

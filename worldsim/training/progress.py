@@ -38,9 +38,7 @@ class Scalars:
 
 
 @torch.inference_mode()
-def held_out_error(
-    model: WorldModel, store: ClipStore, clips: int, seed: int = 0, steps: int = 1
-) -> dict[str, float]:
+def held_out_error(model: WorldModel, store: ClipStore, clips: int, seed: int = 0, steps: int = 1) -> dict[str, float]:
     """Error one frame ahead on held-out clips, of one denoising step from pure noise: a roll-out's first guess.
 
     The mean training loss misleads: it is ruled by still pixels and low noise.

@@ -77,12 +77,8 @@ class Rehearsal:
         self._own = own_rows(self._places, loss.own_share)
         self._filled = max(1, how.first // batch)
         told = replace(loss, draws=1, context_noise_share=0.0)
-        self._batch = partial(
-            make_batch, store, model.config, told, seed, places=self._places, device=device, begun=0
-        )
-        self._stream = partial(
-            stream, store, model.config, told, seed, places=self._places, device=device, begun=0
-        )
+        self._batch = partial(make_batch, store, model.config, told, seed, places=self._places, device=device, begun=0)
+        self._stream = partial(stream, store, model.config, told, seed, places=self._places, device=device, begun=0)
         self._batches: Generator[tuple[int, Batch], None, None] | None = None
         self._done = 0  # batches that have arrived
         self.replay = Replay(objective, model, max(1, how.clips // batch), seed)

@@ -101,7 +101,7 @@ class DecoderObjective:
             level = t.to(dtype)
             noisy = torch.lerp(following, noise, level[:, None, None])
             x0 = computer.call(decoder, noisy, level, frames.context, model.view_after(last, before), frames.action)
-            weights = attention(model, before, last, x0, weight)
+            weights = attention(model.config, before, last, x0, weight)
             each: Tensor = ((x0.float() - following.float()).square() * weights).mean((1, 2))
             return each
 
@@ -180,9 +180,7 @@ class Replay:
         self._errors[place] = near
         self._errors[place, list(own)] = -1
 
-    def draw(
-        self, rng: np.random.Generator, count: int, config: KeptConfig
-    ) -> tuple[NDArray[np.intp], Frames, Tensor]:
+    def draw(self, rng: np.random.Generator, count: int, config: KeptConfig) -> tuple[NDArray[np.intp], Frames, Tensor]:
         """Some kept frames.
 
         Returns:

@@ -56,9 +56,8 @@ def weighted_error(made: Tensor, wanted: Tensor, last: Tensor, model: WorldModel
     """
     c = model.config
     shown, change = (without_margin(part, c) for part in last[..., : 2 * c.seen_dim].split(c.seen_dim, -1))
-    weights = attention(model, shown - change, shown, made, weight)
+    weights = attention(c, shown - change, shown, made, weight)
     return ((made.float() - wanted.float()).square() * weights).mean((1, 2))
-
 
 
 class Method(ABC):

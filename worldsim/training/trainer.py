@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from worldsim.checkpoint import named, part
+from worldsim.data.episodes import Dataset
 from worldsim.model.config import ModelConfig
+from worldsim.model.designs import SEPARABLE
 from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.settings import from_dict
 from worldsim.training.ancestry import adopt_weights, collect_command, train_command
@@ -30,9 +32,16 @@ from worldsim.training.replay import DecoderObjective, Replay, ReplayConfig
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Everything `worldsim train` is told; see configs/train.yaml."""
+    """Everything `worldsim train` is told; see configs/train.yaml.
+
+    Attributes:
+        design: ``scd``, or another one by its name, see :class:`~worldsim.model.designs.Design`.
+        forcing: How a chunk-causal one is taught, one of :data:`~worldsim.training.forcing.FORCINGS`.
+    """
 
     world: str
+    design: str = SEPARABLE
+    forcing: str = "diffusion"
     data: Path | None = None
     run: Path | None = None
     init: str | None = None
@@ -53,6 +62,38 @@ class PretrainConfig:
     report: ReportConfig = field(default_factory=ReportConfig)
 
 
+def model_of(config: PretrainConfig, dataset: Dataset) -> ModelConfig:
+    """The shape of what a run trains: the recording's frames and actions, and what it was told."""
+    source = dataset.config["source"]
+    size = {"height": source["height"], "width": source["width"]}
+    given = {name: value for name, value in config.model.items() if value is not None}
+    eighth = source["height"] // 8
+    if eighth and not source["height"] % eighth and not source["width"] % eighth:
+        given = {"patch": eighth, **given}
+    return from_dict(ModelConfig, {"num_actions": len(dataset.actions), **size, **given})
+
+
+def run_name(config: PretrainConfig) -> str:
+    """Of a run's folder where none is named."""
+    if config.design == SEPARABLE:
+        return config.world
+    return "-".join([config.world, config.design.replace(":", "-"), *["teacher"] * (config.forcing == "teacher")])
+
+
+def run_settings(config: PretrainConfig, loop: Loop) -> dict[str, Any]:
+    """What a run's folder is to say of it."""
+    return asdict(config) | {
+        "model": asdict(loop.shape),
+        "clip": loop.clips.length,
+        "data": str(loop.dataset.folder.resolve()),
+        "run": str(loop.run.folder),
+        "commands": {
+            "collect": collect_command(loop.dataset),
+            "train": train_command(asdict(config), asdict(PretrainConfig(config.world))),
+        },
+    }
+
+
 class Trainer(Loop):
     """One pretraining run: state, resume, and its two phases.
 
@@ -61,17 +102,13 @@ class Trainer(Loop):
         place: This process among those that train together.
     """
 
+    ema: WorldModel
+
     def __init__(self, config: PretrainConfig, place: Ranks) -> None:
         self.config = config
-        super().__init__(config, place, config.world, config.world, config.sampling_steps)
-        dataset, run = self.dataset, self.run
-        source = dataset.config["source"]
-        size = {"height": source["height"], "width": source["width"]}
-        given = {name: value for name, value in config.model.items() if value is not None}
-        eighth = source["height"] // 8
-        if eighth and not source["height"] % eighth and not source["width"] % eighth:
-            given = {"patch": eighth, **given}
-        self.shape = from_dict(ModelConfig, {"num_actions": len(dataset.actions), **size, **given})
+        super().__init__(config, place, config.world, run_name(config), config.sampling_steps)
+        run = self.run
+        self.shape = model_of(config, self.dataset)
         self.clips = self.training_clips(self.shape.window)
         self.model = init_weights(WorldModel(self.shape), config.seed).to(self.device)
         if config.init and not run.checkpoint.exists():
@@ -87,17 +124,7 @@ class Trainer(Loop):
             self.load()
 
     def _begin(self) -> None:
-        config = self.config
-        told = asdict(config) | {
-            "model": asdict(self.shape),
-            "clip": self.clips.length,
-            "data": str(self.dataset.folder.resolve()),
-            "run": str(self.run.folder),
-            "commands": {
-                "collect": collect_command(self.dataset),
-                "train": train_command(asdict(config), asdict(PretrainConfig(config.world))),
-            },
-        }
+        told = run_settings(self.config, self)
         # What comes after the steps may be settled last.
         later = "steps", "replay", "outcomes", "sampling_steps"
         where = "run", "commands", "device", "dtype", "compile", "threads", "report"
