@@ -15,7 +15,7 @@ from worldsim.data.episodes import Dataset
 from worldsim.errors import RunError, WorldError
 from worldsim.model.config import ModelConfig
 from worldsim.model.designs import Design
-from worldsim.model.dit import wake
+from worldsim.model.dit import DiT, wake
 from worldsim.model.patches import patchify, shown
 from worldsim.training.forcing import Forcing, Levelled
 from worldsim.training.pretrain import main
@@ -41,6 +41,11 @@ def batch(of: Forcing, frames: int, rows: int = 2) -> Levelled:
         torch.from_numpy(of.levels(rng, rows, frames)),
         torch.from_numpy(rng.standard_normal((rows, frames, SMALL.tokens, SMALL.patch_dim), dtype=np.float32)),
     )
+
+
+def error(of: Forcing, network: DiT, given: Levelled, weight: float = 1.0) -> torch.Tensor:
+    clean = shown(patchify(given.frames, SMALL), torch.float32)
+    return of.error(network, clean, given.led, given.t, given.noise, weight)
 
 
 def levels(name: str, frames: int, how: str = "diffusion") -> np.ndarray:
@@ -80,8 +85,8 @@ def test_given_frames_cost_nothing_and_what_is_made_is_taught(name: str, how: st
     network = of.design.make(SMALL)
     wake(network, 1)
     given = batch(of, of.stretch or 6)
-    error = of.error(network, given, 1.0, torch.float32)
-    error.backward()
+    found = error(of, network, given)
+    found.backward()
     still = [name for name, weight in network.named_parameters() if weight.grad is None or not weight.grad.any()]
     assert still == []
     with torch.no_grad():
@@ -92,7 +97,7 @@ def test_given_frames_cost_nothing_and_what_is_made_is_taught(name: str, how: st
         else:
             made = network(noisy, given.t, given.led)
             wanted = slice(0 if name == "dit" else clean.shape[1] - of.design.frames, None)
-        torch.testing.assert_close(error.detach(), (made - clean)[:, wanted].square().mean())
+        torch.testing.assert_close(found.detach(), (made - clean)[:, wanted].square().mean())
 
 
 def test_teacher_forcing_shows_clean_history_and_does_not_ask_for_the_first_chunk() -> None:
@@ -104,8 +109,8 @@ def test_teacher_forcing_shows_clean_history_and_does_not_ask_for_the_first_chun
     noise = given.noise.clone()
     noise[:, :2] += 3  # of the first chunk: neither asked for, nor anybody's history
     with torch.no_grad():
-        before = of.error(network, given, 1.0, torch.float32)
-        after = of.error(network, Levelled(given.frames, given.led, given.t, noise), 1.0, torch.float32)
+        before = error(of, network, given)
+        after = error(of, network, Levelled(given.frames, given.led, given.t, noise))
     torch.testing.assert_close(after, before)
 
 
@@ -118,8 +123,9 @@ def test_weights_of_pixels_do_not_tell_what_is_to_be_made() -> None:
     moving = Levelled(given.frames, given.led, given.t, given.noise)
     with torch.no_grad():
         for frames in (still, moving.frames):
-            one = of.error(network, Levelled(frames, given.led, given.t, given.noise), 1.0, torch.float32)
-            many = of.error(network, Levelled(frames, given.led, given.t, given.noise), 16.0, torch.float32)
+            one, many = (
+                error(of, network, Levelled(frames, given.led, given.t, given.noise), weight) for weight in (1.0, 16.0)
+            )
             torch.testing.assert_close(many, one)
 
 

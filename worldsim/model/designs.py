@@ -38,7 +38,7 @@ class Design:
         frames = int(number) if number.isascii() and number.isdecimal() else 1 if text == "dit" else 0
         if kind not in KINDS or not 1 <= frames <= 64:
             raise WorldsimError(
-                f"no design is called {text!r}: there is scd, dit, dit:<frames of a chunk>, clip:<frames made together>, "
+                f"no design is called {text!r}: there is scd, dit, dit:<frames of a chunk>, clip:<frames together>, "
                 "stream:<frames of the buffer> and stream-causal:<frames>, of 1 to 64 frames"
             )
         return cls(kind, frames)

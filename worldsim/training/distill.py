@@ -15,11 +15,15 @@ from worldsim.checkpoint import named, part
 from worldsim.engine.precision import pick_device
 from worldsim.errors import RunError
 from worldsim.locking import sole_writer
+from worldsim.model.designs import SEPARABLE, Design
+from worldsim.model.dit import DiT
 from worldsim.model.world_model import WorldModel
 from worldsim.settings import command, from_dict, home
 from worldsim.training.ancestry import collect_command, command_of, remember_parent
+from worldsim.training.asymmetric import AsymmetricDMD
 from worldsim.training.dmd import DMD
 from worldsim.training.export import export
+from worldsim.training.forcing import Forcing
 from worldsim.training.loop import Loop, ReportConfig
 from worldsim.training.loss import LossConfig
 from worldsim.training.objective import OwnPool
@@ -44,6 +48,8 @@ class DistillConfig:
     Attributes:
         world: The teacher.
         method: One of :data:`METHODS`.
+        teacher: For ``method=self_forcing``: a world of design ``clip`` that judges roll-outs over several frames at
+            once; None: the decoder of ``world`` judges each frame.
         teacher_steps: Denoising steps of the teacher's solver, where the method follows it.
         trajectories: Steps whose trajectories are computed and kept, by ``method=ode``.
         lr: Of AdamW, on the student's decoder; None: as :data:`METHODS` says.
@@ -62,6 +68,7 @@ class DistillConfig:
 
     world: str = "pong"
     method: str = "dmd"
+    teacher: str | None = None
     data: Path | None = None
     run: Path | None = None
     steps: int = 1000
@@ -93,6 +100,8 @@ class DistillConfig:
                 raise RunError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.method not in METHODS:
             raise RunError(f"there is no method={self.method}: it is one of {', '.join(METHODS)}")
+        if self.teacher and self.method != "self_forcing":
+            raise RunError(f"teacher={self.teacher} judges roll-outs: give method=self_forcing with it")
         if self.method == "ode" and self.teacher_steps % (self.sampling_steps or 1):
             raise RunError(
                 f"teacher_steps={self.teacher_steps} is not a multiple of sampling_steps={self.sampling_steps}"
@@ -159,16 +168,24 @@ class Distiller(Loop):
     def _method(self, steps: int) -> Method:
         config, student = self.config, cast(WorldModel, self.student)
         if config.method in ("dmd", "self_forcing"):
-            return DMD(
-                self.teacher,
-                student,
-                self.computer,
-                steps=steps,
-                weight=config.moved_weight,
-                critic_steps=config.critic_steps,
-                head_start=config.head_start,
-                seed=config.seed,
-            )
+            matching: dict[str, Any] = {
+                "steps": steps,
+                "weight": config.moved_weight,
+                "critic_steps": config.critic_steps,
+                "head_start": config.head_start,
+                "seed": config.seed,
+            }
+            if config.teacher is None:
+                return DMD(self.teacher, student, self.computer, **matching)
+            judge = load_world(config.teacher)
+            if judge.config.design == SEPARABLE:
+                raise RunError(f"teacher={config.teacher} is of design scd, as world is: name one of design clip")
+            forcing = Forcing(Design.parse(judge.config.design), judge.config.model, "diffusion", config.noise_shift)
+            network = judge.network_on(self.device, torch.float32)
+            assert isinstance(network, DiT)
+            method = AsymmetricDMD(student, network, forcing, self.computer, **matching)
+            method.stretches.check(self.shape.window, self.clips.length - self.shape.window)
+            return method
         told: dict[str, Any] = {"teacher_steps": config.teacher_steps, "weight": config.moved_weight}
         if config.method == "consistency":
             return Consistency(self.teacher, student, self.computer, ema=config.ema, **told)
@@ -179,7 +196,7 @@ class Distiller(Loop):
     def _begin(self, name: str) -> None:
         told = asdict(self.config) | {
             "world": name,
-            "teacher": self.config.world,
+            "begun_from": self.config.world,
             "sampling_steps": self._sampling_steps,
             "model": asdict(self.shape),
             "batch": self._batch,

@@ -8,6 +8,7 @@ next frame given the student's own history.
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -68,8 +69,63 @@ def matching_loss(made: Tensor, real: Tensor, fake: Tensor) -> Tensor:
     return 0.5 * (made.float() - toward).square().mean((1, 2))
 
 
-class DMD(Method):
+class Matching(Method):
     """Distribution matching with a critic that learns at a faster time scale (DMD2, arXiv 2405.14867).
+
+    Args:
+        student: Its decoder learns.
+        critic: Learns what the student makes.
+        computer: Of everything.
+        steps: Of the student's sampler.
+        critic_steps: Of the critic, for each of the student's.
+        head_start: Steps in which only the critic learns.
+        seed: Of the exit steps.
+    """
+
+    def __init__(
+        self,
+        student: WorldModel,
+        critic: nn.Module,
+        computer: Computer,
+        *,
+        steps: int,
+        critic_steps: int,
+        head_start: int,
+        seed: int,
+    ) -> None:
+        self.networks = {"student": student.decoder, "critic": critic}
+        self._critic_steps, self._head_start, self._seed = critic_steps, head_start, seed
+        at = levels(steps)
+        self._make = [computer.computed(Exit(student.decoder, at[: k + 1])) for k in range(steps)]
+
+    @abstractmethod
+    def judged(self, made: Tensor, moments: Moments, draw: int) -> tuple[Tensor, Tensor]:
+        """What teacher and critic take made frames [N, L, P] for, noised by one of the moments' draws."""
+
+    @abstractmethod
+    def critic_loss(self, made: Tensor, moments: Moments, draw: int) -> Tensor:
+        """The critic's error on made frames [N, L, P], noised by one of the moments' draws."""
+
+    def losses(self, moments: Moments) -> Iterator[tuple[str, Tensor]]:
+        """See :class:`Method`: the critic's, then the student's. One of the moments' draws is what frames are made of,
+        one is for the student's loss, and the others are for the critic's.
+        """
+        m = moments
+        k = int(np.random.default_rng((self._seed, m.step)).integers(len(self._make)))
+        made = self.make(k, m.context, m.last, m.action, m.noise[0])
+        for draw in range(2, 2 + self._critic_steps):
+            yield "critic", self.critic_loss(made.detach(), m, draw)
+        if m.step >= self._head_start:
+            yield "student", m.mean(matching_loss(made, *self.judged(made.detach(), m, 1)))
+
+    def make(self, k: int, context: Tensor, last: Tensor, action: Tensor, noise: Tensor) -> Tensor:
+        """The student's frames [N, L, P] after k + 1 steps; see :func:`exit_frames`."""
+        made: Tensor = self._make[k](context, last, action, noise)
+        return made
+
+
+class DMD(Matching):
+    """The next frame's distribution: teacher and critic are decoders on the encoder that the student has.
 
     Args:
         teacher: Whole and frozen; its encoder is everybody's.
@@ -77,9 +133,7 @@ class DMD(Method):
         computer: Of everything.
         steps: Of the student's sampler.
         weight: Of pixels that move in the critic's loss.
-        critic_steps: Of the critic, for each of the student's.
-        head_start: Steps in which only the critic learns.
-        seed: Of the exit steps.
+        critic_steps, head_start, seed: See :class:`Matching`.
     """
 
     def __init__(
@@ -94,47 +148,31 @@ class DMD(Method):
         head_start: int = 0,
         seed: int = 0,
     ) -> None:
-        self.levels, self._seed = levels(steps), seed
-        self._critic_steps, self._head_start = critic_steps, head_start
         critic = copy.deepcopy(teacher.decoder).requires_grad_(True).train()
-        self.networks = {"student": student.decoder, "critic": critic}
+        super().__init__(
+            student, critic, computer, steps=steps, critic_steps=critic_steps, head_start=head_start, seed=seed
+        )
         sees, doubts = Denoise(teacher.decoder), Denoise(critic)
-        learns = _CriticLoss(critic, teacher, weight)
-        makes = [Exit(student.decoder, self.levels[: k + 1]) for k in range(steps)]
 
         @torch.no_grad()
         def judge(*given: Tensor) -> tuple[Tensor, Tensor]:
             return computer.call(sees, *given), computer.call(doubts, *given)
 
         self._judge = computer.built(judge)
-        self._critic_loss = computer.computed(learns)
-        self._make = [computer.computed(one) for one in makes]
+        self._critic_errors = computer.computed(_CriticLoss(critic, teacher, weight))
 
-    def losses(self, moments: Moments) -> Iterator[tuple[str, Tensor]]:
-        """See :class:`Method`: the critic's, then the student's. One of the moments' draws is what frames are made of,
-        one is for the student's loss, and the others are for the critic's.
-        """
+    def judged(self, made: Tensor, moments: Moments, draw: int) -> tuple[Tensor, Tensor]:
+        """See :class:`Matching`."""
+        m, t = moments, moments.levels[draw]
+        real, fake = self._judge(
+            torch.lerp(made, m.noise[draw], t[:, None, None]), t, m.context, m.last, m.action
+        )
+        return real, fake
+
+    def critic_loss(self, made: Tensor, moments: Moments, draw: int) -> Tensor:
+        """See :class:`Matching`."""
         m = moments
-        k = int(np.random.default_rng((self._seed, m.step)).integers(len(self._make)))
-        made = self.make(k, m.context, m.last, m.action, m.noise[0])
-        for i in range(2, 2 + self._critic_steps):
-            given = m.context, m.last, m.action, m.levels[i], m.noise[i]
-            yield "critic", m.mean(self._critic_loss(made.detach(), *given))
-        if m.step >= self._head_start:
-            yield "student", m.mean(self.student_loss(made, m.context, m.last, m.action, m.levels[1], m.noise[1]))
-
-    def make(self, k: int, context: Tensor, last: Tensor, action: Tensor, noise: Tensor) -> Tensor:
-        """The student's frames [N, L, P] after k + 1 steps; see :func:`exit_frames`."""
-        made: Tensor = self._make[k](context, last, action, noise)
-        return made
-
-    def student_loss(
-        self, made: Tensor, context: Tensor, last: Tensor, action: Tensor, t: Tensor, noise: Tensor
-    ) -> Tensor:
-        """:func:`matching_loss` [N] at noise levels t [N]."""
-        noisy = torch.lerp(made.detach(), noise, t[:, None, None])
-        real, fake = self._judge(noisy, t, context, last, action)
-        return matching_loss(made, real, fake)
+        return m.mean(self._critic_errors(made, m.context, m.last, m.action, m.levels[draw], m.noise[draw]))
 
 
 class Exit(nn.Module):

@@ -109,17 +109,21 @@ class Forcing:
         noise = rng.standard_normal((count, size, self.model.tokens, self.model.patch_dim), dtype=np.float32)
         return frames, led[: count * size].reshape(count, size), t, noise
 
-    def error(self, network: DiT, batch: Levelled, weight: float, dtype: torch.dtype) -> Tensor:
+    def error(self, network: DiT, clean: Tensor, led: Tensor, t: Tensor, noise: Tensor, weight: float) -> Tensor:
         """Mean weighted error of x0 over the frames that are to be made.
 
         Pixels weigh by :func:`~worldsim.training.loss.attention`, told from what the network was given and from its own
         guesses, never from the frames that are to be guessed.
+
+        Args:
+            network: Taught, or judged.
+            clean: Frames as patches [B, T, L, P] in [-1, 1], in the network's dtype.
+            led, t, noise: As of :class:`Levelled`.
+            weight: Of pixels that may move.
         """
-        c, t = self.model, batch.t
-        clean = shown(patchify(batch.frames, c), dtype)
-        noisy = torch.lerp(clean, batch.noise.to(dtype), t.to(dtype)[..., None, None])
+        noisy = torch.lerp(clean, noise.to(clean), t.to(clean)[..., None, None])
         taught = self.design.kind == "dit" and self.how == "teacher"
-        made: Tensor = network.teach(clean, noisy, t, batch.led) if taught else network(noisy, t, batch.led)
+        made: Tensor = network.teach(clean, noisy, t, led) if taught else network(noisy, t, led)
         guess, place = made.detach(), torch.arange(t.shape[1], device=t.device)
         chunk = place // self.design.frames
 
@@ -129,7 +133,7 @@ class Forcing:
             given = (chunk[at] < chunk).expand_as(t) if taught else t[:, at] == 0
             return torch.where(given[..., None, None], clean[:, at], guess[:, at])
 
-        weights = attention(c, known(2), known(1), guess, weight)
+        weights = attention(self.model, known(2), known(1), guess, weight)
         each = ((made.float() - clean.float()).square() * weights).mean((2, 3))
         wanted = (chunk > 0).expand_as(t) if taught else t > 0
         return (each * wanted).sum() / wanted.sum()
@@ -157,7 +161,9 @@ class _Lesson(torch.nn.Module):
         self.network, self.forcing, self.weight, self.dtype = network, forcing, weight, dtype
 
     def forward(self, *given: Tensor) -> Tensor:
-        return self.forcing.error(self.network, Levelled(*given), self.weight, self.dtype)
+        batch = Levelled(*given)
+        clean = shown(patchify(batch.frames, self.forcing.model), self.dtype)
+        return self.forcing.error(self.network, clean, batch.led, batch.t, batch.noise, self.weight)
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ from worldsim.training.objective import Objective
 from worldsim.training.own import own_rows
 from worldsim.training.rehearsal import Rehearsal
 from worldsim.training.self_forcing import RollOuts
-from worldsim.training.teaching import Computer, Encode, Moments
+from worldsim.training.teaching import Begun, Computer, Encode, Moments
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,10 @@ def rolled(source: Source, ahead: range, steps: int) -> Generator[Moments, None,
                 [one.flatten(0, 1) for one in noise],
                 [one.flatten() for one in t],
                 torch.ones(t[0].numel(), device=s.device),
+                Begun(
+                    s.teacher.see(batch.frames[:, :window], dtype),
+                    s.teacher.previous_actions(batch.actions)[:, :window],
+                ),
             )
 
 

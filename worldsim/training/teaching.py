@@ -17,6 +17,19 @@ from worldsim.training.loss import attention
 
 
 @dataclass(frozen=True)
+class Begun:
+    """What roll-outs began from.
+
+    Attributes:
+        frames: Recorded ones, patches [B, W, L, P] as they were shown.
+        led: int64 [B, W], the action that led to each; ``num_actions`` for a clip's first.
+    """
+
+    frames: Tensor
+    led: Tensor
+
+
+@dataclass(frozen=True)
 class Moments:
     """The frames of a step's clips, flattened, each with what is needed to make the next one.
 
@@ -29,6 +42,8 @@ class Moments:
         noise: Draws of standard normal noise, [N, L, P] each.
         levels: As many draws of noise levels, [N] each.
         worth: float32 [N], 1 in the mean: weights of the frames in every loss.
+        rolled: What the frames' roll-outs began from, where that is what they are: all roll-outs' frame of a tick, then
+            those of the next, N = K B.
     """
 
     step: int
@@ -39,6 +54,12 @@ class Moments:
     noise: Sequence[Tensor]
     levels: Sequence[Tensor]
     worth: Tensor
+    rolled: Begun | None = None
+
+    def begun(self) -> Begun:
+        """:attr:`rolled`, which is there."""
+        assert self.rolled is not None
+        return self.rolled
 
     def mean(self, errors: Tensor) -> Tensor:
         """The mean of frames' errors [N], each by its worth."""
