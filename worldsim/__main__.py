@@ -22,6 +22,7 @@ VERBS = {
     "transfer": ("worldsim.evaluation.transfer", "play the dream and the real game with the same players"),
     "card": ("worldsim.evaluation.card", "copy measured figures into README and CARD"),
     "benchmark": ("worldsim.benchmark.run", "measure what a key press costs; `benchmark compare a.json b.json`"),
+    "study": ("worldsim.benchmark.study", "put designs side by side: what each is worth and what it costs"),
     "play": ("worldsim.play.app", "play a world in a window"),
 }
 

@@ -134,7 +134,8 @@ def as_markdown(rows: Sequence[Row], command: str) -> str:
     return "\n".join([f"`{command}`", "", *table(head, lines), "", *notes, ""])
 
 
-def _short(world: str) -> str:
+def short_name(world: str) -> str:
+    """Of a world by its folder: that of its run, where it is in one."""
     folder = Path(world)
     return folder.parent.name if folder.name == "world" and folder.parent.name else folder.name
 
@@ -158,7 +159,7 @@ def main(settings: dict[str, Any]) -> int | None:
         for steps, backend in itertools.product(config.steps, config.backends):
             try:
                 asked = {**config.evaluate, "world": world, "steps": steps, "backend": backend}
-                rows.append(Row(_short(world), *origin(world), judged(from_dict(EvaluateConfig, asked), folder)))
+                rows.append(Row(short_name(world), *origin(world), judged(from_dict(EvaluateConfig, asked), folder)))
             except WorldsimError as error:
                 print(f"{world} at {steps or 'its own'} steps on {backend}: {error}", flush=True)
                 failed += 1
