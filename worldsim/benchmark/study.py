@@ -21,7 +21,7 @@ from worldsim.evaluation.pictures import pyplot, require_plots
 from worldsim.evaluation.report import made, table, write
 from worldsim.machine import commit, machine
 from worldsim.model.config import ModelConfig
-from worldsim.model.designs import SEPARABLE
+from worldsim.model.designs import SEPARABLE, Design
 from worldsim.settings import command, command_line, from_dict, home
 from worldsim.world import load_world
 
@@ -83,16 +83,19 @@ class Case:
         return str(self.judged.report["about"].get("design", SEPARABLE))
 
     @property
-    def delay(self) -> int | None:
-        """Ticks from an action to its frame, measured; None where no action changed anything."""
-        return self.cell["facts"].get("delay_own")
+    def delay(self) -> int:
+        """Ticks from an action to its frame."""
+        return 1 if self.design == SEPARABLE else Design.parse(self.design).delay
 
     @property
     def shown_after(self) -> float | None:
-        """Milliseconds from an action to its frame, at the game's pace: whole ticks, and the work of the last."""
-        if self.cell["error"] or self.delay is None:
+        """Milliseconds from an action to its frame, at the game's pace: whole ticks, and the work of the last.
+
+        The work is the p95 of a response: who makes four frames at a time works in one tick of four.
+        """
+        if self.cell["error"]:
             return None
-        return 1000 * (self.delay - 1) / self.fps + float(self.milliseconds("response", "p50"))
+        return 1000 * (self.delay - 1) / self.fps + float(self.milliseconds("response", "p95"))
 
     def milliseconds(self, stage: str, figure: str) -> float:
         """A figure of a stage."""
@@ -121,18 +124,18 @@ def as_markdown(cases: Sequence[Case], said: str) -> str:
     names = list(dict.fromkeys(name for case in cases for name in case.bars()))
     psnr = any(_psnr(case) is not None for case in cases)
     head = ["design", "world", "made by", "hours", "M parameters", "steps", "delay, ticks", "action to frame, ms",
-            "response p50, p95, ms", "tick p50, ms", "decisions/s", "kept bytes a frame", *names]  # fmt: skip
+            "response p95, ms", "tick mean, ms", "decisions/s", "kept bytes a frame", *names]  # fmt: skip
     lines = []
     for case in cases:
         row, cell, found = case.judged, case.cell, case.bars()
         about = row.report["about"]
         line: list[Any] = [case.design, row.world, row.how or None, None if row.hours is None else f"{row.hours:.2f}"]
-        line += [f"{about['parameters'] / 1e6:.2f}", str(about["steps"]), _delay(cell), case.shown_after]
+        line += [f"{about['parameters'] / 1e6:.2f}", str(about["steps"]), _delay(case), case.shown_after]
         if cell["error"]:
             line += [cell["error"], None, None]
         else:
-            response = ", ".join(f"{case.milliseconds('response', name):.1f}" for name in ("p50", "p95"))
-            line += [response, case.milliseconds("tick", "p50"), cell["summary"]["decisions_per_second"]]
+            timed = case.milliseconds("response", "p95"), case.milliseconds("tick", "mean")
+            line += [*timed, cell["summary"]["decisions_per_second"]]
         line += [str(case.kept), *(found.get(name) for name in names)]
         lines.append([*line, _psnr(case)] if psnr else line)
     notes = [f"- {case.judged.world}: {made(case.judged.report['about'])}" for case in cases]
@@ -162,9 +165,9 @@ def draw(cases: Sequence[Case], along: Sequence[Mapping[str, Any]], folder: Path
         figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
         for model in dict.fromkeys(entry["cell"]["model"] for entry in whole):
             mine = sorted((e for e in whole if e["cell"]["model"] == model), key=lambda e: e["cell"]["window"])
-            ticks = [entry["summary"]["milliseconds"]["tick"]["p50"] for entry in mine]
+            ticks = [entry["summary"]["milliseconds"]["tick"]["mean"] for entry in mine]
             axis.plot([entry["cell"]["window"] for entry in mine], ticks, "o-", label=model)
-        axis.set(xlabel="frames remembered", ylabel="tick p50, ms")
+        axis.set(xlabel="frames remembered", ylabel="tick, mean ms")
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.25)
         axis.legend()
@@ -204,13 +207,11 @@ def study(config: StudyConfig) -> tuple[list[Case], list[dict[str, Any]]]:
     return cases, found[len(cells) :]
 
 
-def _delay(cell: Mapping[str, Any]) -> str | None:
-    facts = cell["facts"]
-    if "delay_own" not in facts:
-        return None
-    first, most = facts["delay_first"], facts["delay_most"]
-    trace = "" if first == most == facts["delay_own"] else f" (a trace after {first} to {most})"
-    return f"{facts['delay_own']}{trace}"
+def _delay(case: Case) -> str:
+    """By design, and where intervention found another one, when an action's first trace shows."""
+    facts = case.cell["facts"]
+    first, most = (facts.get(f"delay_{which}", case.delay) for which in ("first", "most"))
+    return f"{case.delay}" if first == most == case.delay else f"{case.delay} (a trace after {first} to {most})"
 
 
 def _psnr(case: Case) -> float | None:
