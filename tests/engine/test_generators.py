@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from worldsim.benchmark.delay import response_delay
-from worldsim.engine.generators import Chunks, Clips, FrameGenerator, Separable, Stream, open_design
+from worldsim.engine.buffer import Stream
+from worldsim.engine.generators import FrameGenerator, Separable, open_design
 from worldsim.engine.session import Session
+from worldsim.engine.together import Chunks, Clips
 from worldsim.errors import StartError, WorldsimError
 from worldsim.model.config import ModelConfig
 from worldsim.model.designs import Design
