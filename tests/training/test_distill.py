@@ -19,9 +19,10 @@ from worldsim.model.designs import Design
 from worldsim.model.dit import DiT
 from worldsim.model.world_model import WorldModel
 from worldsim.training.asymmetric import AsymmetricDMD, Stretches
-from worldsim.training.distill import METHODS, DistillConfig, Distiller, main
+from worldsim.training.distill import Distiller, main
 from worldsim.training.dmd import DMD, exit_frames, matching_loss
 from worldsim.training.forcing import Forcing
+from worldsim.training.methods import METHODS, DistillConfig
 from worldsim.training.parallel import Ranks
 from worldsim.training.pretrain import main as train
 from worldsim.training.regression import Consistency, ODEInitialisation, trajectory

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any, cast
 
 import torch
@@ -15,97 +14,21 @@ from worldsim.checkpoint import named, part
 from worldsim.engine.precision import pick_device
 from worldsim.errors import RunError
 from worldsim.locking import sole_writer
-from worldsim.model.designs import SEPARABLE, Design
-from worldsim.model.dit import DiT
 from worldsim.model.world_model import WorldModel
 from worldsim.settings import command, from_dict, home
 from worldsim.training.ancestry import collect_command, command_of, remember_parent
-from worldsim.training.asymmetric import AsymmetricDMD
-from worldsim.training.dmd import DMD
 from worldsim.training.export import export
-from worldsim.training.forcing import Forcing
-from worldsim.training.loop import Loop, ReportConfig
+from worldsim.training.loop import Loop
 from worldsim.training.loss import LossConfig
+from worldsim.training.methods import METHODS, DistillConfig, make_method
 from worldsim.training.objective import OwnPool
 from worldsim.training.optimizer import Optimizer, OptimizerConfig, schedule, update_ema
 from worldsim.training.parallel import Ranks, ranks
-from worldsim.training.regression import Consistency, ODEInitialisation
 from worldsim.training.rehearsal import Rehearsal
-from worldsim.training.replay import DecoderObjective, KeptConfig, Replay
+from worldsim.training.replay import DecoderObjective, Replay
 from worldsim.training.sources import Source, drawn, rolled, streamed
-from worldsim.training.teaching import Computer, Method
+from worldsim.training.teaching import Computer
 from worldsim.world import load_world
-
-#: Ways to distil, and each one's learning rate: distribution matching, the same on the student's roll-outs, regression
-#: to the ends of the teacher's trajectories, and consistency along them.
-METHODS = {"dmd": 5e-5, "self_forcing": 5e-5, "ode": 3e-4, "consistency": 3e-4}
-
-
-@dataclass(frozen=True)
-class DistillConfig:
-    """Everything `worldsim distill` is told; see configs/distill.yaml.
-
-    Attributes:
-        world: The teacher.
-        method: One of :data:`METHODS`.
-        teacher: For ``method=self_forcing``: a world of design ``clip`` that judges roll-outs over several frames at
-            once; None: the decoder of ``world`` judges each frame.
-        teacher_steps: Denoising steps of the teacher's solver, where the method follows it.
-        trajectories: Steps whose trajectories are computed and kept, by ``method=ode``.
-        lr: Of AdamW, on the student's decoder; None: as :data:`METHODS` says.
-        critic_lr: Of the critic's.
-        critic_steps: Of the critic, for each of the student's (the two time scales of DMD2, arXiv 2405.14867).
-        head_start: Steps in which only the critic learns.
-        batch: Clips that arrive together; where none are kept, all of their frames are a step's. None: 3, and 12 for
-            ``method=self_forcing``.
-        clip: Frames in one. None: three windows, and two for ``method=self_forcing``, which begins with one of them
-            and rolls the rest out.
-        own_share, own_level: Of the student's own frames as history, see
-            :class:`~worldsim.training.loss.LossConfig`.
-        replay: Contexts that are kept, so that a step's frames are those in which a choice is to be made; ``clips=0``:
-            none. ``method=ode`` keeps trajectories instead, ``method=self_forcing`` nothing.
-    """
-
-    world: str = "pong"
-    method: str = "dmd"
-    teacher: str | None = None
-    data: Path | None = None
-    run: Path | None = None
-    steps: int = 1000
-    batch: int | None = None
-    clip: int | None = None
-    seed: int = 0
-    sampling_steps: int | None = None
-    teacher_steps: int = 16
-    trajectories: int = 100
-    lr: float | None = None
-    critic_lr: float = 2e-4
-    critic_steps: int = 2
-    head_start: int = 50
-    ema: float = 0.99
-    noise_shift: float = 1.0
-    moved_weight: float = 16.0
-    own_share: float = 0.67
-    own_level: float = 0.5
-    replay: KeptConfig = field(default_factory=lambda: KeptConfig(frames=141, clips=1500))
-    device: str = "cpu"
-    dtype: str | None = None
-    compile: bool = True
-    threads: int | None = None
-    report: ReportConfig = field(default_factory=ReportConfig)
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "critic_steps", "teacher_steps", "trajectories"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise RunError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.method not in METHODS:
-            raise RunError(f"there is no method={self.method}: it is one of {', '.join(METHODS)}")
-        if self.teacher and self.method != "self_forcing":
-            raise RunError(f"teacher={self.teacher} judges roll-outs: give method=self_forcing with it")
-        if self.method == "ode" and self.teacher_steps % (self.sampling_steps or 1):
-            raise RunError(
-                f"teacher_steps={self.teacher_steps} is not a multiple of sampling_steps={self.sampling_steps}"
-            )
 
 
 class Distiller(Loop):
@@ -143,7 +66,8 @@ class Distiller(Loop):
             own_steps=steps,
         )
         self.computer = Computer(self.dtype, config.compile)
-        self.method = self._method(steps)
+        learner, rolled = cast(WorldModel, self.student), self.clips.length - self.shape.window
+        self.method = make_method(config, self.teacher, learner, self.computer, steps, rolled, run.folder)
         rates = {"student": config.lr or METHODS[config.method], "critic": config.critic_lr}
         self._pool = OwnPool(self.loss)
         self._replay: Replay | None = None
@@ -164,34 +88,6 @@ class Distiller(Loop):
         model._modules = dict(self.teacher._modules)
         model.decoder = copy.deepcopy(self.teacher.decoder).requires_grad_(requires_grad).train(requires_grad)
         return model
-
-    def _method(self, steps: int) -> Method:
-        config, student = self.config, cast(WorldModel, self.student)
-        if config.method in ("dmd", "self_forcing"):
-            matching: dict[str, Any] = {
-                "steps": steps,
-                "weight": config.moved_weight,
-                "critic_steps": config.critic_steps,
-                "head_start": config.head_start,
-                "seed": config.seed,
-            }
-            if config.teacher is None:
-                return DMD(self.teacher, student, self.computer, **matching)
-            judge = load_world(config.teacher)
-            if judge.config.design == SEPARABLE:
-                raise RunError(f"teacher={config.teacher} is of design scd, as world is: name one of design clip")
-            forcing = Forcing(Design.parse(judge.config.design), judge.config.model, "diffusion", config.noise_shift)
-            network = judge.network_on(self.device, torch.float32)
-            assert isinstance(network, DiT)
-            method = AsymmetricDMD(student, network, forcing, self.computer, **matching)
-            method.stretches.check(self.shape.window, self.clips.length - self.shape.window)
-            return method
-        told: dict[str, Any] = {"teacher_steps": config.teacher_steps, "weight": config.moved_weight}
-        if config.method == "consistency":
-            return Consistency(self.teacher, student, self.computer, ema=config.ema, **told)
-        folder = self.run.folder / "trajectories"
-        kept = config.trajectories
-        return ODEInitialisation(self.teacher, student, self.computer, steps=steps, folder=folder, kept=kept, **told)
 
     def _begin(self, name: str) -> None:
         told = asdict(self.config) | {

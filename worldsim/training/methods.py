@@ -1,0 +1,143 @@
+"""Ways to distil by name: what a distillation is told, and which method that makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from worldsim.errors import RunError
+from worldsim.model.designs import SEPARABLE, Design
+from worldsim.model.dit import DiT
+from worldsim.model.world_model import WorldModel
+from worldsim.training.asymmetric import AsymmetricDMD
+from worldsim.training.dmd import DMD
+from worldsim.training.forcing import Forcing
+from worldsim.training.loop import ReportConfig
+from worldsim.training.regression import Consistency, ODEInitialisation
+from worldsim.training.replay import KeptConfig
+from worldsim.training.teaching import Computer, Method
+from worldsim.world import load_world
+
+#: Ways to distil, and each one's learning rate: distribution matching, the same on the student's roll-outs, regression
+#: to the ends of the teacher's trajectories, and consistency along them.
+METHODS = {"dmd": 5e-5, "self_forcing": 5e-5, "ode": 3e-4, "consistency": 3e-4}
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Everything `worldsim distill` is told; see configs/distill.yaml.
+
+    Attributes:
+        world: The teacher.
+        method: One of :data:`METHODS`.
+        teacher: For ``method=self_forcing``: a world of design ``clip`` that judges roll-outs over several frames at
+            once; None: the decoder of ``world`` judges each frame.
+        teacher_steps: Denoising steps of the teacher's solver, where the method follows it.
+        trajectories: Steps whose trajectories are computed and kept, by ``method=ode``.
+        lr: Of AdamW, on the student's decoder; None: as :data:`METHODS` says.
+        critic_lr: Of the critic's.
+        critic_steps: Of the critic, for each of the student's (the two time scales of DMD2, arXiv 2405.14867).
+        head_start: Steps in which only the critic learns.
+        batch: Clips that arrive together; where none are kept, all of their frames are a step's. None: 3, and 12 for
+            ``method=self_forcing``.
+        clip: Frames in one. None: three windows, and two for ``method=self_forcing``, which begins with one of them
+            and rolls the rest out.
+        own_share, own_level: Of the student's own frames as history, see
+            :class:`~worldsim.training.loss.LossConfig`.
+        replay: Contexts that are kept, so that a step's frames are those in which a choice is to be made; ``clips=0``:
+            none. ``method=ode`` keeps trajectories instead, ``method=self_forcing`` nothing.
+    """
+
+    world: str = "pong"
+    method: str = "dmd"
+    teacher: str | None = None
+    data: Path | None = None
+    run: Path | None = None
+    steps: int = 1000
+    batch: int | None = None
+    clip: int | None = None
+    seed: int = 0
+    sampling_steps: int | None = None
+    teacher_steps: int = 16
+    trajectories: int = 100
+    lr: float | None = None
+    critic_lr: float = 2e-4
+    critic_steps: int = 2
+    head_start: int = 50
+    ema: float = 0.99
+    noise_shift: float = 1.0
+    moved_weight: float = 16.0
+    own_share: float = 0.67
+    own_level: float = 0.5
+    replay: KeptConfig = field(default_factory=lambda: KeptConfig(frames=141, clips=1500))
+    device: str = "cpu"
+    dtype: str | None = None
+    compile: bool = True
+    threads: int | None = None
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "critic_steps", "teacher_steps", "trajectories"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise RunError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.method not in METHODS:
+            raise RunError(f"there is no method={self.method}: it is one of {', '.join(METHODS)}")
+        if self.teacher and self.method != "self_forcing":
+            raise RunError(f"teacher={self.teacher} judges roll-outs: give method=self_forcing with it")
+        if self.method == "ode" and self.teacher_steps % (self.sampling_steps or 1):
+            raise RunError(
+                f"teacher_steps={self.teacher_steps} is not a multiple of sampling_steps={self.sampling_steps}"
+            )
+
+
+def make_method(
+    config: DistillConfig,
+    teacher: WorldModel,
+    student: WorldModel,
+    computer: Computer,
+    steps: int,
+    rolled: int,
+    folder: Path,
+) -> Method:
+    """What a distillation is told to do.
+
+    Args:
+        config: See :class:`DistillConfig`.
+        teacher: Whole and frozen.
+        student: Shares its encoder.
+        computer: Of everything.
+        steps: Of the student's sampler.
+        rolled: Frames of a roll-out, where the method makes such.
+        folder: Of the run.
+
+    Raises:
+        WorldError: there is no such ``teacher``.
+        RunError: it cannot judge this student.
+    """
+    if config.method in ("dmd", "self_forcing"):
+        matching: dict[str, Any] = {
+            "steps": steps,
+            "weight": config.moved_weight,
+            "critic_steps": config.critic_steps,
+            "head_start": config.head_start,
+            "seed": config.seed,
+        }
+        if config.teacher is None:
+            return DMD(teacher, student, computer, **matching)
+        judge = load_world(config.teacher)
+        if judge.config.design == SEPARABLE:
+            raise RunError(f"teacher={config.teacher} is of design scd, as world is: name one of design clip")
+        forcing = Forcing(Design.parse(judge.config.design), judge.config.model, "diffusion", config.noise_shift)
+        network = judge.network_on(next(teacher.parameters()).device, torch.float32)
+        assert isinstance(network, DiT)
+        method = AsymmetricDMD(student, network, forcing, computer, **matching)
+        method.stretches.check(student.config.window, rolled)
+        return method
+    told: dict[str, Any] = {"teacher_steps": config.teacher_steps, "weight": config.moved_weight}
+    if config.method == "consistency":
+        return Consistency(teacher, student, computer, ema=config.ema, **told)
+    told |= {"folder": folder / "trajectories", "kept": config.trajectories}
+    return ODEInitialisation(teacher, student, computer, steps=steps, **told)
