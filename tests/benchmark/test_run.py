@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from dataclasses import asdict
@@ -18,8 +19,9 @@ from worldsim.benchmark.run import BenchmarkConfig, Worker, benchmark, main
 from worldsim.benchmark.statistics import percentile
 from worldsim.engine.session import Session
 from worldsim.errors import WorldsimError
+from worldsim.model.designs import Design
 from worldsim.settings import unswept
-from worldsim.world import save_world
+from worldsim.world import World, save_world
 
 QUICK = ["ticks=12", "repeats=2", "warmup=2", "threads=1", "plots=false"]
 SETTINGS: dict[str, Any] = asdict(Cell())
@@ -201,6 +203,20 @@ def test_other_designs_of_a_worlds_size_are_cells(make_world, tmp_path: Path) ->
     for entry in made:
         samples = {name: np.array(values) for name, values in entry["repeats"][0]["samples"].items()}
         assert (samples["response"] <= samples["tick"]).all()
+
+
+def test_a_world_of_another_design_is_measured_with_its_own_weights(make_world, tmp_path: Path) -> None:
+    like = make_world(seed=1)
+    torch.manual_seed(0)
+    network = Design.parse("dit:2").make(like.config.model)  # fresh: no action changes anything
+    config = dataclasses.replace(like.config, design="dit:2")
+    folder = save_world(World(config, like.actions, network.requires_grad_(False), like.starts), tmp_path / "chunks")
+    cell = Cell(world=str(folder), dtype="float32", threads=1, steps=2)
+    [entry] = benchmark([cell], BenchmarkConfig(ticks=10, repeats=1, warmup=2), lambda e: None)
+    assert entry["error"] is None and "delay_own" not in entry["facts"]
+    assert entry["facts"]["parameters"] == sum(weight.numel() for weight in network.parameters())
+    [other] = benchmark([dataclasses.replace(cell, window=5)], BenchmarkConfig(ticks=10, repeats=1), lambda e: None)
+    assert "leave window out" in other["error"]
 
 
 @pytest.mark.parametrize("model", ["dti", "dit:0", "dit:x", "stream", "stream:65", "scd:2"])

@@ -17,7 +17,9 @@ from worldsim.benchmark.cells import Cell
 from worldsim.engine.parts import DecodePart, EncodePart, OutcomePart
 from worldsim.engine.sampler import levels
 from worldsim.engine.session import Session
+from worldsim.errors import WorldsimError
 from worldsim.machine import physical_cores
+from worldsim.model.designs import SEPARABLE
 from worldsim.world import World, load_world
 
 TENTHS = 10
@@ -28,6 +30,10 @@ def open_world(cell: Cell) -> World:
     """The world of a cell, with the cell's window, in a process that has the cell's threads from now on."""
     torch.set_num_threads(cell.threads or physical_cores())
     world = load_world(cell.world)
+    if cell.window and world.config.design != SEPARABLE:
+        raise WorldsimError(
+            f"window={cell.window} is for worlds of design scd, {world.name!r} is {world.config.design}: leave window out"
+        )
     return with_window(world, cell.window) if cell.window else world
 
 
