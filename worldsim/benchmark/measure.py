@@ -32,7 +32,8 @@ def open_world(cell: Cell) -> World:
     world = load_world(cell.world)
     if cell.window and world.config.design != SEPARABLE:
         raise WorldsimError(
-            f"window={cell.window} is for worlds of design scd, {world.name!r} is {world.config.design}: leave window out"
+            f"window={cell.window} is for worlds of design scd, and {world.name!r} is of {world.config.design}: "
+            "leave window out"
         )
     return with_window(world, cell.window) if cell.window else world
 
