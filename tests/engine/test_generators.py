@@ -189,6 +189,12 @@ def test_a_network_that_no_action_moves_has_no_delay() -> None:
     assert response_delay(Chunks(blind, 1, steps=1), start(), SMALL.num_actions) is None
 
 
+@pytest.mark.parametrize("name", list(designs()))
+def test_who_was_not_primed_says_so(name: str) -> None:
+    with pytest.raises(WorldsimError, match=r"prime\(\) first"):
+        designs()[name].render(np.zeros(1, np.int64))
+
+
 def test_a_buffer_must_be_seen_whole() -> None:
     with pytest.raises(WorldsimError, match="a buffer of 9 frames"):
         Stream(network(1), 1, frames=5, reference=4)

@@ -10,7 +10,7 @@ from worldsim.engine.backends import load_backend
 from worldsim.engine.design_parts import StreamPart
 from worldsim.engine.noise import RowNoise
 from worldsim.engine.session import to_host
-from worldsim.engine.together import Starts, history, last
+from worldsim.engine.together import UNPRIMED, Starts, history, last
 from worldsim.errors import WorldsimError
 from worldsim.model.dit import DiT
 from worldsim.model.patches import patchify, shown, to_uint8, unpatchify
@@ -46,6 +46,7 @@ class Stream:
         self.own_delay = frames
         self._batch, self._frames, self._reference = batch, frames, reference
         self._shape = c.tokens, c.patch_dim
+        self._noise: RowNoise | None = None
         with torch.inference_mode():
             loaded = load_backend(backend, self._device)
             example = (
@@ -58,12 +59,12 @@ class Stream:
     def prime(self, start: Starts, seed: int) -> None:
         """See :class:`FrameGenerator`: what is on its way at the beginning are the start's last frames, noised."""
         n, r = self._frames, self._reference
-        self._noise = RowNoise(self._shape, range(seed, seed + self._batch))
+        self._noise = noise = RowNoise(self._shape, range(seed, seed + self._batch))
         frames, led = history(start, self._batch, self._model)
         given = shown(patchify(frames.to(self._device), self._model.config), torch.float32)
         held = last(given, n + r - 1, given[:, :1])
         for i in range(1, n):
-            held[:, r + i - 1] = torch.lerp(held[:, r + i - 1], self._noise.draw().to(self._device), i / n)
+            held[:, r + i - 1] = torch.lerp(held[:, r + i - 1], noise.draw().to(self._device), i / n)
         self._buffer = torch.cat((held, held[:, -1:]), 1)  # the last place is for the frame to come
         led = last(led, n + r - 1, torch.full_like(led[:, :1], self._model.no_action))
         self._led = torch.cat((led, led[:, -1:]), 1).to(self._device)
@@ -72,6 +73,8 @@ class Stream:
     def render(self, actions: NDArray[np.int64]) -> NDArray[np.uint8]:
         """See :class:`FrameGenerator`."""
         r = self._reference
+        if self._noise is None:
+            raise WorldsimError(UNPRIMED)
         self._buffer[:, -1] = self._noise.draw().to(self._device)
         self._led[:, -1] = torch.from_numpy(np.asarray(actions, np.int64)).to(self._device)
         made = self._denoise(self._buffer, self._led)  # [B, n, L, P], the first of them clean

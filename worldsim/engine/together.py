@@ -23,6 +23,7 @@ from worldsim.model.patches import patchify, shown, to_uint8, unpatchify
 from worldsim.start import Start
 
 Starts = Start | Sequence[Start]
+UNPRIMED = "cannot render: prime() first"
 
 
 class Together(ABC):
@@ -33,6 +34,7 @@ class Together(ABC):
         self._model, self._device = model, model.position.device
         self.own_delay = frames
         self._batch, self._shape = batch, (frames, c.tokens, c.patch_dim)
+        self._noise: RowNoise | None = None
         self._taken: list[Tensor] = []
         self._ready: deque[NDArray[np.uint8]] = deque()
         self._unseen: tuple[Tensor, Tensor] | None = None
@@ -64,6 +66,8 @@ class Together(ABC):
     @torch.inference_mode()
     def render(self, actions: NDArray[np.int64]) -> NDArray[np.uint8]:
         """See :class:`FrameGenerator`."""
+        if self._noise is None:
+            raise WorldsimError(UNPRIMED)
         self._taken.append(torch.from_numpy(np.asarray(actions, np.int64)).to(self._device))
         if len(self._taken) == self.own_delay:
             led = torch.stack(self._taken, 1)  # [B, k]
@@ -79,6 +83,11 @@ class Together(ABC):
         if self._unseen is not None:
             self._keep(*self._unseen)
             self._unseen = None
+
+    def _drawn(self) -> Tensor:
+        """Noise [B, k, L, P]."""
+        assert self._noise is not None
+        return self._noise.draw().to(self._device)
 
     def close(self) -> None:  # noqa: B027
         """See :class:`FrameGenerator`: there is nothing to let go of."""
@@ -122,7 +131,7 @@ class Chunks(Together):
             self._keep(frames[:, at : at + k], led[:, at : at + k])
 
     def _make(self, led: Tensor) -> Tensor:
-        made: Tensor = self._denoise(self._noise.draw().to(self._device), led, *self._ring())
+        made: Tensor = self._denoise(self._drawn(), led, *self._ring())
         return made
 
     def _keep(self, patches: Tensor, led: Tensor) -> None:
@@ -167,8 +176,7 @@ class Clips(Together):
         self._clean, self._led = last(frames, r, frames[:, :1]), last(led, r, torch.full_like(led[:, :1], none))
 
     def _make(self, led: Tensor) -> Tensor:
-        noise = self._noise.draw().to(self._device)
-        made: Tensor = self._denoise(noise, self._clean, torch.cat((self._led, led), 1))
+        made: Tensor = self._denoise(self._drawn(), self._clean, torch.cat((self._led, led), 1))
         return made
 
     def _keep(self, patches: Tensor, led: Tensor) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from worldsim.engine.precision import pick_device, pick_dtype
 from worldsim.evaluation.moments import Moment
 from worldsim.evaluation.subject import Subject, spread
+from worldsim.model.patches import to_uint8
 from worldsim.training.loss import REACH, LossConfig, moved
 from worldsim.training.own import own_frames
 from worldsim.vision.reading import Reading, distance
@@ -99,7 +100,7 @@ def _one_ahead(subject: Subject, moments: list[Moment]) -> NDArray[np.uint8]:
         noise = torch.randn(1, actions.shape[1], c.tokens, c.patch_dim, generator=generator).to(device, dtype)
         made = own_frames(model, clean, previous, actions, noise, settings.steps or world.config.steps)
         advance(actions.shape[1])
-        return ((model.unpatchify(made[0, 1:].float()) + 1) * 127.5).round().clamp(0, 255).byte().cpu().numpy()
+        return to_uint8(model.unpatchify(made[0, 1:].float())).cpu().numpy()
 
     total = sum(len(moment.start.actions) + len(moment.actions) for moment in moments)
     with subject.progress("motion", total) as advance, ThreadPoolExecutor(settings.workers) as pool:

@@ -66,8 +66,8 @@ class Distiller(Loop):
             own_steps=steps,
         )
         self.computer = Computer(self.dtype, config.compile)
-        learner, rolled = cast(WorldModel, self.student), self.clips.length - self.shape.window
-        self.method = make_method(config, self.teacher, learner, self.computer, steps, rolled, run.folder)
+        learner, ahead = cast(WorldModel, self.student), self.clips.length - self.shape.window
+        self.method = make_method(config, self.teacher, learner, self.computer, steps, ahead, run.folder)
         rates = {"student": config.lr or METHODS[config.method], "critic": config.critic_lr}
         self._pool = OwnPool(self.loss)
         self._replay: Replay | None = None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from worldsim.model.patches import to_uint8
 from worldsim.model.world_model import WorldModel
 from worldsim.training.loss import Batch, LossConfig, pretrain_loss
 from worldsim.training.own import Turn, own_frames
@@ -92,7 +93,7 @@ class OwnPool:
         clips, made = self._made.get(turn.slot, (-1, None))
         # Of other clips are those of a run whose planned end was changed: it begins with real ones again.
         seen = objective.show(batch, own, made if turn.ticks and clips == turn.clips else None)
-        kept = seen[list(own)].float().add(1).mul(127.5).round().to(torch.uint8)
+        kept = to_uint8(seen[list(own)].float())
         self._made[turn.slot] = turn.clips, kept
         return seen
 

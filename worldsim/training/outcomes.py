@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worldsim.data.clips import Clip, ClipStore
+from worldsim.model.patches import to_uint8
 from worldsim.model.world_model import WorldModel
 from worldsim.training.loss import last_rewards
 from worldsim.training.own import own_frames, own_rows
@@ -124,7 +125,7 @@ def _encode(
         made = own_frames(frozen, seen[some], previous[some], actions[some], noise.to(device, dtype), sampling_steps)
         seen[some] = made
     context = frozen.encode(frozen.views(seen), previous, torch.zeros_like(previous))[:, 1:]
-    return context, ((seen.float() + 1) * 127.5).round().to(torch.uint8)
+    return context, to_uint8(seen.float())
 
 
 def outcome_loss(model: WorldModel, contexts: Contexts, seed: int, step: int) -> Tensor:

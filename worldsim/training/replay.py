@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldsim.model.patches import to_uint8
 from worldsim.model.world_model import WorldModel
 from worldsim.training.loss import Batch, LossConfig, attention
 from worldsim.training.teaching import Computer
@@ -239,7 +240,7 @@ class Replay:
 
     def _put(self, number: int, batch: Batch, seen: Tensor, own: Sequence[int]) -> int:
         place = number % self._rounds
-        shown = seen.float().add(1).mul(127.5).round().to(torch.uint8)
+        shown = to_uint8(seen.float())
         real = self._model.patchify(batch.frames)
         kept = Frames(
             context=self._objective.encode(seen, batch.actions),

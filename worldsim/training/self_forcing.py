@@ -18,6 +18,7 @@ from torch import Tensor
 from worldsim.engine.memory import Memory
 from worldsim.engine.parts import EncodePart
 from worldsim.engine.sampler import levels
+from worldsim.model.patches import to_uint8
 from worldsim.model.world_model import WorldModel
 from worldsim.start import Start
 from worldsim.training.dmd import Exit
@@ -60,7 +61,7 @@ class RollOuts:
             contexts.append(memory.context.clone())
             views.append(memory.view.clone())
             made = self._make(memory.context, memory.view, action, made_of.to(memory.context.dtype))
-            grey = ((made.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+            grey = to_uint8(made.float())
             memory.frames.copy_(self._model.unpatchify(grey))
             memory.action.copy_(action)
             memory.keep(self._encode, by_row=True)
