@@ -40,8 +40,6 @@ class PretrainConfig:
     """
 
     world: str
-    design: str = SEPARABLE
-    forcing: str = "diffusion"
     data: Path | None = None
     run: Path | None = None
     init: str | None = None
@@ -60,6 +58,8 @@ class PretrainConfig:
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     outcomes: OutcomesConfig = field(default_factory=OutcomesConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    design: str = SEPARABLE
+    forcing: str = "diffusion"
 
 
 def model_of(config: PretrainConfig, dataset: Dataset) -> ModelConfig:
