@@ -60,6 +60,11 @@ def test_one_world_that_cannot_be_judged_does_not_cost_the_others(
     assert main(["worlds=[nowhere]", *told(pong_data, tmp_path / "out")]) == 2
 
 
+def test_how_a_chunk_causal_design_was_taught_is_told(run: Path) -> None:
+    (run / "settings.json").write_text(json.dumps({"design": "dit:2", "forcing": "teacher"}))
+    assert origin(str(run / "world")) == ("train, teacher forcing, 30 steps", 1.5)
+
+
 def test_a_world_outside_of_a_run_has_no_origin(tiny_world_folder: Path) -> None:
     assert origin(str(tiny_world_folder)) == ("", None)
 

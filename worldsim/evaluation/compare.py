@@ -106,8 +106,10 @@ def origin(name: str) -> tuple[str, float | None]:
         settings, facts = run.settings(), read_facts(run.checkpoint)
     except RunError:
         return "", None
-    seconds = facts.get("seconds")
-    return f"{settings.get('method', 'train')}, {facts['step']} steps", None if seconds is None else seconds / 3600
+    seconds, how = facts.get("seconds"), settings.get("method", "train")
+    if str(settings.get("design", "")).startswith("dit"):
+        how = f"{how}, {settings['forcing']} forcing"
+    return f"{how}, {facts['step']} steps", None if seconds is None else seconds / 3600
 
 
 def as_markdown(rows: Sequence[Row], command: str) -> str:
