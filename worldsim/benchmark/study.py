@@ -154,11 +154,12 @@ def draw(cases: Sequence[Case], along: Sequence[Mapping[str, Any]], folder: Path
     figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     for number, (case, late, worth) in enumerate(points):
         if late is not None and worth is not None:
-            axis.plot(late, worth, "o", color=f"C{number % 10}", label=case.judged.world)
-            axis.annotate(case.design, (late, worth), textcoords="offset points", xytext=(6, 5), fontsize=9)
-    axis.set(xlabel="from an action to its frame at the game's pace, ms", ylabel=QUALITY, ylim=(0, 1.02))
+            axis.plot(late, worth, "o", ms=8, color=f"C{number % 10}", label=f"{case.design} ({case.judged.world})")
+    axis.set(xlabel="from an action to its frame at the game's pace, ms", ylabel=QUALITY, ylim=(-0.03, 1.03))
     axis.set_xlim(left=0)
     axis.grid(alpha=0.25)
+    if axis.get_legend_handles_labels()[1]:
+        axis.legend(fontsize=8)
     names.append(_save(plt, figure, folder / "delay.png"))
     whole = [entry for entry in along if not entry["error"]]
     if whole:
