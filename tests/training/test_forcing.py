@@ -148,7 +148,8 @@ def state(run: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("design", ["dit:2", "clip:2", "stream:2", "stream-causal:2"])
 def test_a_design_is_trained_and_becomes_a_world(design: str, pong_data: Dataset, tmp_path: Path) -> None:
-    asked = [f"design={design}", "forcing=teacher", "steps=4", f"data={pong_data.folder}", f"run={tmp_path / 'run'}"]
+    how = "teacher" if design.startswith("dit") else "diffusion"
+    asked = [f"design={design}", f"forcing={how}", "steps=4", f"data={pong_data.folder}", f"run={tmp_path / 'run'}"]
     assert main(["world=pong", *asked, *TINY]) in (0, None)
     assert list((tmp_path / "run" / "samples").glob("*.png"))
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["design"] == design
@@ -175,6 +176,8 @@ def test_a_run_of_a_design_goes_on_as_if_it_had_not_stopped(pong_data: Dataset, 
         (["design=dti"], "there is scd, dit"),
         (["design=dit", "forcing=none"], "there is diffusion and teacher"),
         (["design=dit", "init=pong"], "begins from nothing"),
+        (["design=clip:2", "forcing=teacher"], "is for design=dit and dit:<k>, not clip:2"),
+        (["forcing=teacher"], "the separable design has its own"),
     ],
 )
 def test_bad_settings_are_told(

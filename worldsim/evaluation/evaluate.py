@@ -145,6 +145,7 @@ def evaluate(config: EvaluateConfig, out: Path, *, quiet: bool = False) -> tuple
         "seconds": {},
     }
     drifted: dict[str, NDArray[np.uint8]] | None = None
+    left_out: list[str] = []
     seconds: dict[str, float] = report["seconds"]
 
     def timed(part: str, work: Callable[[], Any]) -> Any:
@@ -175,12 +176,12 @@ def evaluate(config: EvaluateConfig, out: Path, *, quiet: bool = False) -> tuple
         if "outcome" in report and "points" in report["drift"]:
             report["outcome"]["points"] = report["drift"]["points"]
     if subject.reader is None and set(config.parts) & {"objects", "motion", "drift"}:
-        report["about"]["left_out"] = (
-            "objects, motion and drift: the source has neither colours to tell its objects by nor a state"
-        )
+        left_out.append("objects, motion and drift: the source has neither colours to tell its objects by nor a state")
     if parts != set(config.parts):
-        left = [part for part in config.parts if part not in parts]
-        report["about"]["left_out"] = f"{' and '.join(left)}: design {subject.world.config.design} has none"
+        left = " and ".join(part for part in config.parts if part not in parts)
+        left_out.append(f"{left}: design {subject.world.config.design} has none")
+    if left_out:
+        report["about"]["left_out"] = "; ".join(left_out)
     rows = bars(report)
     report["bars"] = [bar.to_json() for bar in rows]
     # Numbers first: a picture that fails must not cost them.

@@ -74,7 +74,7 @@ class DesignTrainer(Loop):
             return
         weight = config.loss.moved_weight
         objective = ForcingObjective(self.network, self.forcing, weight, self.dtype, config.compile)
-        scalars, held_out, bar = self.scalars(), self.held_out(), self.bar(config.steps)
+        watch = self.watch(0, config.steps)
         parameters, places = list(self.network.parameters()), place.places(config.batch)
 
         def make(step: int) -> Levelled:
@@ -88,13 +88,9 @@ class DesignTrainer(Loop):
                 self.optimizer.step(schedule(step, config.steps, config.optimizer))
                 update_ema(self.ema.parameters(), parameters, step, config.optimizer.ema)
                 self.step = step + 1
-                bar.update()
-                if self.step % 20 == 0 or step in (0, config.steps - 1):
-                    self.tell(bar, scalars, {"denoise": loss.detach()})
-                self.report(scalars, held_out, config.steps)
-                if self.keep(config.steps):
+                if self.stepped(watch, {"denoise": loss.detach()}):
                     break
-        bar.close()
+        watch.bar.close()
 
     def error(self, held_out: ClipStore, clips: int) -> dict[str, float]:
         """See :class:`~worldsim.training.loop.Loop`."""

@@ -153,8 +153,7 @@ class Distiller(Loop):
             every = drawn(source, ahead, rehearsal)
         else:
             every = streamed(source, ahead)
-        scalars, held_out = self.scalars(), self.held_out()
-        bar = self.bar(config.steps)
+        watch = self.watch(0, config.steps)
         for moments in every:
             step = moments.step
             parts = {who: self._move(who, loss, step) for who, loss in self.method.losses(moments)}
@@ -162,14 +161,10 @@ class Distiller(Loop):
                 young = step - config.head_start if "critic" in self.optimizers else step
                 update_ema(self.ema.decoder.parameters(), self.student.decoder.parameters(), young, config.ema)
             self.step = step + 1
-            bar.update()
-            if self.step % 20 == 0 or step in (0, config.steps - 1):
-                self.tell(bar, scalars, parts)
-            self.report(scalars, held_out, config.steps)
-            if self.keep(config.steps):
+            if self.stepped(watch, parts):
                 break
         every.close()
-        bar.close()
+        watch.bar.close()
 
     @property
     def finished(self) -> bool:

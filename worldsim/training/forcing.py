@@ -75,6 +75,8 @@ class Forcing:
     def __post_init__(self) -> None:
         if self.how not in FORCINGS:
             raise RunError(f"forcing is {self.how!r}: there is {' and '.join(FORCINGS)}")
+        if self.how != "diffusion" and self.design.kind != "dit":
+            raise RunError(f"forcing={self.how} is for design=dit and dit:<k>, not {self.design}: leave it out")
 
     @property
     def stretch(self) -> int | None:

@@ -75,6 +75,23 @@ class RunConfig(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Watch:
+    """How a stretch of steps shows itself.
+
+    Attributes:
+        bar: Its progress bar.
+        scalars, held_out: See :meth:`Loop.scalars` and :meth:`Loop.held_out`.
+        first, last: Number of steps before it, and after it.
+    """
+
+    bar: Any
+    scalars: Scalars | None
+    held_out: ClipStore | None
+    first: int
+    last: int
+
+
 class Loop(ABC):
     """One run.
 
@@ -186,6 +203,26 @@ class Loop(ABC):
     def scalars(self) -> Scalars | None:
         """Where the leading process writes its figures."""
         return Scalars(self.run.folder / "tensorboard", self.step + 1) if self.place.leads else None
+
+    def watch(self, first: int, last: int) -> Watch:
+        """Begin a stretch of steps, from ``first`` to ``last`` of the run."""
+        return Watch(self.bar(last), self.scalars(), self.held_out(), first, last)
+
+    def stepped(self, watch: Watch, parts: dict[str, Tensor]) -> bool:
+        """What follows every step: losses are told, pictures drawn and weights kept when they are due.
+
+        Args:
+            watch: See :meth:`watch`.
+            parts: Losses, by name.
+
+        Returns:
+            Whether to leave.
+        """
+        watch.bar.update()
+        if self.step % 20 == 0 or self.step in (watch.first + 1, watch.last):
+            self.tell(watch.bar, watch.scalars, parts)
+        self.report(watch.scalars, watch.held_out, watch.last)
+        return self.keep(watch.last)
 
     def tell(self, bar: Any, scalars: Scalars | None, parts: dict[str, Tensor]) -> None:
         """Show the means of some losses over all processes, and write them down."""

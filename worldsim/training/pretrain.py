@@ -24,6 +24,8 @@ def main(settings: dict[str, Any]) -> int | None:
     config = from_dict(PretrainConfig, settings)
     if config.steps < (0 if config.init else 1) or config.batch < 1:
         raise RunError("batch must be at least 1, and steps too, or 0 to finish decoder and heads of init=<world>")
+    if config.design == SEPARABLE and config.forcing != "diffusion":
+        raise RunError(f"forcing={config.forcing} is for design=dit and dit:<k>: the separable design has its own")
     if config.threads:
         torch.set_num_threads(config.threads)
     try:

@@ -152,12 +152,11 @@ class Trainer(Loop):
         if self.step >= config.steps:
             return
         objective = Objective(self.model, config.loss, self.dtype, config.compile)
-        scalars, held_out = self.scalars(), self.held_out()
         places, ahead = place.places(config.batch), range(self.step, config.steps)
         own = own_rows(places, config.loss.own_share)
         begun = self._pool.begun
         batches = stream(self.clips, self.shape, config.loss, config.seed, ahead, places, self.device, begun)
-        bar = self.bar(config.steps)
+        watch = self.watch(0, config.steps)
         parameters = list(self.model.parameters())
         for step, batch in batches:
             seen = self._pool.show(objective, batch, own, step)
@@ -167,14 +166,10 @@ class Trainer(Loop):
             self.optimizer.step(schedule(step, config.steps, config.optimizer))
             update_ema(self.ema.parameters(), parameters, step, config.optimizer.ema)
             self.step = step + 1
-            bar.update()
-            if self.step % 20 == 0 or step in (0, config.steps - 1):
-                self.tell(bar, scalars, parts)
-            self.report(scalars, held_out, config.steps)
-            if self.keep(config.steps):
+            if self.stepped(watch, parts):
                 break
         batches.close()
-        bar.close()
+        watch.bar.close()
 
     def finish_decoder(self) -> None:
         """Train the decoder alone on kept contexts of the averaged, finished encoder; goes on where it stopped."""
@@ -194,7 +189,7 @@ class Trainer(Loop):
         )  # fmt: skip
         rehearsal.begin(self.step - begun, how.steps, self._replayed)
         replay = self._replay = rehearsal.replay
-        scalars, held_out, bar = self.scalars(), self.held_out(), self.bar(last)
+        watch = self.watch(begun, last)
         weights, average = list(self.model.decoder.parameters()), list(self.ema.decoder.parameters())
         for step in range(self.step - begun, how.steps):
             drawn = rehearsal.draw(step, 1)
@@ -209,14 +204,10 @@ class Trainer(Loop):
             self.optimizer.step(how.rate * warm * (1 - step / how.steps))
             update_ema(average, weights, step, config.optimizer.ema)
             self.step = begun + step + 1
-            bar.update()
-            if self.step % 20 == 0 or step in (0, how.steps - 1):
-                self.tell(bar, scalars, {"decoder": loss_now.detach()})
-            self.report(scalars, held_out, last)
-            if self.keep(last):
+            if self.stepped(watch, {"decoder": loss_now.detach()}):
                 break
         rehearsal.close()
-        bar.close()
+        watch.bar.close()
         if self.step == last:
             self._replay = None
 
