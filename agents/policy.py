@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from worldsim.checkpoint import write_atomically
-from worldsim.engine.cache import RingCache
+from worldsim.engine.cache import make_cache
 from worldsim.engine.precision import pick_device, pick_dtype
 from worldsim.envs.observation import Observer, grey
 from worldsim.errors import WorldsimError
@@ -131,12 +132,16 @@ class Stack:
     def __init__(self, first: Tensor) -> None:
         self.frames = first[:, None].repeat(1, STACK, 1, 1)
 
-    def push(self, frames: Tensor, begun: NDArray[np.bool_] | None = None) -> Tensor:
-        """Take the next frames [N, H, W]; ``begun`` marks rows that they are the first of."""
+    def push(self, frames: Tensor) -> Tensor:
+        """Take the next frames [N, H, W]."""
         self.frames = torch.cat((self.frames[:, 1:], frames[:, None]), 1)
-        if begun is not None and begun.any():
-            rows = torch.from_numpy(begun)
-            self.frames[rows] = frames[rows, None].expand(-1, STACK, -1, -1)
+        return self.frames
+
+    def begin(self, rows: Sequence[int], frames: Tensor) -> Tensor:
+        """Start rows over: with their first frames [n, H, W], or with four of each [n, 4, H, W]."""
+        four = frames if frames.ndim == 4 else frames[:, None].expand(-1, STACK, -1, -1)
+        self.frames = self.frames.clone()
+        self.frames[list(rows)] = four.to(self.frames.device)
         return self.frames
 
 
@@ -163,7 +168,7 @@ class Watcher:
         self._model = world.model_on(self._device, self._dtype)
         self._observer = Observer(world, policy.obs_type)
         self._latent = policy.obs_type == "latent"
-        self._cache = RingCache(self._model, rows)
+        self._cache = make_cache(self._model, rows)
         self._level = torch.full((rows,), world.config.context_level, device=self._device)
         self._view: Tensor | None = None
         self._stack: Stack | None = None

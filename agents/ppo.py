@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from worldsim.agents.policy import Policy, PolicyConfig, Stack
+from worldsim.agents.policy import Policy, PolicyConfig, Stack, load_policy
+from worldsim.agents.recorded import Starts
 from worldsim.checkpoint import load_checkpoint, named, part, save_checkpoint, write_atomically
 from worldsim.envs.vector_env import WorldVectorEnv
 from worldsim.errors import MissingExtra, RunError, WorldsimError
@@ -31,6 +33,11 @@ class PPOConfig:
 
     Attributes:
         world, run: Where to learn, and the folder that is written to.
+        init: A policy's file to begin with, of the same shape, e.g. of ``python -m worldsim.agents.offline``.
+        starts: Where episodes of the dream begin: ``"episode"``, as the world's own do, or ``"recorded"``, anywhere in
+            recorded play: with a short ``max_episode_steps``, the dream is left before it drifts (DIAMOND, arXiv
+            2405.12399, section 3.3).
+        data: That play.
         total_steps: Decisions over all rows.
         envs, rollout: Rows, and decisions of each between two updates.
         epochs, minibatches: Passes over a roll-out, and parts of each.
@@ -43,6 +50,9 @@ class PPOConfig:
 
     world: str
     run: Path | None = None
+    init: Path | None = None
+    starts: str = "episode"
+    data: Path | None = None
     total_steps: int = 1_000_000
     envs: int = 32
     rollout: int = 64
@@ -71,6 +81,8 @@ class PPOConfig:
         for name in ("total_steps", "envs", "rollout", "epochs", "minibatches", "max_episode_steps"):
             if getattr(self, name) < 1:
                 raise RunError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.starts not in ("episode", "recorded"):
+            raise RunError(f"starts is episode or recorded, not {self.starts!r}")
         if self.envs * self.rollout % self.minibatches:
             raise RunError(f"minibatches={self.minibatches} does not divide envs x rollout: {self.envs * self.rollout}")
 
@@ -111,7 +123,7 @@ class Learner:
             action_repeat=config.action_repeat,
             max_episode_steps=config.max_episode_steps,
             obs_type=config.obs_type,
-            autoreset_mode="SameStep",
+            autoreset_mode="Disabled",
             tensors=True,
             device=config.device,
             dtype=config.dtype,
@@ -130,9 +142,27 @@ class Learner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.policy = Policy(told).to(self.env.session.device)
+        if config.init is not None:
+            self._take_over(config.init, told)
+        recorded = config.starts == "recorded"
+        self._starts = Starts(self.world, config.data, config.action_repeat) if recorded else None
         self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=config.lr, eps=1e-5)
         self.steps = 0
         self._begin()
+
+    def _take_over(self, init: Path, told: PolicyConfig) -> None:
+        """The weights of another policy.
+
+        Raises:
+            RunError: it sees or does something else.
+        """
+        other, _ = load_policy(init)
+        mine, theirs = asdict(told), asdict(other.config)
+        free = {"world", "fingerprint"} if told.obs_type != "latent" else set()
+        for name in mine.keys() - free:
+            if mine[name] != theirs[name]:
+                raise RunError(f"{init} has {name}={theirs[name]}, not {mine[name]}: give {name}={theirs[name]}")
+        self.policy.load_state_dict(other.state_dict())
 
     @property
     def checkpoint(self) -> Path:
@@ -141,7 +171,7 @@ class Learner:
 
     def _begin(self) -> None:
         """Settings of a new run, or the state of one that goes on."""
-        free = ("run", "total_steps", "backend", "device", "dtype", "threads", "save_seconds", "keep")
+        free = ("run", "init", "data", "total_steps", "backend", "device", "dtype", "threads", "save_seconds", "keep")
         told = {key: value for key, value in asdict(self.config).items() if key not in free}
         told["fingerprint"] = self.world.fingerprint
         path = self.folder / "settings.json"
@@ -188,7 +218,8 @@ class Learner:
         config, env = self.config, self.env
         generator = torch.Generator(env.session.device).manual_seed(config.seed + self.steps)
         writer: Any = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.steps)  # type: ignore[no-untyped-call]
-        self._observation = self._first(env.reset(seed=config.seed + self.steps)[0])
+        self._rng = np.random.default_rng((config.seed, self.steps))
+        self._observation = self._begin_rows(None, seed=config.seed + self.steps)
         self._returns, self._lengths = np.zeros(config.envs), np.zeros(config.envs, int)
         started = saved = time.monotonic()
         began = self.steps
@@ -230,12 +261,14 @@ class Learner:
             self._lengths += 1
             finished += [(float(self._returns[row]), int(self._lengths[row])) for row in np.flatnonzero(ended)]
             self._returns[ended], self._lengths[ended] = 0, 0
-            cut = torch.nonzero(truncated & ~terminated).flatten().tolist()
-            if cut:
-                reward[cut] += config.gamma * self._last_values(infos, cut)
+            self._observation = self._next(given)
+            cut = torch.nonzero(truncated & ~terminated).flatten()
+            if len(cut):  # cut off rather than over: what would have come is what the critic says
+                reward[cut] += config.gamma * self.policy(self._observation[cut])[1]
             for name, one in zip(store, (seen, action, logp, value, reward, over), strict=True):
                 store[name].append(one)
-            self._observation = self._next(given, ended)
+            if ended.any():
+                self._observation = self._begin_rows(ended)
         batch = {name: torch.stack(parts) for name, parts in store.items()}
         last = self.policy(self._observation)[1]
         gains, targets = advantages(
@@ -271,23 +304,22 @@ class Learner:
                     sums[f"loss/{name}"] = sums.get(f"loss/{name}", 0.0) + float(one.detach())
         return {name: total / (config.epochs * config.minibatches) for name, total in sums.items()}
 
-    def _first(self, given: Tensor) -> Tensor:
+    def _begin_rows(self, ended: NDArray[np.bool_] | None, seed: int | None = None) -> Tensor:
+        """Start rows over, or all; observations of all rows."""
+        rows = list(range(self.config.envs)) if ended is None else np.flatnonzero(ended).tolist()
+        options: dict[str, Any] = {} if ended is None else {"reset_mask": ended}
+        seen: Tensor | None = None
+        if self._starts:
+            options["start"], seen = self._starts.draw(self._rng, len(rows))
+        given: Tensor = self.env.reset(seed=seed, options=options)[0]
         if self.config.obs_type != "gray":
             return given
-        self._stack = Stack(given)
-        return self._stack.frames
+        if ended is None:
+            self._stack = Stack(given)
+        return self._stack.begin(rows, given[rows] if seen is None else seen)
 
-    def _next(self, given: Tensor, begun: Any) -> Tensor:
-        return self._stack.push(given, begun) if self.config.obs_type == "gray" else given
-
-    @torch.no_grad()
-    def _last_values(self, infos: dict[str, Any], rows: list[int]) -> Tensor:
-        """Values of the last observations of rows that were cut off."""
-        final = torch.stack([infos["final_obs"][row] for row in rows])
-        if self.config.obs_type == "gray":
-            final = torch.cat((self._stack.frames[rows, 1:], final[:, None]), 1)
-        values: Tensor = self.policy(final)[1]
-        return values
+    def _next(self, given: Tensor) -> Tensor:
+        return self._stack.push(given) if self.config.obs_type == "gray" else given
 
 
 @command("ppo")

@@ -7,13 +7,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldsim.engine.cache import RingCache
+from worldsim.engine.cache import MultiScaleCache, RingCache, make_cache
 from worldsim.engine.parts import DecodePart
 from worldsim.engine.session import Session
+from worldsim.model.config import MultiScaleConfig
 from worldsim.model.world_model import WorldModel
 from worldsim.world import World
 
 TOLERANCE = {"rtol": 0, "atol": 1e-4}
+TWO_SCALES = {
+    "height": 32,
+    "width": 32,
+    "patch": 8,
+    "heads": 4,
+    "encoder_layers": 3,
+    "window": 13,
+    "multiscale": MultiScaleConfig(near=3, stride=4),
+}
 
 
 def clip(model: WorldModel, rows: int, length: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -25,12 +35,14 @@ def clip(model: WorldModel, rows: int, length: int, seed: int = 0) -> tuple[Tens
     return patches, previous, torch.randint(c.context_levels, (rows, length), generator=generator)
 
 
-@pytest.fixture(scope="module", params=["tiny", "tokens", "default size"])
+@pytest.fixture(scope="module", params=["tiny", "tokens", "two scales", "default size"])
 def world(request: pytest.FixtureRequest, make_world) -> World:
     if request.param == "tiny":
         return make_world(seed=1)
     if request.param == "tokens":
         return make_world(seed=1, decoder="tokens", extrapolated=0)
+    if request.param == "two scales":
+        return make_world(seed=1, **TWO_SCALES)
     sizes = {
         "height": 64,
         "width": 64,
@@ -52,7 +64,7 @@ def test_cached_and_full_forward_agree_at_every_tick_through_wrap_and_row_reset(
     previous[1, born] = model.no_action
     whole = model.encode(model.views(patches), previous, level)
     late = model.encode(model.views(patches[1:, born:]), previous[1:, born:], level[1:, born:])
-    cache, view = RingCache(model, 2), None
+    cache, view = make_cache(model, 2), None
     for t in range(length):
         before, view = view, model.view(patches[:, t], view)
         if t == born:
@@ -73,7 +85,7 @@ def test_the_cache_test_can_fail(world: World) -> None:
     """What lies in the ring, and at what age, changes the context by far more than the tolerance."""
     model, window = world.model, world.config.model.window
     patches, previous, level = clip(model, 1, window)
-    cache, views = RingCache(model, 1), model.views(patches)
+    cache, views = make_cache(model, 1), model.views(patches)
     for t in range(window - 1):
         _, key, value = model.encode_step(
             views[:, t], previous[:, t], level[:, t], cache.keys, cache.values, cache.bias()
@@ -81,8 +93,12 @@ def test_the_cache_test_can_fail(world: World) -> None:
         cache.write(key, value)
     now = (views[:, -1], previous[:, -1], level[:, -1])
     right, _, _ = model.encode_step(*now, cache.keys, cache.values, cache.bias())
-    empty, _, _ = model.encode_step(*now, cache.keys, cache.values, torch.full_like(cache.bias(), -torch.inf))
-    older, _, _ = model.encode_step(*now, cache.keys, cache.values, cache.bias().roll(1, -1))
+    nothing = torch.full_like(cache.bias(), -torch.inf if isinstance(cache, RingCache) else 0)
+    empty, _, _ = model.encode_step(*now, cache.keys, cache.values, nothing)
+    bias = cache.bias()
+    parts = bias.tensor_split([cache.near_slots], -1) if isinstance(cache, MultiScaleCache) else [bias]
+    wrong = torch.cat([part.roll(1, -1) for part in parts], -1)
+    older, _, _ = model.encode_step(*now, cache.keys, cache.values, wrong)
     assert (right - empty).abs().max() > 0.01
     assert (right - older).abs().max() > 0.01
 

@@ -142,7 +142,9 @@ class World:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the model's shape and weights: equal for worlds that compute the same."""
-        digest = hashlib.sha256(json.dumps(asdict(self.config.model), sort_keys=True).encode())
+        # What a shape leaves out is left out: worlds of before an option was there keep their fingerprint.
+        shape = {name: value for name, value in asdict(self.config.model).items() if value is not None}
+        digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
         if self.config.design != SEPARABLE:
             digest.update(self.config.design.encode())
         for name, tensor in sorted(self.network.state_dict().items()):

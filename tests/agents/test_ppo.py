@@ -94,7 +94,7 @@ def test_cut_off_rows_are_bootstrapped_from_their_last_observation(
     with torch.no_grad():
         learner.policy.critic.weight.zero_()
         learner.policy.critic.bias.fill_(5.0)
-    learner._observation = learner._first(learner.env.reset(seed=0)[0])
+    learner._observation = learner._begin_rows(None, seed=0)
     learner._returns, learner._lengths = np.zeros(2), np.zeros(2, int)
     batch, finished = learner._roll_out(torch.Generator().manual_seed(0))
     assert [length for _, length in finished] == [4, 4]
@@ -106,8 +106,11 @@ def test_cut_off_rows_are_bootstrapped_from_their_last_observation(
 def test_a_stack_begins_anew_where_an_episode_does() -> None:
     first, second = torch.full((2, 4, 4), 1, dtype=torch.uint8), torch.full((2, 4, 4), 2, dtype=torch.uint8)
     stack = Stack(first)
-    pushed = stack.push(second, np.array([False, True]))
-    assert pushed[:, :, 0, 0].tolist() == [[1, 1, 1, 2], [2, 2, 2, 2]]
+    stack.push(second)
+    begun = stack.begin([1], second[:1])
+    assert begun[:, :, 0, 0].tolist() == [[1, 1, 1, 2], [2, 2, 2, 2]]
+    four = torch.arange(4, dtype=torch.uint8)[None, :, None, None].expand(1, 4, 4, 4)
+    assert stack.begin([0], four)[:, :, 0, 0].tolist() == [[0, 1, 2, 3], [2, 2, 2, 2]]
 
 
 def test_the_real_game_is_seen_as_the_dream_is(tiny_world: World) -> None:

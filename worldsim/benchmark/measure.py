@@ -112,10 +112,10 @@ def flops_per_tick(world: World, steps: int, batch: int) -> int:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    from worldsim.engine.cache import RingCache
+    from worldsim.engine.cache import make_cache
 
     model, c = world.model, world.config.model
-    cache = RingCache(model, 1)
+    cache = make_cache(model, 1)
     action = torch.zeros(1, dtype=torch.int64)
     frames = torch.zeros(1, c.height, c.width, 3, dtype=torch.uint8)
     view, noise = torch.zeros(1, c.tokens, c.view_dim), torch.zeros(1, c.tokens, c.patch_dim)

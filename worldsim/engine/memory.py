@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.engine.backends import Part
-from worldsim.engine.cache import RingCache
+from worldsim.engine.cache import make_cache
 from worldsim.engine.prime import prime
 from worldsim.model.world_model import WorldModel
 from worldsim.start import Start
@@ -39,7 +39,7 @@ class Memory:
         c, weight = model.config, next(model.parameters())
         device = weight.device
         self._model, self.batch = model, batch
-        self.cache = RingCache(model, batch)
+        self.cache = make_cache(model, batch)
         self.frames = torch.zeros(batch, c.height, c.width, 3, dtype=torch.uint8, device=device)
         self.action = torch.zeros(batch, dtype=torch.int64)
         self.context = torch.zeros(batch, c.tokens, c.dim, dtype=weight.dtype, device=device)
@@ -58,7 +58,7 @@ class Memory:
 
         Args:
             encode: See :class:`~worldsim.engine.parts.EncodePart`.
-            by_row: See :meth:`RingCache.bias`.
+            by_row: See :meth:`Cache.bias`.
         """
         cache, action = self.cache, self.action.to(self.frames.device)
         bias = cache.bias(by_row=by_row)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from worldsim.engine.backends import Backend, Part, load_backend
-from worldsim.engine.cache import RingCache
+from worldsim.engine.cache import Cache
 from worldsim.engine.parts import DecodePart, EncodePart, OutcomePart
 from worldsim.model.world_model import WorldModel
 
@@ -36,7 +36,7 @@ def prepare_parts(
     backend: str | Backend,
     model: WorldModel,
     levels: Sequence[float],
-    cache: RingCache,
+    cache: Cache,
     noise: Tensor,
     view: Tensor,
     context: Tensor,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldsim.engine.cache import RingCache
+from worldsim.engine.cache import Cache
 from worldsim.errors import StartError
 from worldsim.model.world_model import WorldModel
 from worldsim.world import Start, World
@@ -34,7 +34,7 @@ def choose_start(world: World, start: StartLike, generator: torch.Generator) -> 
 
 
 def prime(
-    model: WorldModel, cache: RingCache, patches: Tensor, actions: Tensor, level: Tensor
+    model: WorldModel, cache: Cache, patches: Tensor, actions: Tensor, level: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Feed real frames and actions to the encoder, one frame at a time as if they had been played.
 

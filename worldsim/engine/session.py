@@ -301,7 +301,7 @@ class Session:
         """
         self._require_open("restore")
         chosen = check_rows(rows, self.batch)
-        held = checked_state(state, self.world, self.dtype, self._memory.cache.keys.dtype, len(chosen))
+        held = checked_state(state, self.world, self.dtype, self._memory.cache.keys, len(chosen))
         if state.pending != self._pending and len(chosen) < self.batch:
             raise WorldsimError(
                 "the state and the session differ in a pending frame: restore all rows, or commit() first"

@@ -27,7 +27,7 @@ class SessionState:
         world: Fingerprint of the world it belongs to.
         dtype: The session's number format; bfloat16 arrays are held as the int16 of the same bits.
         pending: Whether ``frames`` and ``actions`` were rendered and not yet committed.
-        keys, values: [n, layers, h, L, W-1, hd], the ring as it lies in memory.
+        keys, values: [n, layers, ...], the cache as it lies in memory.
         written: int64 [n], frames each ring has seen.
         context: [n, L, D].
         view: [n, L, V], of the last committed frame.
@@ -68,9 +68,15 @@ def gather_state(world: str, dtype: torch.dtype, pending: bool, **arrays: Tensor
 
 
 def checked_state(
-    state: SessionState, world: World, dtype: torch.dtype, ring_dtype: torch.dtype, rows: int
+    state: SessionState, world: World, dtype: torch.dtype, memory: Tensor, rows: int
 ) -> SimpleNamespace:
     """The tensors of a state, on the CPU, after checking that it fits.
+
+    Args:
+        state: Given by a user.
+        world, dtype: Of the session.
+        memory: Its keys [layers, B, ...].
+        rows: That it is for.
 
     Raises:
         WorldsimError: another version, world, dtype or number of rows, or a damaged array.
@@ -88,12 +94,12 @@ def checked_state(
     if state.rows != rows:
         raise WorldsimError(f"the state holds {state.rows} rows, {rows} are to be restored: name as many rows")
     c = world.config.model
-    ring = (rows, c.encoder_layers, c.heads, c.tokens, c.window - 1, c.head_dim)
+    ring = (rows, len(memory), *memory.shape[2:])
     random = torch.Generator().get_state().shape
     whole = np.dtype(np.int64)
     layout: dict[str, tuple[tuple[int, ...], np.dtype[Any]]] = {
-        "keys": (ring, _stored(ring_dtype)),
-        "values": (ring, _stored(ring_dtype)),
+        "keys": (ring, _stored(memory.dtype)),
+        "values": (ring, _stored(memory.dtype)),
         "written": ((rows,), whole),
         "context": ((rows, c.tokens, c.dim), _stored(dtype)),
         "view": ((rows, c.tokens, c.view_dim), _stored(dtype)),

@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from worldsim.data.clips import ClipStore
 from worldsim.engine.sampler import levels, sample
 from worldsim.model.attention import TemporalAttention
+from worldsim.model.multiscale import MultiScaleAttention
 from worldsim.model.world_model import WorldModel
 from worldsim.training.progress import held_out_error
 
 
 @dataclass(frozen=True)
 class Looks:
-    """Where temporal attention looks.
+    """Where temporal attention looks; at two scales, heads of the fine branch come before those of the coarse one.
 
     Attributes:
         by_age: Share of each head's attention by the age of the frame looked at, [layers, heads, W], mean over tokens
@@ -160,8 +161,9 @@ def _scene(model: WorldModel, store: ClipStore, place: int, seed: int) -> tuple[
     return model.scene(context[0, :-1], views[0, :-1]), actions[0], noise
 
 
-def _temporal(model: WorldModel) -> list[TemporalAttention]:
-    return [module for module in model.encoder.modules() if isinstance(module, TemporalAttention)]
+def _temporal(model: WorldModel) -> list[TemporalAttention | MultiScaleAttention]:
+    kinds = TemporalAttention | MultiScaleAttention
+    return [module for module in model.encoder.modules() if isinstance(module, kinds)]
 
 
 def _grid(model: WorldModel, made: Tensor) -> Tensor:
@@ -183,7 +185,7 @@ def _hooked(modules: Sequence[nn.Module], hook: Callable[[nn.Module, Any, Any], 
 
 
 @contextmanager
-def _alone(attentions: Sequence[TemporalAttention]) -> Iterator[None]:
+def _alone(attentions: Sequence[TemporalAttention | MultiScaleAttention]) -> Iterator[None]:
     """Have temporal attention see the frame itself and no other."""
     windows = [attention.window for attention in attentions]
     for attention in attentions:

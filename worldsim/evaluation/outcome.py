@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from worldsim.data.episodes import Episode
-from worldsim.engine.cache import RingCache
+from worldsim.engine.cache import make_cache
 from worldsim.engine.precision import pick_device, pick_dtype
 from worldsim.evaluation.events import points, score
 from worldsim.evaluation.subject import Subject
@@ -71,7 +71,7 @@ def predict(
     def run(batch: list[tuple[int, int]]) -> None:
         begins = [max(0, first - window) for _, first in batch]
         lasts = [min(len(episodes[e]), first + STRETCH) for e, first in batch]
-        cache, before = RingCache(model, len(batch)), None
+        cache, before = make_cache(model, len(batch)), None
         told = torch.ones(len(batch), dtype=torch.int64, device=device)
         level = torch.full((len(batch),), subject.world.config.context_level, device=device)
         for step in range(max(last - begin for last, begin in zip(lasts, begins, strict=True)) + 1):

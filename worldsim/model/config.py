@@ -2,10 +2,48 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 DECODERS = ("convolutions", "tokens")
 CELL = 2  # pixels, side of the squares that the decoder's finest convolutions run over
+
+
+@dataclass(frozen=True)
+class MultiScaleConfig:
+    """Attention at two scales, see :class:`~worldsim.model.multiscale.MultiScaleAttention`.
+
+    Attributes:
+        near: Frames that the fine branch sees, the present one included.
+        cone: Tokens that a thing may move in a frame: the fine branch sees places up to ``1 + cone * age`` away.
+        pool: Tokens along a side of the squares that the coarse branch averages; twice as many in the deeper half of
+            the blocks.
+        stride: Frames from one that the coarse branch remembers to the next.
+    """
+
+    near: int = 4
+    cone: float = 0.5
+    pool: int = 2
+    stride: int = 4
+
+    def __post_init__(self) -> None:
+        if min(self.near, self.stride) < 2 or self.pool < 1 or not 0 <= self.cone <= 8:
+            raise ValueError(
+                "model.multiscale needs near and stride of at least 2, pool of at least 1 and cone in [0, 8], "
+                f"not {self.near}, {self.stride}, {self.pool} and {self.cone}"
+            )
+
+    def reach(self, age: int) -> int:
+        """Tokens from a place to what the fine branch sees, so many frames ago."""
+        return 1 + math.floor(self.cone * age)
+
+    def pooled(self, layer: int, layers: int) -> int:
+        """Side of the squares of a block: the deeper half pools more."""
+        return self.pool if layer < layers / 2 else 2 * self.pool
+
+    def slots(self, window: int) -> int:
+        """Frames that the coarse branch remembers of a window, the present one not among them."""
+        return -(-(window - 1) // self.stride)
 
 
 @dataclass(frozen=True)
@@ -30,6 +68,8 @@ class ModelConfig:
         mlp_ratio: Hidden width of an MLP over ``dim``.
         context_levels: Buckets of context noise that the encoder can be told of; bucket 0 is clean.
         max_context_noise: Noise level of the last bucket, in (0, 1).
+        multiscale: How the encoder's attention sees at two scales; ``window`` is then what its coarse branch spans.
+            None: it sees the frame, and then the same place along time.
     """
 
     num_actions: int
@@ -48,6 +88,7 @@ class ModelConfig:
     mlp_ratio: int = 4
     context_levels: int = 10
     max_context_noise: float = 0.3
+    multiscale: MultiScaleConfig | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -84,8 +125,22 @@ class ModelConfig:
             raise ValueError(f"model.dim {self.dim} is not a multiple of model.heads {self.heads}")
         if self.window < 2:
             raise ValueError(f"model.window must be at least 2 frames, not {self.window}")
+        if self.multiscale is not None:
+            self._check_scales(self.multiscale)
         if self.context_levels < 1 or not 0 <= self.max_context_noise < 1:
             raise ValueError("model.context_levels must be at least 1 and model.max_context_noise in [0, 1)")
+
+    def _check_scales(self, how: MultiScaleConfig) -> None:
+        if self.heads % 2 or self.window < how.near:
+            raise ValueError(
+                "with model.multiscale, model.heads must be even and model.window "
+                f"at least multiscale.near={how.near}, not {self.heads} and {self.window}"
+            )
+        if self.rows % (2 * how.pool) or self.columns % (2 * how.pool):
+            raise ValueError(
+                f"{self.rows}x{self.columns} tokens do not divide into squares of {2 * how.pool}: "
+                "lower model.multiscale.pool or model.patch"
+            )
 
     @property
     def rows(self) -> int:

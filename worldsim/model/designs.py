@@ -47,7 +47,13 @@ class Design:
         return self.kind if self.kind == "dit" and self.frames == 1 else f"{self.kind}:{self.frames}"
 
     def make(self, config: ModelConfig) -> DiT:
-        """A fresh network of a world's sizes."""
+        """A fresh network of a world's sizes.
+
+        Raises:
+            WorldsimError: attention at two scales is asked for, which only the separable encoder has.
+        """
+        if config.multiscale:
+            raise WorldsimError(f"model.multiscale is for design=scd, not for {self}: leave it null")
         if self.kind == "dit":
             return DiT(config, self.frames)
         total = self.frames + self.reference(config)

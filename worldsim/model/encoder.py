@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from worldsim.model.attention import MLP, RMSNorm, SpatialAttention, TemporalAttention, ring_bias
 from worldsim.model.config import ModelConfig
+from worldsim.model.multiscale import MultiScaleBlock
 
 
 class EncoderBlock(nn.Module):
@@ -23,12 +24,14 @@ class EncoderBlock(nn.Module):
         self.mlp_norm = RMSNorm(config.dim, eps=1e-6)
         self.mlp = MLP(config.dim, config.mlp_ratio)
 
-    def forward(self, x: Tensor) -> Tensor:  # [B, T, L, D] -> [B, T, L, D]
+    def forward(self, x: Tensor, levels: Tensor) -> Tensor:  # [B, T, L, D] -> [B, T, L, D]
         x = x + self.space(self.space_norm(x).flatten(0, 1)).view_as(x)
         x = x + self.time(self.time_norm(x))
         return x + self.mlp(self.mlp_norm(x))
 
-    def step(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def step(
+        self, x: Tensor, level: Tensor, keys: Tensor, values: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """One frame [B, L, D]; see :meth:`TemporalAttention.step` for the cache."""
         x = x + self.space(self.space_norm(x))
         mixed, key, value = self.time.step(self.time_norm(x), keys, values, bias)
@@ -47,7 +50,10 @@ class CausalEncoder(nn.Module):
         self.position = nn.Parameter(0.5 * torch.randn(config.tokens, config.dim))
         self.action = nn.Embedding(config.num_actions + 1, config.dim)  # the last row: no action came before
         self.level = nn.Embedding(config.context_levels, config.dim)
-        self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.encoder_layers))
+        layers = range(config.encoder_layers)
+        self.blocks = nn.ModuleList(
+            MultiScaleBlock(config, i) if config.multiscale else EncoderBlock(config) for i in layers
+        )
         self.norm = RMSNorm(config.dim, eps=1e-6)
 
     def embed(self, views: Tensor, previous_actions: Tensor, levels: Tensor) -> Tensor:
@@ -68,7 +74,7 @@ class CausalEncoder(nn.Module):
         """
         x = self.embed(views, previous_actions, levels)
         for block in self.blocks:
-            x = block(x)
+            x = block(x, levels)
         return self.norm(x)
 
     def step(
@@ -86,25 +92,27 @@ class CausalEncoder(nn.Module):
             view: [B, L, V].
             previous_action: int64 [B].
             level: int64 [B].
-            keys, values: [layers, B, h, L, W-1, hd].
-            bias: [layers, B, h, 1, W-1], see :meth:`ring_bias`.
+            keys, values: [layers, B, h, L, W-1, hd]; at two scales [layers, B, entries, hd].
+            bias: [layers, B, h, 1, W-1], see :meth:`ring_bias`; at two scales the slots' ages, see
+                :meth:`~worldsim.model.multiscale.MultiScaleAttention.step`.
 
         Returns:
-            Context [B, L, D], and this frame's keys and values [layers, B, h, L, hd].
+            Context [B, L, D], and this frame's keys and values [layers, B, h, L, hd]; at two scales [layers, B,
+            entries of a frame, hd].
         """
         x = self.embed(view, previous_action, level)
         new_keys, new_values = [], []
         for i, block in enumerate(self._blocks()):
-            x, key, value = block.step(x, keys[i], values[i], bias[i])
+            x, key, value = block.step(x, level, keys[i], values[i], bias if self.config.multiscale else bias[i])
             new_keys.append(key)
             new_values.append(value)
         return self.norm(x), torch.stack(new_keys), torch.stack(new_values)
 
     def ring_bias(self, age: Tensor) -> Tensor:
         """Bias [layers, B, h, 1, W-1] of ring slots by their age: int64 [B, W-1], 1 ... W-1, or 0 for an empty slot."""
-        return ring_bias([block.time for block in self._blocks()], age)
+        return ring_bias([block.time for block in self._blocks() if isinstance(block, EncoderBlock)], age)
 
-    def _blocks(self) -> Iterator[EncoderBlock]:
+    def _blocks(self) -> Iterator[EncoderBlock | MultiScaleBlock]:
         for block in self.blocks:  # ModuleList forgets what it holds
-            assert isinstance(block, EncoderBlock)
+            assert isinstance(block, EncoderBlock | MultiScaleBlock)
             yield block

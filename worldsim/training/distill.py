@@ -57,7 +57,7 @@ class Distiller(Loop):
         self.student = self._decoding(requires_grad=True)
         self.ema = self._decoding(requires_grad=False)
         self.loss = LossConfig(
-            draws=2 + config.critic_steps if config.method in ("dmd", "self_forcing") else 1,
+            draws=config.draws,
             noise_shift=config.noise_shift,
             moved_weight=config.moved_weight,
             # A kept trajectory is of the history that it was computed from; a roll-out makes its own.
@@ -73,7 +73,9 @@ class Distiller(Loop):
         self._replay: Replay | None = None
         self._replayed: dict[str, Tensor] = {}  # of the checkpoint
         self.optimizers = {
-            who: _adam(network, rates[who]) for who, network in self.method.networks.items() if who in rates
+            who: _mover(network, rates[who], config.method)
+            for who, network in self.method.networks.items()
+            if who in rates
         }
         if place.leads:
             self._begin(world.name)
@@ -181,10 +183,11 @@ class Distiller(Loop):
         return loss.detach()
 
 
-def _adam(decoder: nn.Module, lr: float) -> Optimizer:
-    """AdamW without momentum, as the moving target of a game between two wants it."""
-    told = OptimizerConfig(muon_lr=0.0, adam_lr=lr, warmup=20, decay=0.5, betas=(0.0, 0.99))
-    return Optimizer(decoder, told)
+def _mover(decoder: nn.Module, lr: float, method: str) -> Optimizer:
+    """Muon beside AdamW for a score of recorded play; AdamW without momentum where the target moves, too."""
+    if method == "energy":
+        return Optimizer(decoder, OptimizerConfig(muon_lr=20 * lr, adam_lr=lr, warmup=20, decay=0.8))
+    return Optimizer(decoder, OptimizerConfig(muon_lr=0.0, adam_lr=lr, warmup=20, decay=0.5, betas=(0.0, 0.99)))
 
 
 @command("distill")

@@ -14,6 +14,7 @@ from worldsim.model.dit import DiT
 from worldsim.model.world_model import WorldModel
 from worldsim.training.asymmetric import AsymmetricDMD
 from worldsim.training.dmd import DMD
+from worldsim.training.energy import EnergyScore
 from worldsim.training.forcing import Forcing
 from worldsim.training.loop import ReportConfig
 from worldsim.training.regression import Consistency, ODEInitialisation
@@ -22,8 +23,8 @@ from worldsim.training.teaching import Computer, Method
 from worldsim.world import load_world
 
 #: Ways to distil, and each one's learning rate: distribution matching, the same on the student's roll-outs, regression
-#: to the ends of the teacher's trajectories, and consistency along them.
-METHODS = {"dmd": 5e-5, "self_forcing": 5e-5, "ode": 3e-4, "consistency": 3e-4}
+#: to the ends of the teacher's trajectories, consistency along them, and the energy score against recorded play.
+METHODS = {"dmd": 5e-5, "self_forcing": 5e-5, "ode": 3e-4, "consistency": 3e-4, "energy": 3e-4}
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ class DistillConfig:
             once; None: the decoder of ``world`` judges each frame.
         teacher_steps: Denoising steps of the teacher's solver, where the method follows it.
         trajectories: Steps whose trajectories are computed and kept, by ``method=ode``.
-        lr: Of AdamW, on the student's decoder; None: as :data:`METHODS` says.
+        members: Frames made of each moment, which ``method=energy`` compares; at least 2.
+        lr: Of AdamW, on the student's decoder; None: as :data:`METHODS` says. Twenty times it is that of Muon, which
+            moves the blocks' matrices where no critic learns beside the student.
         critic_lr: Of the critic's.
         critic_steps: Of the critic, for each of the student's (the two time scales of DMD2, arXiv 2405.14867).
         head_start: Steps in which only the critic learns.
@@ -63,6 +66,7 @@ class DistillConfig:
     sampling_steps: int | None = None
     teacher_steps: int = 16
     trajectories: int = 100
+    members: int = 2
     lr: float | None = None
     critic_lr: float = 2e-4
     critic_steps: int = 2
@@ -85,12 +89,20 @@ class DistillConfig:
                 raise RunError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.method not in METHODS:
             raise RunError(f"there is no method={self.method}: it is one of {', '.join(METHODS)}")
+        if self.members < 2:
+            raise RunError(f"members must be at least 2, not {self.members}: their distances are what is scored")
         if self.teacher and self.method != "self_forcing":
             raise RunError(f"teacher={self.teacher} judges roll-outs: give method=self_forcing with it")
         if self.method == "ode" and self.teacher_steps % (self.sampling_steps or 1):
             raise RunError(
                 f"teacher_steps={self.teacher_steps} is not a multiple of sampling_steps={self.sampling_steps}"
             )
+
+    @property
+    def draws(self) -> int:
+        """Of noise, that a step needs: what frames are made of, and what they are judged with."""
+        matching = 2 + self.critic_steps
+        return {"dmd": matching, "self_forcing": matching, "energy": self.members}.get(self.method, 1)
 
 
 def make_method(
@@ -136,6 +148,8 @@ def make_method(
         method = AsymmetricDMD(student, network, forcing, computer, **matching)
         method.stretches.check(student.config.window, rolled)
         return method
+    if config.method == "energy":
+        return EnergyScore(teacher, student, computer, own_level=config.own_level)
     told: dict[str, Any] = {"teacher_steps": config.teacher_steps, "weight": config.moved_weight}
     if config.method == "consistency":
         return Consistency(teacher, student, computer, ema=config.ema, **told)

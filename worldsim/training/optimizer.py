@@ -38,13 +38,12 @@ class OptimizerConfig:
 def split_parameters(
     model: nn.Module,
 ) -> tuple[list[tuple[str, nn.Parameter]], list[tuple[str, nn.Parameter]]]:
-    """Named parameters for Muon (matrices inside ``blocks``, except AdaLN's) and for AdamW (the rest)."""
+    """Named parameters for Muon (matrices inside ``blocks``, neither AdaLN's nor tables) and for AdamW (the rest)."""
     muon: list[tuple[str, nn.Parameter]] = []
     adam: list[tuple[str, nn.Parameter]] = []
     for name, parameter in model.named_parameters():
-        hidden = (
-            parameter.ndim == 2 and ".blocks." in f".{name}" and "modulation" not in name and "age_bias" not in name
-        )
+        inside = parameter.ndim == 2 and ".blocks." in f".{name}"
+        hidden = inside and not any(part in name for part in ("modulation", "age_bias", "gate"))
         (muon if hidden else adam).append((name, parameter))
     return muon, adam
 

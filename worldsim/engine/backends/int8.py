@@ -19,6 +19,7 @@ from worldsim.engine.backends import Part
 from worldsim.engine.backends.torchscript import TorchScript
 from worldsim.errors import BackendError
 from worldsim.model.attention import MLP, SpatialAttention, TemporalAttention
+from worldsim.model.multiscale import MultiScaleAttention
 
 
 class Int8Linear(nn.Module):
@@ -65,7 +66,7 @@ def rounded(part: nn.Module) -> nn.Module:
     with torch.inference_mode(False), torch.no_grad():
         made = copy.deepcopy(part)
         for module in list(made.modules()):
-            if isinstance(module, SpatialAttention | TemporalAttention | MLP):
+            if isinstance(module, SpatialAttention | TemporalAttention | MultiScaleAttention | MLP):
                 for name, layer in list(module.named_children()):
                     if isinstance(layer, nn.Linear) and name != "down":
                         setattr(module, name, Int8Linear(layer))
