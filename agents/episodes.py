@@ -41,6 +41,8 @@ class Play:
         max_steps: Decisions after which one is cut off.
         greedy: The likeliest action instead of a drawn one.
         seed: Episode i has ``seed + i``.
+        noops: A real game begins with 1 to so many ticks of no action, as is usual on Atari, or one policy would play
+            the same game every time; 0: with none.
         device, dtype: Of the networks.
     """
 
@@ -52,6 +54,7 @@ class Play:
     seed: int = 0
     device: str = "cpu"
     dtype: str | None = None
+    noops: int = 30
 
     @cached_property
     def source(self) -> SourceConfig:
@@ -85,11 +88,12 @@ class EpisodesConfig:
     device: str = "cpu"
     dtype: str | None = None
     threads: int | None = None
+    noops: int = 30
     out: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.episodes < 1:
-            raise WorldsimError(f"episodes must be at least 1, not {self.episodes}")
+        if self.episodes < 1 or self.noops < 0:
+            raise WorldsimError(f"episodes must be at least 1 and noops 0, not {self.episodes} and {self.noops}")
 
     def play(self, world: World) -> Play:
         """How the episodes are played in and beside a world."""
@@ -102,6 +106,7 @@ class EpisodesConfig:
             self.seed,
             self.device,
             self.dtype,
+            self.noops,
         )
 
 
@@ -163,13 +168,13 @@ def play_real(
     Args:
         sources: The games.
         choose: Frames [N, H, W, 3] and states to actions [N], once every ``repeat`` ticks.
-        play: Seed, and how many decisions at most.
+        play: Seed, no-ops, and how many decisions at most.
         repeat: Ticks that an action is held.
         watch: Told every tick's frames and actions.
         shoot: Given the first game's frames.
     """
     rows = len(sources)
-    starts = [source.reset(seed=play.seed + i) for i, source in enumerate(sources)]
+    starts = [_begun(source, play.seed + i, play.noops) for i, source in enumerate(sources)]
     frames, states = np.stack([frame for frame, _ in starts]), [info["state"] for _, info in starts]
     watch(frames, None)
     shoot(frames[0])
@@ -188,6 +193,14 @@ def play_real(
                 shoot(frames[0])
         decisions += 1
     return returns
+
+
+def _begun(source: Source, seed: int, noops: int) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    """A game's frame and what goes with it after some ticks of no action."""
+    frame, info = source.reset(seed=seed)
+    for _ in range(int(np.random.default_rng(seed).integers(1, noops + 1)) if noops else 0):
+        frame, _, _, _, info = source.step(source.actions.noop)
+    return frame, info
 
 
 def play_dream(

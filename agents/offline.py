@@ -50,9 +50,9 @@ class OfflineConfig:
     world: str
     data: Path | None = None
     run: Path | None = None
-    steps: int = 4000
+    steps: int = 8000
     batch: int = 256
-    lr: float = 5e-4
+    lr: float = 1e-3
     gamma: float = 0.99
     temperature: float = 1.0
     cap: float = 10.0

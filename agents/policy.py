@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from worldsim.checkpoint import write_atomically
 from worldsim.engine.cache import make_cache
@@ -24,7 +25,9 @@ from worldsim.errors import WorldsimError
 from worldsim.schema import from_dict
 from worldsim.world import World
 
-STACK = 4  # grey frames that a convolutional policy sees at once
+STACK = 4  # grey frames that a policy sees at once
+PATCH, CHANNELS = 8, 64  # of them: pixels along a side, and numbers that are made of each
+CONTRAST = 40.0  # grey levels that become 1
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,12 @@ def _layer(layer: nn.Linear | nn.Conv2d, scale: float = math.sqrt(2)) -> nn.Modu
 
 
 class Policy(nn.Module):
-    """Actor and critic on one body: an MLP for tokens, the convolutions of the DQN paper for stacked frames."""
+    """Actor and critic on one body: an MLP, on the encoder's tokens or on patches of the stacked frames.
+
+    Of grey frames their mean is taken away: what moves is a few pixels on a bright field. With that and a norm behind
+    the patches a policy learns recorded play in minutes of which the convolutions of the DQN paper, on pixels over
+    255, had hardly begun to learn (docs/experiments/2026-11-22-twelfth-pong.md).
+    """
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
@@ -73,17 +81,17 @@ class Policy(nn.Module):
                 nn.ReLU(),
             )
         elif config.obs_type == "gray":
-            convolutions = nn.Sequential(
-                _layer(nn.Conv2d(STACK, 32, 8, 4)),
-                nn.ReLU(),
-                _layer(nn.Conv2d(32, 64, 4, 2)),
-                nn.ReLU(),
-                _layer(nn.Conv2d(64, 64, 3, 1)),
+            rows, columns = (-(-side // PATCH) for side in config.shape[1:])
+            self.body = nn.Sequential(
+                _layer(nn.Conv2d(STACK, CHANNELS, PATCH, PATCH)),
                 nn.ReLU(),
                 nn.Flatten(),
+                _layer(nn.Linear(CHANNELS * rows * columns, config.width)),
+                nn.LayerNorm(config.width),
+                nn.ReLU(),
+                _layer(nn.Linear(config.width, config.width)),
+                nn.ReLU(),
             )
-            size = convolutions(torch.zeros(1, *config.shape)).shape[1]
-            self.body = nn.Sequential(convolutions, _layer(nn.Linear(size, config.width)), nn.ReLU())
         else:
             raise WorldsimError(f"a policy sees 'latent' or 'gray', not {config.obs_type!r}")
         self.actor = _layer(nn.Linear(config.width, len(config.actions)), 0.01)
@@ -92,7 +100,11 @@ class Policy(nn.Module):
     def forward(self, observations: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [N, actions] and values [N] of observations [N, ...]."""
         seen = observations.float()
-        features = self.body(seen / 255 if self.config.obs_type == "gray" else seen)
+        if self.config.obs_type == "gray":
+            height, width = seen.shape[-2:]
+            seen = (seen - seen.mean((1, 2, 3), keepdim=True)) / CONTRAST
+            seen = F.pad(seen, (0, -width % PATCH, 0, -height % PATCH))
+        features = self.body(seen)
         return self.actor(features), self.critic(features).squeeze(-1)
 
     @torch.no_grad()

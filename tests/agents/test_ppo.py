@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from worldsim.agents import evaluate, ppo
+from worldsim.agents.episodes import Play, play_real
 from worldsim.agents.evaluate import JudgeConfig, judge, summary
 from worldsim.agents.policy import Policy, PolicyConfig, Stack, Watcher, load_policy
 from worldsim.agents.ppo import Learner, PPOConfig, advantages
+from worldsim.envs.sources import load_source, make_source
 from worldsim.envs.vector_env import WorldVectorEnv
 from worldsim.errors import RunError, WorldsimError
 from worldsim.world import World
@@ -158,6 +160,27 @@ def test_a_policy_plays_the_dream_and_the_real_game(tiny_world_folder: Path, tmp
         assert ok and len(film.frames) > 60 and film.frames[0].shape[:2] == (480, 480)
     # In the real game the opponent has scored once within 140 ticks.
     assert all(-2 <= total <= 0 for total in report["real"]["returns"]) and min(report["real"]["returns"]) < 0
+
+
+def test_real_games_begin_with_different_numbers_of_no_ops(tiny_world: World) -> None:
+    pytest.importorskip("ale_py")
+
+    def ticks(noops: int) -> list[int]:
+        sources, counts = [make_source(load_source("pong")) for _ in range(6)], [0] * 6
+        for row, source in enumerate(sources):
+
+            def step(action: int, row: int = row, real: Any = source.step) -> Any:
+                counts[row] += 1
+                return real(action)
+
+            source.step = step  # type: ignore[method-assign]
+        play_real(sources, lambda *_: np.zeros(6, np.int64), Play(tiny_world, max_steps=1, noops=noops, seed=5))
+        return [count - 1 for count in counts]
+
+    assert ticks(0) == [0] * 6
+    begun = ticks(30)
+    assert begun == ticks(30) and len(set(begun)) > 3
+    assert min(begun) >= 1 and max(begun) <= 30
 
 
 def test_scripted_and_random_players_are_judged_too() -> None:

@@ -149,7 +149,7 @@ def test_a_clip_is_what_the_network_gives_over_it_and_the_frames_before() -> Non
         led += known
 
 
-@pytest.mark.parametrize("name", ["dit", "dit:2", "clip:3", "stream:3", "stream-causal:3"])
+@pytest.mark.parametrize("name", ["dit", "dit:2", "clip:3", "stream:3", "stream-causal:3", "stream-windows:3"])
 def test_a_design_opened_by_name_runs_behind_by_its_delay(name: str) -> None:
     """The start's last frames, as they were where nothing happens to them on the way."""
     design = Design.parse(name)

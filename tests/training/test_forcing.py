@@ -67,6 +67,19 @@ def test_a_clip_has_clean_frames_before_those_that_are_made_at_one_level() -> No
     assert (t[:, :4] == 0).all() and (t[:, 4:] > 0).all() and (t[:, 4] == t[:, 5]).all()
 
 
+def test_mixed_partitions_share_levels_in_chunks_of_every_size() -> None:
+    t = levels("stream:4", 6, "mixed")
+    assert (t[:, :2] == 0).all() and t[:, 2:].min() > 0 and t.max() <= 1
+    distinct = np.array([len(np.unique(row)) for row in t[:, 2:].round(5)])
+    assert {1, 2, 4} == set(distinct) and min((distinct == k).mean() for k in (1, 2, 4)) > 0.25
+    pairs = t[distinct == 2, 2:]
+    np.testing.assert_allclose(pairs[:, [1, 3]], pairs[:, [0, 2]])
+    np.testing.assert_allclose(pairs[:, 2] - pairs[:, 0], 0.5, atol=1e-6)
+    assert t[distinct == 1, 2].max() > 0.9 and t[distinct == 1, 2].min() < 0.1
+    with pytest.raises(RunError, match="forcing=mixed is for designs of a moving buffer, not dit"):
+        forcing("dit", "mixed")
+
+
 @pytest.mark.parametrize("name", ["stream:4", "stream-causal:4"])
 def test_levels_rise_along_a_buffer_as_they_do_when_it_moves(name: str) -> None:
     t = levels(name, 6)
@@ -76,8 +89,10 @@ def test_levels_rise_along_a_buffer_as_they_do_when_it_moves(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "how"), [("dit", "diffusion"), ("dit:3", "teacher"), ("clip:3", "diffusion"), ("stream:3", "diffusion")]
-)
+    ("name", "how"),
+    [("dit", "diffusion"), ("dit:3", "teacher"), ("clip:3", "diffusion"), ("stream:3", "diffusion"),
+     ("stream-windows:3", "mixed")],
+)  # fmt: skip
 def test_given_frames_cost_nothing_and_what_is_made_is_taught(name: str, how: str) -> None:
     """The error is that of the frames that are made, to the recorded ones, and the gradient reaches every weight."""
     of = forcing(name, how)
@@ -146,7 +161,7 @@ def state(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "checkpoint.safetensors")
 
 
-@pytest.mark.parametrize("design", ["dit:2", "clip:2", "stream:2", "stream-causal:2"])
+@pytest.mark.parametrize("design", ["dit:2", "clip:2", "stream:2", "stream-causal:2", "stream-windows:2"])
 def test_a_design_is_trained_and_becomes_a_world(design: str, pong_data: Dataset, tmp_path: Path) -> None:
     how = "teacher" if design.startswith("dit") else "diffusion"
     asked = [f"design={design}", f"forcing={how}", "steps=4", f"data={pong_data.folder}", f"run={tmp_path / 'run'}"]
@@ -174,7 +189,7 @@ def test_a_run_of_a_design_goes_on_as_if_it_had_not_stopped(pong_data: Dataset, 
     ("settings", "said"),
     [
         (["design=dti"], "there is scd, dit"),
-        (["design=dit", "forcing=none"], "there is diffusion and teacher"),
+        (["design=dit", "forcing=none"], "there is diffusion, teacher, mixed"),
         (["design=dit", "init=pong"], "begins from nothing"),
         (["design=clip:2", "forcing=teacher"], "is for design=dit and dit:<k>, not clip:2"),
         (["forcing=teacher"], "the separable design has its own"),

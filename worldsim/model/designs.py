@@ -9,7 +9,7 @@ from worldsim.model.config import ModelConfig
 from worldsim.model.dit import DiT
 
 SEPARABLE = "scd"
-KINDS = ("dit", "clip", "stream", "stream-causal")
+KINDS = ("dit", "clip", "stream", "stream-causal", "stream-windows")
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Design:
         kind: ``dit``, chunk-causal with a KV cache (CausVid, arXiv 2412.07772); ``clip``, bidirectional: frames that
             are made together see each other and the clean ones before them; ``stream``, a moving buffer at rising noise
             levels whose frames all see each other (StreamDiT, arXiv 2507.03745); ``stream-causal``, one whose frames
-            see those before them.
+            see those before them; ``stream-windows``, one that sees within windows of space and time and shifted ones,
+            as StreamDiT does.
         frames: Of a chunk, a clip or the buffer.
     """
 
@@ -29,7 +30,7 @@ class Design:
 
     @classmethod
     def parse(cls, text: str) -> Design:
-        """``dit``, ``dit:4``, ``clip:4``, ``stream:4`` or ``stream-causal:4``.
+        """``dit``, ``dit:4``, ``clip:4``, ``stream:4``, ``stream-causal:4`` or ``stream-windows:4``.
 
         Raises:
             WorldsimError: it is none of these.
@@ -39,7 +40,7 @@ class Design:
         if kind not in KINDS or not 1 <= frames <= 64:
             raise WorldsimError(
                 f"no design is called {text!r}: there is scd, dit, dit:<frames of a chunk>, clip:<frames together>, "
-                "stream:<frames of the buffer> and stream-causal:<frames>, of 1 to 64 frames"
+                "stream:<frames of the buffer>, stream-causal:<frames> and stream-windows:<frames>, of 1 to 64 frames"
             )
         return cls(kind, frames)
 
@@ -59,7 +60,7 @@ class Design:
         total = self.frames + self.reference(config)
         if self.kind == "stream-causal":
             return DiT(replace(config, window=max(2, total)))
-        return DiT(replace(config, window=2), total)
+        return DiT(replace(config, window=2), total, windows=self.kind == "stream-windows")
 
     def reference(self, config: ModelConfig) -> int:
         """Clean frames that go along where nothing is cached: as many as a world remembers, less those being made."""

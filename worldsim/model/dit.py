@@ -12,6 +12,7 @@ from worldsim.model.attention import MLP, RMSNorm, SpatialAttention, TemporalAtt
 from worldsim.model.config import ModelConfig
 from worldsim.model.decoder import NoiseLevelEmbedding
 from worldsim.model.token_decoder import modulate
+from worldsim.model.windows import WindowBlock
 
 MODULATIONS = 9  # shift, scale and gate of attention within the frame, of attention along time, and of the MLP
 
@@ -63,9 +64,11 @@ class DiT(nn.Module):
     Args:
         config: Sizes; ``encoder_layers`` blocks.
         chunk: Frames that are made together.
+        windows: All clips have ``chunk`` frames, and attention is within windows of space and time, see
+            :class:`~worldsim.model.windows.WindowBlock`; nothing can be cached.
     """
 
-    def __init__(self, config: ModelConfig, chunk: int = 1) -> None:
+    def __init__(self, config: ModelConfig, chunk: int = 1, *, windows: bool = False) -> None:
         super().__init__()
         self.config, self.chunk = config, chunk
         self.patches = nn.Linear(config.patch_dim, config.dim)
@@ -73,7 +76,10 @@ class DiT(nn.Module):
         self.level = NoiseLevelEmbedding(config.dim)
         self.action = nn.Embedding(config.num_actions + 1, config.dim)  # the last row: no action came before
         self.modulation = nn.Linear(config.dim, MODULATIONS * config.dim)
-        self.blocks = nn.ModuleList(DiTBlock(config, chunk) for _ in range(config.encoder_layers))
+        self.blocks = nn.ModuleList(
+            WindowBlock(config, chunk, MODULATIONS) if windows else DiTBlock(config, chunk)
+            for _ in range(config.encoder_layers)
+        )
         self.norm = RMSNorm(config.dim, eps=1e-6)
         self.out = nn.Linear(config.dim, config.patch_dim)
         for zero in (self.modulation.weight, self.modulation.bias, self.out.weight, self.out.bias):
@@ -111,7 +117,7 @@ class DiT(nn.Module):
     def denoise(self, noisy: Tensor, modulation: Tensor) -> Tensor:
         """:meth:`forward`, with the modulation [B, T, 9 D] of levels and actions."""
         x = self.patches(noisy) + self.position
-        for block in self._blocks():
+        for block in self.blocks:
             x = block(x, modulation)
         return self.out(self.norm(x))
 
@@ -131,7 +137,7 @@ class DiT(nn.Module):
         frames = clean.shape[1]
         modulation = torch.cat((self.condition(torch.zeros_like(t), action), self.condition(t, action)), 1)
         x = self.patches(torch.cat((clean, noisy), 1)) + self.position
-        for block in self._blocks():
+        for block in self._cached():
             x = block(x, modulation, taught=True)
         return self.out(self.norm(x[:, frames:]))
 
@@ -152,7 +158,7 @@ class DiT(nn.Module):
         """
         x = self.patches(noisy) + self.position
         new_keys, new_values = [], []
-        for i, block in enumerate(self._blocks()):
+        for i, block in enumerate(self._cached()):
             x, key, value = block.step(x, modulation, keys[i], values[i], bias[i])
             new_keys.append(key)
             new_values.append(value)
@@ -160,10 +166,11 @@ class DiT(nn.Module):
 
     def ring_bias(self, age: Tensor) -> Tensor:
         """Bias [layers, B, h, k, W-1] of ring slots by their age: int64 [B, W-1], 1 ... W-1, or 0 for an empty slot."""
-        return ring_bias([block.time for block in self._blocks()], age)
+        return ring_bias([block.time for block in self._cached()], age)
 
-    def _blocks(self) -> Iterator[DiTBlock]:
-        for block in self.blocks:  # ModuleList forgets what it holds
+    def _cached(self) -> Iterator[DiTBlock]:
+        """Blocks that attend along time, whose keys and values can be kept."""
+        for block in self.blocks:
             assert isinstance(block, DiTBlock)
             yield block
 

@@ -6,7 +6,8 @@ sees history and the frame to be made alike, history has a noise level too, and 
 - diffusion forcing (arXiv 2407.01392): every chunk has a level of its own, so history is mostly noisy;
 - teacher forcing: history is clean, for twice the price (:meth:`~worldsim.model.dit.DiT.teach`);
 - clips: the first frames are clean, the others share a level;
-- buffered flow matching (StreamDiT, arXiv 2507.03745): levels rise along the buffer as they do when it moves.
+- buffered flow matching (StreamDiT, arXiv 2507.03745): levels rise along the buffer as they do when it moves, frame by
+  frame or, mixed with that, in chunks of any size that share a level.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from worldsim.training.batches import stratified
 from worldsim.training.loss import attention, shift_levels
 from worldsim.training.teaching import Computer
 
-FORCINGS = ("diffusion", "teacher")
+FORCINGS = ("diffusion", "teacher", "mixed")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Forcing:
     Attributes:
         design: What is taught.
         model: Sizes of the world.
-        how: One of :data:`FORCINGS`; for ``dit`` alone, others are taught in one way each.
+        how: One of :data:`FORCINGS`; ``teacher`` is for ``dit`` alone, ``mixed`` for buffers.
         shift: Of noise levels towards pure noise, see :func:`~worldsim.training.loss.shift_levels`; not of those of
             diffusion forcing, which are history too, and not of a buffer's.
 
@@ -74,9 +75,11 @@ class Forcing:
 
     def __post_init__(self) -> None:
         if self.how not in FORCINGS:
-            raise RunError(f"forcing is {self.how!r}: there is {' and '.join(FORCINGS)}")
-        if self.how != "diffusion" and self.design.kind != "dit":
+            raise RunError(f"forcing is {self.how!r}: there is {', '.join(FORCINGS)}")
+        if self.how == "teacher" and self.design.kind != "dit":
             raise RunError(f"forcing={self.how} is for design=dit and dit:<k>, not {self.design}: leave it out")
+        if self.how == "mixed" and not self.design.kind.startswith("stream"):
+            raise RunError(f"forcing={self.how} is for designs of a moving buffer, not {self.design}: leave it out")
 
     @property
     def stretch(self) -> int | None:
@@ -91,7 +94,10 @@ class Forcing:
             t = u if self.how == "diffusion" else shift_levels(u, self.shift)
             return t.repeat(made, 1)[:, :frames]
         u = stratified(rng, rows, 1)
-        rising = (np.arange(made, dtype=np.float32) + u) / made
+        chunk = np.ones((rows, 1), np.int64)
+        if self.how == "mixed":  # StreamDiT's partitions: of one frame each, of all, and between
+            chunk = rng.choice([k for k in range(1, made + 1) if made % k == 0], (rows, 1))
+        rising = (np.arange(made) // chunk + u) * chunk / made
         new = shift_levels(u, self.shift).repeat(made, 1) if self.design.kind == "clip" else rising
         return np.concatenate([np.zeros((rows, frames - made), np.float32), new.astype(np.float32)], 1)
 

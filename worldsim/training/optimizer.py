@@ -43,7 +43,7 @@ def split_parameters(
     adam: list[tuple[str, nn.Parameter]] = []
     for name, parameter in model.named_parameters():
         inside = parameter.ndim == 2 and ".blocks." in f".{name}"
-        hidden = inside and not any(part in name for part in ("modulation", "age_bias", "gate"))
+        hidden = inside and not any(part in name for part in ("modulation", "_bias", "gate"))
         (muon if hidden else adam).append((name, parameter))
     return muon, adam
 
