@@ -266,8 +266,8 @@ class Learner:
 
     def _batch(self, moments: Moments, chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         held = moments.actions[chosen], moments.returns[chosen], moments.copied[chosen].astype(np.float32)
-        seen = moments.stacks(chosen, self.config.action_repeat)
-        seen, actions, wanted, copied = (torch.from_numpy(one).to(self.device) for one in (seen, *held))
+        stacks = moments.stacks(chosen, self.config.action_repeat)
+        seen, actions, wanted, copied = (torch.from_numpy(one).to(self.device) for one in (stacks, *held))
         return seen, actions, wanted, copied
 
 

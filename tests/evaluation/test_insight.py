@@ -12,11 +12,15 @@ import torch
 
 from worldsim.data.clips import ClipStore
 from worldsim.data.episodes import Dataset
+from worldsim.engine.cache import RingCache
 from worldsim.evaluation import insight
 from worldsim.evaluation.layers import main
+from worldsim.evaluation.specimen import Monolithic, Separable, Specimen
 from worldsim.model.config import ModelConfig
-from worldsim.model.dit import wake
+from worldsim.model.dit import DiT, wake
+from worldsim.model.patches import patchify, shown
 from worldsim.model.world_model import WorldModel
+from worldsim.training.pretrain import main as train
 from worldsim.training.progress import held_out_error
 
 SIZES = {"dim": 32, "heads": 2, "encoder_layers": 3, "decoder_layers": 2, "decoder_width": 8, "window": 4}
@@ -30,30 +34,43 @@ def model(request: pytest.FixtureRequest) -> WorldModel:
     return made
 
 
+@pytest.fixture(scope="module")
+def network() -> DiT:
+    torch.manual_seed(0)
+    made = DiT(ModelConfig(6, 80, 80, 10, **SIZES)).eval().requires_grad_(False)
+    wake(made, seed=1, scale=0.1)
+    return made
+
+
+@pytest.fixture(params=["separable", "monolithic"])
+def specimen(request: pytest.FixtureRequest, model: WorldModel, network: DiT) -> Specimen:
+    return Separable(model) if request.param == "separable" else Monolithic(network)
+
+
 @pytest.fixture
 def store(pong_data: Dataset) -> ClipStore:
     return ClipStore(pong_data, pong_data.held_out, 8)
 
 
-def test_attention_is_shared_out_among_the_frames_of_the_window(model: WorldModel, store: ClipStore) -> None:
-    seen = insight.looks(model, store, 2)
+def test_attention_is_shared_out_among_the_frames_of_the_window(specimen: Specimen, store: ClipStore) -> None:
+    seen = insight.looks(specimen, store, 2)
     assert seen.by_age.shape == (3, 2, 4) and seen.frames.shape == (3, 2)
     np.testing.assert_allclose(seen.by_age.sum(-1), 1, atol=1e-6)
     assert (seen.frames > 1).all() and (seen.frames < 4).all()
-    biased = model.encoder.blocks[1].time
+    biased = specimen.attentions[1]
     before = biased.age_bias.clone()
     try:
         biased.age_bias[0, 2] = 50.0  # one head of one block looks two frames back, whatever is there
-        seen = insight.looks(model, store, 1)
+        seen = insight.looks(specimen, store, 1)
         np.testing.assert_allclose(seen.by_age[1, 0], [0, 0, 1, 0], atol=1e-6)
         assert seen.frames[1, 0] == pytest.approx(1) and seen.frames[1, 1] > 1.5
     finally:
         biased.age_bias.copy_(before)
 
 
-def test_features_at_a_step_are_like_themselves_and_less_like_others(model: WorldModel, store: ClipStore) -> None:
-    features = insight.features_by_step(model, store, 3)
-    assert len(features) == len(model.decoder.repeated) and all(len(block) == 3 for block in features)
+def test_features_at_a_step_are_like_themselves_and_less_like_others(specimen: Specimen, store: ClipStore) -> None:
+    features = insight.features_by_step(specimen, store, 3)
+    assert len(features) == len(specimen.blocks) and all(len(block) == 3 for block in features)
     for block in features:
         alike = insight.similarity(block)
         np.testing.assert_allclose(np.diag(alike), 1, atol=1e-6)
@@ -64,18 +81,18 @@ def test_features_at_a_step_are_like_themselves_and_less_like_others(model: Worl
         assert 0 <= np.min(pictures) < np.max(pictures) <= 1
 
 
-def test_a_cut_is_made_for_the_measurement_alone(model: WorldModel, store: ClipStore) -> None:
-    whole = held_out_error(model, store, 1, steps=2)
-    rows = insight.cuts(model, store, 1, steps=2)
-    assert rows[0] == {"what": "nothing", **whole} and held_out_error(model, store, 1, steps=2) == whole
+def test_a_cut_is_made_for_the_measurement_alone(specimen: Specimen, store: ClipStore) -> None:
+    whole = specimen.error(store, 1, 0, 2)
+    rows = insight.cuts(specimen, store, 1, steps=2)
+    assert rows[0] == {"what": "nothing", **whole} and specimen.error(store, 1, 0, 2) == whole
     found = {row["what"]: row["all"] for row in rows}
-    blocks = len(model.decoder.repeated)
+    blocks = len(specimen.blocks)
     assert len(found) == len(rows) == 1 + 3 + 2 + blocks + (blocks > 3)
     assert len(set(found.values())) == len(found), "each takes something else out"
 
 
 def test_without_its_memory_a_network_is_one_that_sees_a_single_frame(model: WorldModel, store: ClipStore) -> None:
-    rows = {row["what"]: row for row in insight.cuts(model, store, 1, steps=1)}
+    rows = {row["what"]: row for row in insight.cuts(Separable(model), store, 1, steps=1)}
     alone = WorldModel(ModelConfig(**{**vars(model.config), "window": 2})).eval().requires_grad_(False)
     weights = {name: w[:, :2] if name.endswith("age_bias") else w for name, w in model.state_dict().items()}
     for name in weights:
@@ -86,6 +103,48 @@ def test_without_its_memory_a_network_is_one_that_sees_a_single_frame(model: Wor
     wanted = held_out_error(alone, store, 1)
     got = rows["temporal attention of blocks 1 to 3"]
     assert {name: got[name] for name in wanted} == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_transformer_is_looked_into_as_its_roll_out_computes(network: DiT, store: ClipStore) -> None:
+    """A frame that is being made looks at clean ones before it and at itself, as it does with a cache."""
+    of, window = Monolithic(network), network.config.window
+    weights = next(iter(of.weights(store, 0, 0)))
+    torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
+    t = torch.arange(weights.shape[-1])
+    age = t[:, None] - t
+    assert not weights[..., (age < 0) | (age >= window)].any()
+    denoise, noise = of.denoising(store, 0, 0)
+    clip, _ = store.draw(0, 0, 0)
+    clean = shown(patchify(torch.from_numpy(clip.frames), network.config), torch.float32)
+    led = torch.cat((torch.tensor([network.no_action]), torch.from_numpy(clip.actions)))
+    cache = RingCache(network, 1)
+    together = denoise(noise, 1.0)
+    for at in range(len(clean)):
+        ring = cache.keys, cache.values, cache.bias()
+        told = [network.condition(torch.full((1, 1), level), led[None, at : at + 1]) for level in (1.0, 0.0)]
+        made, _, _ = network.step(noise[None, at : at + 1], told[0], *ring)
+        torch.testing.assert_close(together[at], made[0, 0], rtol=1e-4, atol=1e-4)
+        _, keys, values = network.step(clean[None, at : at + 1], told[1], *ring)
+        cache.write_chunk(keys, values)
+
+
+def test_the_command_looks_into_other_designs_or_says_that_it_cannot(
+    pong_data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for design, code in (("dit", 0), ("dit:2", 2)):
+        small = ["compile=false", "threads=1", "steps=2", "batch=1", "report.held_out_clips=1", "report.grid_rows=1"]
+        small += [f"model.{name}={value}" for name, value in SIZES.items()] + ["report.grid_ticks=[1,4]"]
+        run = tmp_path / design.replace(":", "-")
+        told = ["world=pong", f"design={design}", f"data={pong_data.folder}", f"run={run}", *small]
+        assert train(told) in (0, None)
+        capsys.readouterr()
+        asked = [f"world={run / 'world'}", f"data={pong_data.folder}", f"out={run / 'probed'}", "clips=1", "steps=2"]
+        assert main([*asked, "threads=1"]) == code
+        said = capsys.readouterr()
+        if code:
+            assert "probe looks into designs scd and dit, and 'pong' is of dit:2" in said.err
+        else:
+            assert "| block 3 after the first step |" in said.out and "encoder" not in said.out
 
 
 def test_the_command_writes_numbers_tables_and_pictures(

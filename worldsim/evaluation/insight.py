@@ -1,7 +1,8 @@
 """What the layers of a trained world do: where they look, and whether denoising steps repeat each other's work.
 
-The two findings that Separable Causal Diffusion rests on (arXiv 2602.10095), as measurements of any world: deep layers
-hardly look at other frames, and features hardly change from one denoising step to the next.
+The two findings that Separable Causal Diffusion rests on (arXiv 2602.10095), as measurements of a world: deep layers
+hardly look at other frames, and features hardly change from one denoising step to the next. The paper found them in
+frame-causal diffusion transformers (``design=dit``); what it made of them can be looked into alike.
 """
 
 from __future__ import annotations
@@ -19,10 +20,9 @@ from torch import Tensor, nn
 
 from worldsim.data.clips import ClipStore
 from worldsim.engine.sampler import levels, sample
+from worldsim.evaluation.specimen import Specimen, hooked
 from worldsim.model.attention import TemporalAttention
 from worldsim.model.multiscale import MultiScaleAttention
-from worldsim.model.world_model import WorldModel
-from worldsim.training.progress import held_out_error
 
 
 @dataclass(frozen=True)
@@ -41,24 +41,21 @@ class Looks:
 
 
 @torch.inference_mode()
-def looks(model: WorldModel, store: ClipStore, clips: int, seed: int = 0) -> Looks:
+def looks(of: Specimen, store: ClipStore, clips: int, seed: int = 0) -> Looks:
     """Measure where temporal attention looks.
 
     Args:
-        model: In eval mode.
+        of: In eval mode.
         store: Clips of at least a window.
         clips: How many to look at.
         seed: Of the draw.
     """
-    window = model.config.window
-    total = np.zeros((model.config.encoder_layers, model.config.heads, window))
+    window = of.window
+    total = np.zeros((of.layers, of.heads, window))
     frames = np.zeros(total.shape[:2])
-    inputs: dict[nn.Module, Tensor] = {}
     for place in range(clips):
-        with _hooked(_temporal(model), lambda module, given, made: inputs.update({module: given[0]})):
-            _scene(model, store, place, seed)
-        for layer, (attention, x) in enumerate(zip(_temporal(model), inputs.values(), strict=True)):
-            weights = attention.weights(x).double()[..., window - 1 :, :]  # [B, L, h, t, T]
+        for layer, found in enumerate(of.weights(store, place, seed)):
+            weights = found.double()[..., window - 1 :, :]  # [B, L, h, t, T]
             entropy = -torch.xlogy(weights, weights).sum(-1)
             frames[layer] += entropy.exp().mean((0, 1, 3)).cpu().numpy()
             mean = weights.mean((0, 1))  # [h, t, T]
@@ -70,12 +67,12 @@ def looks(model: WorldModel, store: ClipStore, clips: int, seed: int = 0) -> Loo
 
 @torch.inference_mode()
 def features_by_step(
-    model: WorldModel, store: ClipStore, steps: int, place: int = 0, seed: int = 0
+    of: Specimen, store: ClipStore, steps: int, place: int = 0, seed: int = 0
 ) -> list[list[NDArray[np.float32]]]:
-    """What each block of the decoder gives in each denoising step, for the frames of one clip.
+    """What each block gives in each denoising step, for the frames of one clip.
 
     Args:
-        model: In eval mode.
+        of: In eval mode.
         store: Clips.
         steps: Denoising steps.
         place, seed: Which clip, and its noise.
@@ -83,17 +80,12 @@ def features_by_step(
     Returns:
         For each block, for each step: [frames, rows, columns, channels], places where the block has them.
     """
-    scene, actions, noise = _scene(model, store, place, seed)
-
-    def denoise(x: Tensor, t: float) -> Tensor:
-        level = torch.full((len(x),), t, device=x.device, dtype=x.dtype)
-        return model.denoise(x, scene, model.modulations(level, actions))
-
+    denoise, noise = of.denoising(store, place, seed)
     made: list[Tensor] = []
-    blocks = len(model.decoder.repeated)
-    with _hooked(model.decoder.repeated, lambda block, given, result: made.append(result)):
+    blocks = len(of.blocks)
+    with hooked(of.blocks, lambda block, given, result: made.append(result)):
         sample(denoise, noise, levels(steps))
-    grids = [_grid(model, one).float().cpu().numpy() for one in made]
+    grids = [of.grid(one).float().cpu().numpy() for one in made]
     return [grids[block::blocks] for block in range(blocks)]
 
 
@@ -117,18 +109,19 @@ def principal(features: Sequence[NDArray[np.float32]], frame: int) -> list[NDArr
     return [one.reshape(rows, columns, 3) for one in np.split(shades, len(features))]
 
 
-def cuts(model: WorldModel, store: ClipStore, clips: int, steps: int, seed: int = 0) -> list[dict[str, Any]]:
+def cuts(of: Specimen, store: ClipStore, clips: int, steps: int, seed: int = 0) -> list[dict[str, Any]]:
     """The error one frame ahead when something is taken out of a trained network, without training it again.
 
-    Temporal attention of each encoder block alone, and of it and all deeper ones, is cut down to the frame itself. Each
-    decoder block is left out from the second denoising step on, as are all that lie between the first and the last.
+    Temporal attention of each block that has it alone, and of it and all deeper ones, is cut down to the frame itself.
+    Each block that runs once a denoising step is left out from the second step on, as are all that lie between the
+    first and the last.
 
     Returns:
         A row each: ``what``, and root mean square errors in grey levels after ``steps`` denoising steps, ``moved`` and
         ``all`` (see :func:`~worldsim.training.progress.held_out_error`); the first is of the whole network.
     """
-    rows = [{"what": "nothing", **held_out_error(model, store, clips, seed, steps)}]
-    attentions, blocks = _temporal(model), model.decoder.repeated
+    rows = [{"what": "nothing", **of.error(store, clips, seed, steps)}]
+    attentions, blocks = of.attentions, of.blocks
     for first in range(len(attentions)):
         for what, chosen in (
             (f"temporal attention of block {first + 1}", attentions[first : first + 1]),
@@ -136,52 +129,16 @@ def cuts(model: WorldModel, store: ClipStore, clips: int, steps: int, seed: int 
         ):
             if len(chosen) > 1 or "blocks" not in what:
                 with _alone(chosen):
-                    rows.append({"what": what, **held_out_error(model, store, clips, seed, steps)})
+                    rows.append({"what": what, **of.error(store, clips, seed, steps)})
     if steps > 1:
-        names = [(f"decoder block {i + 1} after the first step", [block]) for i, block in enumerate(blocks)]
+        name = of.denoising_block
+        names = [(f"{name} {i + 1} after the first step", [block]) for i, block in enumerate(blocks)]
         if len(blocks) > 3:
-            names.append((f"decoder blocks 2 to {len(blocks) - 1} after the first step", blocks[1:-1]))
+            names.append((f"{name}s 2 to {len(blocks) - 1} after the first step", list(blocks[1:-1])))
         for what, left in names:
-            with _hooked(left, _skipper(steps)):
-                rows.append({"what": what, **held_out_error(model, store, clips, seed, steps)})
+            with hooked(left, _skipper(of, steps)):
+                rows.append({"what": what, **of.error(store, clips, seed, steps)})
     return rows
-
-
-def _scene(model: WorldModel, store: ClipStore, place: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What the decoder has of the past of a clip's frames but the first, the actions that led to them, and noise."""
-    weight = next(model.parameters())
-    clip, rng = store.draw(seed, 0, place)
-    frames, actions = torch.from_numpy(clip.frames)[None], torch.from_numpy(clip.actions)[None].to(weight.device)
-    patches = model.see(frames.to(weight.device), weight.dtype)
-    previous = model.previous_actions(actions)
-    views = model.views(patches)
-    context = model.encode(views, previous, torch.zeros_like(previous))
-    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    noise = torch.randn(patches.shape[1] - 1, *patches.shape[2:], generator=generator).to(weight.device, weight.dtype)
-    return model.scene(context[0, :-1], views[0, :-1]), actions[0], noise
-
-
-def _temporal(model: WorldModel) -> list[TemporalAttention | MultiScaleAttention]:
-    kinds = TemporalAttention | MultiScaleAttention
-    return [module for module in model.encoder.modules() if isinstance(module, kinds)]
-
-
-def _grid(model: WorldModel, made: Tensor) -> Tensor:
-    """A block's output as [N, rows, columns, channels]: tokens [N, L, D], or channels first."""
-    if made.ndim == 3:
-        return made.unflatten(1, (model.config.rows, model.config.columns))
-    return made.permute(0, 2, 3, 1)
-
-
-@contextmanager
-def _hooked(modules: Sequence[nn.Module], hook: Callable[[nn.Module, Any, Any], Any]) -> Iterator[None]:
-    """Have a hook told of what goes into modules and comes out; what it returns, if anything, comes out instead."""
-    handles = [module.register_forward_hook(hook) for module in modules]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -197,12 +154,12 @@ def _alone(attentions: Sequence[TemporalAttention | MultiScaleAttention]) -> Ite
             attention.window = window
 
 
-def _skipper(steps: int) -> Callable[[nn.Module, Any, Any], Any]:
+def _skipper(of: Specimen, steps: int) -> Callable[[nn.Module, Any, Any], Any]:
     """A hook that leaves a block out in all denoising steps but the first of each ``steps``."""
     calls: Counter[nn.Module] = Counter()
 
     def hook(block: nn.Module, given: Any, made: Any) -> Any:
         calls[block] += 1
-        return made if calls[block] % steps == 1 else given[0]
+        return made if calls[block] % steps == 1 else of.skipped(given[0], made)
 
     return hook

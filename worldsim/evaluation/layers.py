@@ -18,6 +18,7 @@ from worldsim.evaluation import insight
 from worldsim.evaluation.evaluate import source_name
 from worldsim.evaluation.pictures import pyplot, require_plots
 from worldsim.evaluation.report import as_json, table, write
+from worldsim.evaluation.specimen import specimen
 from worldsim.machine import commit, machine, physical_cores
 from worldsim.settings import command, command_line, from_dict, home
 from worldsim.world import load_world
@@ -61,8 +62,8 @@ def probe(config: ProbeConfig, out: Path) -> dict[str, Any]:
     dataset = Dataset.open(config.data or home() / "data" / source_name(world))
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
-    model = world.model_on(device, dtype)
-    c = model.config
+    model = specimen(world, device, dtype)
+    c = world.config.model
     if dataset.actions != world.actions or tuple(dataset.config["source"][k] for k in ("height", "width")) != (
         c.height,
         c.width,
@@ -80,6 +81,9 @@ def probe(config: ProbeConfig, out: Path) -> dict[str, Any]:
     report: dict[str, Any] = {
         "about": {
             "world": world.name,
+            "design": world.config.design,
+            "attention_block": model.attention_block,
+            "denoising_block": model.denoising_block,
             "fingerprint": world.fingerprint,
             "clips": config.clips,
             "steps": config.steps,
@@ -132,14 +136,14 @@ def as_markdown(report: Mapping[str, Any]) -> str:
             f"Weights {about['fingerprint'][:12]}, {about['clips']} held-out clips, {about['steps']} denoising steps, "
             f"{about['dtype']}, seed {about['seed']}, commit {(about['commit'] or 'unknown')[:12]}.",
             "",
-            "Temporal attention, by encoder block and head: its share on past frames, the mean age looked at, and how "
-            f"many frames a token looks at (the exponential of the entropy). All {window} frames alike would be "
-            f"{1 - 1 / window:.2f}, {(window - 1) / 2:.1f} and {window}.",
+            f"Temporal attention, by {about['attention_block']} and head: its share on past frames, the mean age "
+            "looked at, and how many frames a token looks at (the exponential of the entropy). All "
+            f"{window} frames alike would be {1 - 1 / window:.2f}, {(window - 1) / 2:.1f} and {window}.",
             "",
             *table(["head", "past", "age, ticks", "frames"], heads),
             "",
-            "Cosine of a decoder block's features at each denoising step with those at the first, and the least "
-            "between two steps that follow each other:",
+            f"Cosine of a {about['denoising_block']}'s features at each denoising step with those at the first, and "
+            "the least between two steps that follow each other:",
             "",
             *table(["block", *(f"step {step}" for step in steps), "least"], alike),
             "",
@@ -158,13 +162,14 @@ def _nearest_steps(matrix: Sequence[Sequence[float]]) -> str:
 
 def draw(report: Mapping[str, Any], features: Sequence[Sequence[Any]], out: Path) -> None:
     """Heat maps of attention and of similarity, and one frame's features as colours."""
-    plt = pyplot()
+    plt, about = pyplot(), report["about"]
     by_age = np.asarray(report["attention_by_age"])
     layers, heads, window = by_age.shape
     made, axes = plt.subplots(1, layers, figsize=(3.2 * layers, 3), sharey=True, layout="constrained", squeeze=False)
     for layer, axis in enumerate(axes[0]):
         image = axis.imshow(by_age[layer], aspect="auto", vmin=0, vmax=by_age.max(), cmap="viridis")
-        axis.set(title=f"encoder block {layer + 1}", xlabel="age of the frame looked at, ticks", yticks=range(heads))
+        axis.set(title=f"{about['attention_block']} {layer + 1}", yticks=range(heads))
+        axis.set_xlabel("age of the frame looked at, ticks")
         axis.set_yticklabels([f"head {n + 1}" for n in range(heads)])
         axis.set_xticks(range(0, window, max(1, window // 5)))
     made.colorbar(image, ax=axes, label="share of attention")
@@ -176,7 +181,8 @@ def draw(report: Mapping[str, Any], features: Sequence[Sequence[Any]], out: Path
     made, axes = plt.subplots(1, blocks, figsize=(3.2 * blocks, 3), layout="constrained", squeeze=False)
     for block, axis in enumerate(axes[0]):
         image = axis.imshow(report["similarity"][block], vmin=least, vmax=1, cmap="viridis")
-        axis.set(title=f"decoder block {block + 1}", xlabel="denoising step", xticks=range(steps), yticks=range(steps))
+        axis.set(title=f"{about['denoising_block']} {block + 1}", xticks=range(steps), yticks=range(steps))
+        axis.set_xlabel("denoising step")
         axis.set_xticklabels(range(1, steps + 1))
         axis.set_yticklabels(range(1, steps + 1))
     made.colorbar(image, ax=axes, label="cosine of features")

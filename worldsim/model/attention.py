@@ -106,10 +106,11 @@ class TemporalAttention(nn.Module):
         mixed = attend(query, key, value, bias.to(value.dtype))  # [B, L, h, T, hd]
         return self.out(mixed.permute(0, 3, 1, 2, 4).reshape(x.shape))
 
-    def weights(self, x: Tensor) -> Tensor:
+    def weights(self, x: Tensor, band: Tensor | None = None) -> Tensor:
         """How much each frame looks at each other, [B, L, h, T, T], for looking at; rows sum to 1."""
         query, key, _ = self._projected(x)
-        scores = (query @ key.transpose(-1, -2)) * self.scale + self.band(x.shape[1]).to(query.dtype)
+        bias = self.band(x.shape[1]) if band is None else band
+        scores = (query @ key.transpose(-1, -2)) * self.scale + bias.to(query.dtype)
         return scores.softmax(-1, dtype=torch.float32)
 
     def _projected(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

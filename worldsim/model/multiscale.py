@@ -85,28 +85,35 @@ class MultiScaleAttention(nn.Module):
         Returns:
             Attended tokens [B, L, D], and this frame's keys and values [B, entries of a frame, hd].
         """
-        b, length, dim = x.shape
-        seen, near_slots, split = self.conv(x), self.how.near - 1, self.heads * (self.how.near - 1) * length
+        seen, split = self.conv(x), self.heads * (self.how.near - 1) * x.shape[1]
+        near_ages, far_ages = ages.tensor_split([self.how.near - 1], 1)
+        near, key, value = self._near_step(seen, keys[:, :split], values[:, :split], near_ages)
+        end = split + self.heads * far_ages.shape[1] * self.places
+        far, far_key, far_value = self._far_step(seen, keys[:, split:end], values[:, split:end], far_ages)
+        mixed = self._joined(near.to(x.dtype), self._spread(far.to(x.dtype)), level)
+        entries = memory_entries(self.how, x.shape[1], self.heads, self.rows, self.columns)
+        return mixed, _padded(key, far_key, entries), _padded(value, far_value, entries)
+
+    def _near_step(self, seen: Tensor, keys: Tensor, values: Tensor, ages: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The fine branch's heads [B, h, L, hd] of one frame, and its keys and values; ``ages`` [B or 1, S]."""
+        b, length, _ = seen.shape
         query, key, value = (one.to(keys.dtype) for one in self._heads(self.near(seen)))
         table = self._near_table().to(keys.dtype)
-        past = table[:, :, ages[:, :near_slots]].permute(2, 0, 1, 3, 4)  # [B, h, L, S, L]
-        past = past.masked_fill((ages[:, :near_slots] == 0)[:, None, None, :, None], -torch.inf)
-        held = [one[:, :split].view(b, self.heads, near_slots * length, self.size) for one in (keys, values)]
-        near = _two(query, *held, past.flatten(3), key, value, table[:, :, 0])
+        bias = table[:, :, ages].permute(2, 0, 1, 3, 4)  # [B, h, L, S, L]
+        bias = bias.masked_fill((ages == 0)[:, None, None, :, None], -torch.inf).flatten(3)
+        held, held_values = (one.view(b, self.heads, ages.shape[1] * length, self.size) for one in (keys, values))
+        return _two(query, held, held_values, bias, key, value, table[:, :, 0]), key, value
 
-        wide, narrow, kept = self._heads(self.far(self._pooled(seen))), ages[:, near_slots:], self.how.slots(self.spans)
-        far_query, far_key, far_value = (one.to(keys.dtype) for one in wide)
-        bias = self.age_bias.to(keys.dtype)[:, narrow.clamp(max=self.window - 1)].transpose(0, 1)  # [B, h, N]
-        gone = (narrow == 0) | (narrow >= self.window)
-        bias = bias.masked_fill(gone[:, None], -torch.inf).repeat_interleave(self.places, -1).unsqueeze(2)
-        end = split + self.heads * kept * self.places
-        held = [one[:, split:end].view(b, self.heads, kept * self.places, self.size) for one in (keys, values)]
+    def _far_step(self, seen: Tensor, keys: Tensor, values: Tensor, ages: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The coarse branch's heads [B, h, places, hd] of one frame, and its keys and values; ``ages`` [B or 1, N]."""
+        query, key, value = (one.to(keys.dtype) for one in self._heads(self.far(self._pooled(seen))))
+        bias = self.age_bias.to(keys.dtype)[:, ages.clamp(max=self.window - 1)].transpose(0, 1)  # [B, h, N]
+        bias = bias.masked_fill(((ages == 0) | (ages >= self.window))[:, None], -torch.inf)
+        bias = bias.repeat_interleave(self.places, -1).unsqueeze(2)
+        count = ages.shape[1] * self.places
+        held, held_values = (one.view(len(seen), self.heads, count, self.size) for one in (keys, values))
         now = self.age_bias[:, :1, None].to(keys.dtype)
-        far = _two(far_query, *held, bias, far_key, far_value, now)
-
-        mixed = self._joined(near.to(x.dtype), self._spread(far.to(x.dtype)), level)
-        entries = memory_entries(self.how, length, self.heads, self.rows, self.columns)
-        return mixed, *(_padded(*pair, entries) for pair in ((key, far_key), (value, far_value)))
+        return _two(query, held, held_values, bias, key, value, now), key, value
 
     @property
     def spans(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor
 from worldsim.data.clips import ClipStore
 from worldsim.engine.sampler import levels, sample
 from worldsim.errors import MissingExtra
+from worldsim.model.config import ModelConfig
+from worldsim.model.patches import unpatchify
 from worldsim.model.world_model import WorldModel
 from worldsim.training.loss import REACH, moved
 
@@ -56,7 +59,7 @@ def held_out_error(model: WorldModel, store: ClipStore, clips: int, seed: int = 
     """
     device = next(model.parameters()).device
     dtype = next(model.parameters()).dtype
-    near, total, count, pixels = 0.0, 0.0, 0.0, 0.0
+    parts: list[tuple[Tensor, Tensor]] = []
     for place in range(clips):
         clip, rng = store.draw(seed, 0, place)
         frames = torch.from_numpy(clip.frames)[None].to(device)
@@ -73,11 +76,26 @@ def held_out_error(model: WorldModel, store: ClipStore, clips: int, seed: int = 
             level = torch.full((len(x),), t, device=x.device, dtype=x.dtype)
             return model.denoise(x, scene, model.modulations(level, action))
 
-        x0 = sample(denoise, noise, levels(steps))
-        error: Tensor = (x0.float() - patches[0, 1:].float()).mul(127.5).square()
-        shown = model.unpatchify(patches[0, :-1])
-        where = moved(torch.cat((shown[:1], shown[:-1])), shown, REACH)
-        near += float((model.unpatchify(error) * where[..., None]).sum())
+        parts.append((sample(denoise, noise, levels(steps)), patches[0]))
+    return frame_error(parts, model.config)
+
+
+def frame_error(parts: Iterable[tuple[Tensor, Tensor]], layout: ModelConfig) -> dict[str, float]:
+    """Root mean square errors in grey levels of frames made one ahead.
+
+    Args:
+        parts: Of some clips, made frames x0 [T-1, L, P], and all recorded ones [T, L, P].
+        layout: Says how patches lie.
+
+    Returns:
+        See :func:`held_out_error`.
+    """
+    near, total, count, pixels = 0.0, 0.0, 0.0, 0.0
+    for x0, patches in parts:
+        error = (x0.float() - patches[1:].float()).mul(127.5).square()
+        seen = unpatchify(patches[:-1], layout)
+        where = moved(torch.cat((seen[:1], seen[:-1])), seen, REACH)
+        near += float((unpatchify(error, layout) * where[..., None]).sum())
         count += 3 * float(where.sum())
         total += float(error.sum())
         pixels += error.numel()
