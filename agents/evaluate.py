@@ -17,6 +17,7 @@ from worldsim.agents.policy import Policy, load_policy
 from worldsim.checkpoint import write_atomically
 from worldsim.errors import WorldsimError
 from worldsim.film.film import check_film_path
+from worldsim.machine import commit
 from worldsim.settings import command, from_dict
 from worldsim.world import load_world
 
@@ -65,7 +66,16 @@ def judge(config: JudgeConfig) -> dict[str, Any]:
     world = load_world(config.world or ("pong" if isinstance(who, str) else who.config.world))
     play = config.play(world)
     films = {place: film_path(config.film, place) for place in config.where}
-    report: dict[str, Any] = {"policy": config.policy, "world": world.name, "fingerprint": world.fingerprint, **facts}
+    report: dict[str, Any] = {
+        "policy": config.policy,
+        "world": world.name,
+        "fingerprint": world.fingerprint,
+        "greedy": config.greedy,
+        "noops": config.noops,
+        "seed": config.seed,
+        "commit": commit(),
+        **facts,
+    }
     for place in config.where:
         returns = (in_dream if place == "dream" else in_real)(play, who, films[place])
         report[place] = summary(returns, config.seed)

@@ -142,6 +142,7 @@ class Learner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.policy = Policy(told).to(self.env.session.device)
+        self._known: dict[str, Any] = {}  # of the policy that it began with
         if config.init is not None:
             self._take_over(config.init, told)
         recorded = config.starts == "recorded"
@@ -156,7 +157,7 @@ class Learner:
         Raises:
             RunError: it sees or does something else.
         """
-        other, _ = load_policy(init)
+        other, self._known = load_policy(init)
         mine, theirs = asdict(told), asdict(other.config)
         free = {"world", "fingerprint"} if told.obs_type != "latent" else set()
         for name in mine.keys() - free:
@@ -200,13 +201,14 @@ class Learner:
         moments = {f"{i}.{kind}": value for i, held in states.items() for kind, value in held.items()}
         tensors = named("policy", self.policy.state_dict()) | named("adam", moments)
         save_checkpoint(self.checkpoint, tensors, {"steps": self.steps})
-        self.policy.save(self.folder / "policy.safetensors", steps=self.steps)
+        self.policy.save(self.folder / "policy.safetensors", **self._known | {"steps": self.steps})
 
     def _keep(self, before: int) -> None:
         """Put the policy aside if a further part of the training is done."""
         done, total = (steps * self.config.keep // self.config.total_steps for steps in (before, self.steps))
         if total > done:
-            self.policy.save(self.folder / "policies" / f"step_{self.steps:010d}.safetensors", steps=self.steps)
+            file = self.folder / "policies" / f"step_{self.steps:010d}.safetensors"
+            self.policy.save(file, **self._known | {"steps": self.steps})
 
     def train(self) -> None:
         """Roll out and update in turns to the last step. It goes on where it stopped, in fresh episodes."""

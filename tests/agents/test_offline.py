@@ -125,6 +125,7 @@ def test_a_dream_begins_in_recorded_play_with_the_policy_that_it_left(
     assert dreamer.steps == 24 and any(
         not torch.equal(begun[name], weight) for name, weight in dreamer.policy.state_dict().items()
     )
+    assert load_policy(tmp_path / "ppo" / "policy.safetensors")[1] == {"offline_steps": 2, "steps": 24}
     with pytest.raises(RunError, match="has obs_type=gray, not latent"):
         Dreamer(PPOConfig(run=tmp_path / "other", obs_type="latent", **told))
     with pytest.raises(RunError, match="starts is episode or recorded"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,12 @@ BEGIN, END = "<!-- measured: written by `worldsim card` -->", "<!-- /measured --
 LATENCY_ROWS = ("response", "decode", "encode", "tick")
 
 
-def measured(evaluation: dict[str, Any] | None, latencies: list[dict[str, Any]]) -> str:
-    """The figures of one evaluation and of some `play.py ... report=` files as Markdown, between markers."""
+def measured(
+    evaluation: dict[str, Any] | None, latencies: list[dict[str, Any]], policies: Sequence[dict[str, Any]] = ()
+) -> str:
+    """The figures of one evaluation, and of some files that ``play.py ... report=`` and ``agents.evaluate out=`` wrote,
+    as Markdown between markers.
+    """
     lines = [BEGIN, ""]
     if evaluation is not None:
         rows = [_bar(bar) for bar in evaluation["bars"]]
@@ -43,7 +48,23 @@ def measured(evaluation: dict[str, Any] | None, latencies: list[dict[str, Any]])
             f"Not in it: {report['excluded']}.",
             "",
         ]
+    if policies:
+        head = ["policy", "actions", "where", "episodes", "mean return", "95 %", "median", "commit"]
+        lines += [*table(head, [row for report in policies for row in _returns(report)]), ""]
     return "\n".join([*lines, END])
+
+
+def _returns(report: dict[str, Any]) -> list[list[Any]]:
+    """A row for each place that a policy played in."""
+    name, how = Path(report["policy"]).name, "likeliest" if report["greedy"] else "drawn"
+    made = ", ".join(f"{key.replace('_', ' ')} {report[key]}" for key in ("offline_steps", "steps") if key in report)
+    rows = []
+    for where, told in ((where, report[where]) for where in ("dream", "real") if where in report):
+        low, high = told["mean_interval_95"]
+        spread = f"{low:.2f} to {high:.2f}"
+        head = [f"{name} ({made})" if made else name, how, where, told["episodes"]]
+        rows.append([*head, f"{told['mean']:.2f}", spread, f"{told['median']:.1f}", (report["commit"] or "-")[:12]])
+    return rows
 
 
 def _bar(bar: dict[str, Any]) -> Bar:
@@ -87,11 +108,12 @@ def _read(path: Path, wanted: str) -> dict[str, Any]:
 @command("card")
 def main(settings: dict[str, Any]) -> None:
     """Copy measured figures into Markdown files."""
-    if not settings["files"] or not (settings["evaluation"] or settings["latency"]):
-        raise DataError("say files=[README.md,...] and evaluation=<report.json> or latency=[<json>,...]")
+    if not settings["files"] or not (settings["evaluation"] or settings["latency"] or settings["policies"]):
+        raise DataError("say files=[README.md,...] and evaluation=<json>, latency=[<json>,...] or policies=[...]")
     evaluation = _read(Path(settings["evaluation"]), "bars") if settings["evaluation"] else None
     latencies = [_read(Path(one), "milliseconds") for one in settings["latency"]]
-    text = measured(evaluation, latencies)
+    policies = [_read(Path(one), "greedy") for one in settings["policies"]]
+    text = measured(evaluation, latencies, policies)
     for file in settings["files"]:
         insert(Path(file), text)
         print(f"wrote the figures into {file}")
