@@ -84,6 +84,8 @@ def test_the_policy_in_the_worlds_folder_flies_only_with_its_world(tiny_folder: 
     assert find_pilot(session, tiny_folder, None, 0) is None
     with pytest.raises(WorldsimError, match="was trained in another 'tiny'"):
         find_pilot(session, tiny_folder, tiny_folder / POLICY, 0)
+    policy_for(world, obs_type="gray").save(tiny_folder / POLICY)
+    assert find_pilot(session, tiny_folder, None, 0) is None, "of frames of 96x96, and these are smaller"
 
 
 def test_an_action_is_held_as_in_training(tiny_world: World) -> None:

@@ -99,7 +99,9 @@ def find_pilot(session: Session, folder: Path, policy: Path | None, seed: int) -
     if policy is not None or shipped.is_file():
         held, _ = load_policy(policy or shipped)
         told, world = held.config, session.world
-        fits = told.obs_type != "latent" or told.fingerprint == world.fingerprint
+        c = world.config.model
+        same_size = tuple(told.shape[1:]) == (c.height, c.width)
+        fits = told.fingerprint == world.fingerprint if told.obs_type == "latent" else same_size
         if fits and told.actions == tuple(world.actions.names):
             return PolicyPilot(held, session, seed)
         if policy is not None:
