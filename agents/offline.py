@@ -7,7 +7,6 @@ takes a step in the real game for it.
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 
 from worldsim.agents.policy import STACK, Policy, PolicyConfig
 from worldsim.agents.recorded import play_of
-from worldsim.checkpoint import load_checkpoint, named, part, save_checkpoint, write_atomically
+from worldsim.agents.runs import PolicyRun
 from worldsim.data.episodes import Dataset, Episode, EpisodeInfo
 from worldsim.engine.precision import pick_device
 from worldsim.envs.observation import grey
@@ -161,46 +160,19 @@ class Learner:
             torch.manual_seed(config.seed)
             self.policy = Policy(told).to(self.device)
         self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=config.lr, eps=1e-5)
-        self.step, self.spread = 0, 1.0
+        self.run = PolicyRun(self.folder, self.policy, self.optimizer)
         self._begin()
-
-    @property
-    def checkpoint(self) -> Path:
-        """The training state."""
-        return self.folder / "checkpoint.safetensors"
 
     def _begin(self) -> None:
         """Settings of a new run, or the state of one that goes on."""
         free = ("data", "run", "device", "threads", "save_seconds")
         told = {key: value for key, value in asdict(self.config).items() if key not in free}
-        told = json.loads(json.dumps(told | {"fingerprint": self.world.fingerprint}))
-        path = self.folder / "settings.json"
-        if path.exists() and self.checkpoint.exists():
-            held = json.loads(path.read_text(encoding="utf-8"))
-            for key, value in told.items():
-                if held.get(key) != value:
-                    raise RunError(
-                        f"{self.folder} was begun with {key}={held.get(key)}, not {value}: give run=<folder>"
-                    )
-            tensors, facts = load_checkpoint(self.checkpoint)
-            self.policy.load_state_dict(part(tensors, "policy"))
-            moments, state = part(tensors, "adam"), self.optimizer.state_dict()
-            state["state"] = {
-                i: {kind: moments[f"{i}.{kind}"] for kind in ("step", "exp_avg", "exp_avg_sq")}
-                for i in range(len(state["param_groups"][0]["params"]))
-            }
-            self.optimizer.load_state_dict(state)
-            self.step, self.spread = int(facts["step"]), float(facts["spread"])
-        else:
-            write_atomically(path, json.dumps(told, indent=1).encode())
+        facts = self.run.begin(told | {"fingerprint": self.world.fingerprint})
+        self.step, self.spread = (int(facts["step"]), float(facts["spread"])) if facts else (0, 1.0)
 
     def save(self) -> None:
         """Write state and policy, atomically."""
-        states = self.optimizer.state_dict()["state"]
-        moments = {f"{i}.{kind}": value for i, held in states.items() for kind, value in held.items()}
-        tensors = named("policy", self.policy.state_dict()) | named("adam", moments)
-        save_checkpoint(self.checkpoint, tensors, {"step": self.step, "spread": self.spread})
-        self.policy.save(self.folder / "policy.safetensors", offline_steps=self.step)
+        self.run.save({"step": self.step, "spread": self.spread}, {"offline_steps": self.step})
 
     def train(self) -> None:
         """Learn to the last step; batch number k is the same whether the run was stopped or not."""
@@ -261,7 +233,7 @@ class Learner:
         agreed = (logits.argmax(-1) == actions).float()
         return {
             "agreement": float((agreed * copied).sum() / copied.sum().clamp(min=1)),
-            "explained": float(1 - (wanted - value).var() / wanted.var()),
+            "explained": float(1 - (wanted - value).var() / wanted.var().clamp(min=1e-8)),
         }
 
     def _batch(self, moments: Moments, chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

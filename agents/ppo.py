@@ -6,7 +6,6 @@ over is bootstrapped from its last observation.
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 
 from worldsim.agents.policy import Policy, PolicyConfig, Stack, load_policy
 from worldsim.agents.recorded import Starts
-from worldsim.checkpoint import load_checkpoint, named, part, save_checkpoint, write_atomically
+from worldsim.agents.runs import PolicyRun
 from worldsim.envs.vector_env import WorldVectorEnv
 from worldsim.errors import MissingExtra, RunError, WorldsimError
 from worldsim.settings import command, from_dict, home
@@ -148,7 +147,7 @@ class Learner:
         recorded = config.starts == "recorded"
         self._starts = Starts(self.world, config.data, config.action_repeat) if recorded else None
         self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=config.lr, eps=1e-5)
-        self.steps = 0
+        self.run = PolicyRun(self.folder, self.policy, self.optimizer)
         self._begin()
 
     def _take_over(self, init: Path, told: PolicyConfig) -> None:
@@ -160,48 +159,21 @@ class Learner:
         other, self._known = load_policy(init)
         mine, theirs = asdict(told), asdict(other.config)
         free = {"world", "fingerprint"} if told.obs_type != "latent" else set()
-        for name in mine.keys() - free:
-            if mine[name] != theirs[name]:
-                raise RunError(f"{init} has {name}={theirs[name]}, not {mine[name]}: give {name}={theirs[name]}")
+        for name, value in mine.items():
+            if name not in free and theirs[name] != value:
+                raise RunError(f"{init} has {name}={theirs[name]}, not {value}: name another init=")
         self.policy.load_state_dict(other.state_dict())
-
-    @property
-    def checkpoint(self) -> Path:
-        """The training state."""
-        return self.folder / "checkpoint.safetensors"
 
     def _begin(self) -> None:
         """Settings of a new run, or the state of one that goes on."""
         free = ("run", "init", "data", "total_steps", "backend", "device", "dtype", "threads", "save_seconds", "keep")
         told = {key: value for key, value in asdict(self.config).items() if key not in free}
-        told["fingerprint"] = self.world.fingerprint
-        path = self.folder / "settings.json"
-        if path.exists() and self.checkpoint.exists():
-            held = json.loads(path.read_text(encoding="utf-8"))
-            for key, value in told.items():
-                if held.get(key) != value:
-                    was = f"{key}={held.get(key)}, not {value}"
-                    raise RunError(f"{self.folder} was begun with {was}: give run=<folder>")
-            tensors, facts = load_checkpoint(self.checkpoint)
-            self.policy.load_state_dict(part(tensors, "policy"))
-            state = self.optimizer.state_dict()
-            parameters = range(len(state["param_groups"][0]["params"]))
-            moments = part(tensors, "adam")
-            state["state"] = {
-                i: {kind: moments[f"{i}.{kind}"] for kind in ("step", "exp_avg", "exp_avg_sq")} for i in parameters
-            }
-            self.optimizer.load_state_dict(state)
-            self.steps = int(facts["steps"])
-        else:
-            write_atomically(path, json.dumps(told, indent=1).encode())
+        facts = self.run.begin(told | {"fingerprint": self.world.fingerprint})
+        self.steps = int(facts["steps"]) if facts else 0
 
     def save(self) -> None:
         """Write state and policy, atomically."""
-        states = self.optimizer.state_dict()["state"]
-        moments = {f"{i}.{kind}": value for i, held in states.items() for kind, value in held.items()}
-        tensors = named("policy", self.policy.state_dict()) | named("adam", moments)
-        save_checkpoint(self.checkpoint, tensors, {"steps": self.steps})
-        self.policy.save(self.folder / "policy.safetensors", **self._known | {"steps": self.steps})
+        self.run.save({"steps": self.steps}, self._known | {"steps": self.steps})
 
     def _keep(self, before: int) -> None:
         """Put the policy aside if a further part of the training is done."""
