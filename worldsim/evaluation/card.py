@@ -14,15 +14,12 @@ from worldsim.evaluation.report import bar_table, made, table, write
 from worldsim.settings import command
 
 BEGIN, END = "<!-- measured: written by `worldsim card` -->", "<!-- /measured -->"
+POLICIES, POLICIES_END = "<!-- policies: written by `worldsim card` -->", "<!-- /policies -->"
 LATENCY_ROWS = ("response", "decode", "encode", "tick")
 
 
-def measured(
-    evaluation: dict[str, Any] | None, latencies: list[dict[str, Any]], policies: Sequence[dict[str, Any]] = ()
-) -> str:
-    """The figures of one evaluation, and of some files that ``play.py ... report=`` and ``agents.evaluate out=`` wrote,
-    as Markdown between markers.
-    """
+def measured(evaluation: dict[str, Any] | None, latencies: list[dict[str, Any]]) -> str:
+    """The figures of one evaluation and of some `play.py ... report=` files as Markdown, between markers."""
     lines = [BEGIN, ""]
     if evaluation is not None:
         rows = [_bar(bar) for bar in evaluation["bars"]]
@@ -48,10 +45,14 @@ def measured(
             f"Not in it: {report['excluded']}.",
             "",
         ]
-    if policies:
-        head = ["policy", "actions", "where", "episodes", "mean return", "95 %", "median", "commit"]
-        lines += [*table(head, [row for report in policies for row in _returns(report)]), ""]
     return "\n".join([*lines, END])
+
+
+def scored(policies: Sequence[dict[str, Any]]) -> str:
+    """What some policies scored, of files that ``agents.evaluate out=`` wrote, as Markdown between markers."""
+    head = ["policy", "actions", "where", "episodes", "mean return", "95 %", "median", "commit"]
+    rows = [row for report in policies for row in _returns(report)]
+    return "\n".join([POLICIES, "", *table(head, rows), "", POLICIES_END])
 
 
 def _returns(report: dict[str, Any]) -> list[list[Any]]:
@@ -113,7 +114,9 @@ def main(settings: dict[str, Any]) -> None:
     evaluation = _read(Path(settings["evaluation"]), "bars") if settings["evaluation"] else None
     latencies = [_read(Path(one), "milliseconds") for one in settings["latency"]]
     policies = [_read(Path(one), "greedy") for one in settings["policies"]]
-    text = measured(evaluation, latencies, policies)
     for file in settings["files"]:
-        insert(Path(file), text)
+        if evaluation or latencies:
+            insert(Path(file), measured(evaluation, latencies))
+        if policies:
+            insert(Path(file), scored(policies), POLICIES, POLICIES_END, "Policies")
         print(f"wrote the figures into {file}")
