@@ -24,8 +24,7 @@ FLOORS = (
     ("start", "world_files", "world"),
     ("engine",),
     ("envs",),
-    ("agents",),
-    ("data",),
+    ("agents", "data"),  # agents play what is recorded, and learn from it
     ("training",),
     ("evaluation",),
     ("play",),
