@@ -179,8 +179,9 @@ class MultiScaleAttention(nn.Module):
         b, t, h, length, size = key.shape
         near = min(self.how.near, self.window)
         before = key.new_zeros(b, near - 1, h, length, size)
-        both = (torch.cat((before, one), 1).unfold(1, near, 1) for one in (key, value))  # [B, T, h, L, hd, near]
-        keys, values = (one.permute(0, 1, 2, 5, 3, 4).flatten(3, 4) for one in both)
+        # Slices, not an unfold: compiled for a CPU, its gradient crashed.
+        both = (torch.cat((before, one), 1) for one in (key, value))
+        keys, values = (torch.cat([one[:, i : i + t] for i in range(near)], 3) for one in both)  # [B, T, h, near L, hd]
         ago = torch.arange(near - 1, -1, -1, device=key.device)
         there = (torch.arange(t, device=key.device)[:, None] >= ago).view(t, 1, 1, near, 1)
         bias = self._near_table()[:, :, ago].masked_fill(~there, -torch.inf).flatten(3)
