@@ -205,7 +205,7 @@ class Learner:
         writer.close()  # type: ignore[no-untyped-call]
 
     def _update(self, chosen: NDArray[np.int64]) -> dict[str, float]:
-        """Equations 3 (critic) and 2 (actor) of the paper, on one batch."""
+        """One batch: the critic's regression to returns, and the actor's to weighted actions."""
         config, m = self.config, self.moments
         seen, actions, wanted, copied = self._batch(m, chosen)
         for group in self.optimizer.param_groups:

@@ -34,8 +34,8 @@ class PPOConfig:
         world, run: Where to learn, and the folder that is written to.
         init: A policy's file to begin with, of the same shape, e.g. of ``python -m worldsim.agents.offline``.
         starts: Where episodes of the dream begin: ``"episode"``, as the world's own do, or ``"recorded"``, anywhere in
-            recorded play: with a short ``max_episode_steps``, the dream is left before it drifts (DIAMOND, arXiv
-            2405.12399, section 3.3).
+            recorded play: with a short ``max_episode_steps``, the dream is left before it drifts (as DIAMOND's,
+            arXiv 2405.12399).
         data: That play.
         total_steps: Decisions over all rows.
         envs, rollout: Rows, and decisions of each between two updates.

@@ -1,7 +1,7 @@
 """Distillation by a scoring rule: frames of one step that are drawn from what may follow, without a critic.
 
 A denoiser that regresses says, from pure noise, the mean of all frames that may follow: a ball that may be in two
-places is faint in both. The energy score (Gneiting and Raftery, 2007, equation 21; for diffusion models arXiv
+places is faint in both. The energy score (Gneiting and Raftery, 2007; for diffusion models arXiv
 2502.02483) judges distributions: its expectation is least where made frames come as often as real ones, so that each
 of them is one that may follow, and noise chooses which. It takes two frames made of the same past, and nothing else:
 where distribution matching learns its critic beside the student, here what was recorded judges.
