@@ -126,15 +126,12 @@ def test_a_run_distils_the_decoder_and_nothing_else(
 ) -> None:
     assert main(arguments(teacher, pong_data, tmp_path / "run", f"method={method}")) in (0, None)
     before, after = load_world(teacher), load_world(tmp_path / "run" / "world")
+    known, changed = before.model.state_dict(), []
     for name, weight in after.model.state_dict().items():
-        known = before.model.state_dict()[name]
-        if not name.startswith("decoder."):
-            assert torch.equal(weight, known), name
-    changed = [
-        name
-        for name, weight in after.model.state_dict().items()
-        if not torch.equal(weight, before.model.state_dict()[name])
-    ]
+        if name not in known or not torch.equal(weight, known[name]):
+            changed.append(name)
+    assert all(name.startswith("decoder.") for name in changed)
+    assert ("decoder.size.weight" in changed) == (method == "shortcut")
     assert any("blocks.0.first" in name for name in changed)
     assert after.name == "pong" and after.config.steps == before.config.steps
     assert "worldsim distill world=" in after.card and "worldsim train world=pong" in after.card
@@ -143,7 +140,7 @@ def test_a_run_distils_the_decoder_and_nothing_else(
 
 
 @pytest.mark.parametrize(
-    ("method", "kept"), [("dmd", 0), ("dmd", 6), ("self_forcing", 0), ("ode", 6), ("consistency", 6)]
+    ("method", "kept"), [("dmd", 0), ("dmd", 6), ("self_forcing", 0), ("ode", 6), ("consistency", 6), ("shortcut", 6)]
 )
 def test_it_goes_on_to_the_same_bytes(
     method: str, kept: int, teacher: Path, pong_data: Dataset, tmp_path: Path

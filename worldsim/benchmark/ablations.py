@@ -27,7 +27,8 @@ def _modulation_table(session: Session) -> None:
     def forward(self: DecodePart, noise: Tensor, scene: Tensor, action: Tensor) -> Tensor:
         def denoise(x: Tensor, t: float) -> Tensor:
             levels = torch.full((len(x),), t, device=x.device)
-            modulations = session.model.modulations(levels, action)
+            size = torch.full((len(x),), 1 / (len(self.levels) - 1), device=x.device)
+            modulations = session.model.modulations(levels, action, size)
             return self.decoder.denoise(x.to(scene.dtype), scene, modulations).float()
 
         return sample(denoise, noise, self.levels)

@@ -33,8 +33,10 @@ class DecodePart(nn.Module):
         self.decoder, self.levels = model.decoder, tuple(levels)
         actions = torch.arange(model.config.num_actions, device=next(model.parameters()).device)
         with torch.no_grad():
+            ones = torch.ones(len(actions), device=actions.device)
             by_level = [
-                model.modulations(torch.full((len(actions),), t, device=actions.device), actions) for t in levels[:-1]
+                model.modulations(t * ones, actions, (t - s) * ones)
+                for t, s in zip(levels[:-1], levels[1:], strict=True)
             ]
         self.sizes = [part.shape[-1] for part in by_level[0]]
         self.register_buffer("table", torch.stack([torch.cat(parts, -1) for parts in by_level]), persistent=False)

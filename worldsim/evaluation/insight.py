@@ -80,7 +80,7 @@ def features_by_step(
     Returns:
         For each block, for each step: [frames, rows, columns, channels], places where the block has them.
     """
-    denoise, noise = of.denoising(store, place, seed)
+    denoise, noise = of.denoising(store, place, seed, steps)
     made: list[Tensor] = []
     blocks = len(of.blocks)
     with hooked(of.blocks, lambda block, given, result: made.append(result)):

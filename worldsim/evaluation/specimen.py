@@ -53,8 +53,10 @@ class Specimen(ABC):
         """How much each frame of a clip looks at each, block by block: [B, L, h, T, T]."""
 
     @abstractmethod
-    def denoising(self, store: ClipStore, place: int, seed: int) -> tuple[Denoise, Tensor]:
-        """How the frames of a clip are denoised given recorded ones, and the noise [N, L, P] that they are made of."""
+    def denoising(self, store: ClipStore, place: int, seed: int, steps: int = 1) -> tuple[Denoise, Tensor]:
+        """How the frames of a clip are denoised in so many steps given recorded ones, and the noise [N, L, P] that they
+        are made of.
+        """
 
     @abstractmethod
     def grid(self, made: Tensor) -> Tensor:
@@ -97,7 +99,7 @@ class Separable(Specimen):
         for attention, x in zip(self.attentions, inputs.values(), strict=True):
             yield attention.weights(x)
 
-    def denoising(self, store: ClipStore, place: int, seed: int) -> tuple[Denoise, Tensor]:
+    def denoising(self, store: ClipStore, place: int, seed: int, steps: int = 1) -> tuple[Denoise, Tensor]:
         """See :class:`Specimen`: every frame but the first."""
         model, weight = self._model, next(self._model.parameters())
         clip, rng = store.draw(seed, 0, place)
@@ -111,7 +113,8 @@ class Separable(Specimen):
 
         def denoise(x: Tensor, t: float) -> Tensor:
             level = torch.full((len(x),), t, device=x.device, dtype=x.dtype)
-            return model.denoise(x, scene, model.modulations(level, actions[0]))
+            size = torch.full_like(level, 1 / steps)
+            return model.denoise(x, scene, model.modulations(level, actions[0], size))
 
         return denoise, noise.to(weight.device, weight.dtype)
 
@@ -163,7 +166,7 @@ class Monolithic(Specimen):
             noisy = attention.weights(x, attention.teacher_band(t))[..., t:, :]  # [B, L, h, T, 2 T]
             yield noisy[..., :t] + noisy[..., t:]  # clean ones before it, and of noisy ones itself alone
 
-    def denoising(self, store: ClipStore, place: int, seed: int) -> tuple[Denoise, Tensor]:
+    def denoising(self, store: ClipStore, place: int, seed: int, steps: int = 1) -> tuple[Denoise, Tensor]:
         """See :class:`Specimen`: all frames."""
         network, weight = self._network, next(self._network.parameters())
         clip, rng = store.draw(seed, 0, place)
@@ -192,7 +195,7 @@ class Monolithic(Specimen):
         """See :class:`Specimen`; of every frame but the first, which has none before it."""
         parts: list[tuple[Tensor, Tensor]] = []
         for place in range(clips):
-            denoise, noise = self.denoising(store, place, seed)
+            denoise, noise = self.denoising(store, place, seed, steps)
             clip, _ = store.draw(seed, 0, place)
             clean, _ = _clip(self._network, clip.frames, clip.actions)
             parts.append((sample(denoise, noise, levels(steps))[1:], clean[0]))

@@ -70,6 +70,8 @@ class ModelConfig:
         max_context_noise: Noise level of the last bucket, in (0, 1).
         multiscale: How the encoder's attention sees at two scales; ``window`` is then what its coarse branch spans.
             None: it sees the frame, and then the same place along time.
+        shortcut: Steps of the finest sampler that the decoder knows by its step size, a power of two; see
+            :class:`~worldsim.model.decoder.StepSizeEmbedding`. None: it is told of no step size.
     """
 
     num_actions: int
@@ -89,6 +91,7 @@ class ModelConfig:
     context_levels: int = 10
     max_context_noise: float = 0.3
     multiscale: MultiScaleConfig | None = None
+    shortcut: int | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -127,6 +130,8 @@ class ModelConfig:
             raise ValueError(f"model.window must be at least 2 frames, not {self.window}")
         if self.multiscale is not None:
             self._check_scales(self.multiscale)
+        if self.shortcut is not None and (self.shortcut < 2 or self.shortcut & (self.shortcut - 1)):
+            raise ValueError(f"model.shortcut must be a power of two of at least 2, not {self.shortcut}")
         if self.context_levels < 1 or not 0 <= self.max_context_noise < 1:
             raise ValueError("model.context_levels must be at least 1 and model.max_context_noise in [0, 1)")
 

@@ -54,9 +54,9 @@ class ConvDecoder(FrameDecoder):
         x = told + self.seen(torch.cat([self._cells(patches, 3, CELL) for patches in frames], 1))
         return self._blocks()[0](x).permute(0, 2, 3, 1).unflatten(0, lead)
 
-    def modulations(self, t: Tensor, action: Tensor) -> list[Tensor]:
+    def modulations(self, t: Tensor, action: Tensor, size: Tensor | None = None) -> list[Tensor]:
         """See :meth:`FrameDecoder.modulations`: each block's and the output's shifts and scales [N, 2 C]."""
-        condition = self.condition(t, action)
+        condition = self.condition(t, action, size)
         return [layer(condition) for layer in self.modulation]
 
     def denoise(self, noisy: Tensor, scene: Tensor, modulations: Sequence[Tensor]) -> Tensor:

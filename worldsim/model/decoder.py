@@ -40,6 +40,29 @@ class NoiseLevelEmbedding(nn.Module):
         return self.down(F.silu(self.up(waves)))
 
 
+class StepSizeEmbedding(nn.Module):
+    """How far a denoising step goes, as a shortcut model is told (arXiv 2410.12557): 1 is all the way from pure noise.
+
+    One vector for each of 1, 1/2, 1/4 ... 1/``finest``; between two of them, the mean by their logarithms.
+
+    Args:
+        finest: Steps of the finest sampler, a power of two.
+        dim: Of a vector. All begin at zero: as if nothing were told.
+    """
+
+    def __init__(self, finest: int, dim: int) -> None:
+        super().__init__()
+        self.halvings = finest.bit_length() - 1
+        self.weight = nn.Parameter(torch.zeros(self.halvings + 1, dim))
+
+    def forward(self, size: Tensor | None) -> Tensor:  # [N] in (0, 1] -> [N, D]; None, the finest -> [D]
+        if size is None:
+            return self.weight[-1]
+        at = (-size.float().log2()).clamp(0, self.halvings)
+        coarser = at.long().clamp(max=self.halvings - 1)
+        return torch.lerp(self.weight[coarser], self.weight[coarser + 1], (at - coarser)[:, None].to(self.weight.dtype))
+
+
 class FrameDecoder(nn.Module, ABC):
     """Noisy patches, the context, the last frame and the action in, the clean frame out (x0-prediction)."""
 
@@ -48,8 +71,11 @@ class FrameDecoder(nn.Module, ABC):
         self.config = config
         self.level = NoiseLevelEmbedding(config.dim)
         self.action = nn.Embedding(config.num_actions, config.dim)
+        self.size = StepSizeEmbedding(config.shortcut, config.dim) if config.shortcut else None
 
-    def forward(self, noisy: Tensor, t: Tensor, context: Tensor, last: Tensor, action: Tensor) -> Tensor:
+    def forward(
+        self, noisy: Tensor, t: Tensor, context: Tensor, last: Tensor, action: Tensor, size: Tensor | None = None
+    ) -> Tensor:
         """Predict the clean frame.
 
         Args:
@@ -58,20 +84,22 @@ class FrameDecoder(nn.Module, ABC):
             context: The encoder's tokens of the last frame [N, L, D].
             last: The view of the last frame [N, L, V].
             action: int64 [N], the action taken after the last frame.
+            size: Of the step that is taken with the guess [N] in (0, 1], for decoders that are told; None: the finest.
 
         Returns:
             x0 as patches [N, L, P].
         """
-        return self.denoise(noisy, self.scene(context, last), self.modulations(t, action))
+        return self.denoise(noisy, self.scene(context, last), self.modulations(t, action, size))
 
     @property
     @abstractmethod
     def repeated(self) -> list[nn.Module]:
         """The blocks that run once a denoising step, in order."""
 
-    def condition(self, t: Tensor, action: Tensor) -> Tensor:
-        """What noise levels [N] and actions [N] have in common for all layers, [N, D]."""
-        return F.silu(self.level(t) + self.action(action))
+    def condition(self, t: Tensor, action: Tensor, size: Tensor | None) -> Tensor:
+        """What noise levels [N], actions [N] and step sizes [N] have in common for all layers, [N, D]."""
+        told = self.level(t) + self.action(action)
+        return F.silu(told if self.size is None else told + self.size(size))
 
     @abstractmethod
     def scene(self, context: Tensor, last: Tensor) -> Tensor:
@@ -85,8 +113,8 @@ class FrameDecoder(nn.Module, ABC):
         """
 
     @abstractmethod
-    def modulations(self, t: Tensor, action: Tensor) -> list[Tensor]:
-        """What noise levels [N] and actions [N] do, each layer's [N, ...].
+    def modulations(self, t: Tensor, action: Tensor, size: Tensor | None = None) -> list[Tensor]:
+        """What noise levels [N], actions [N] and step sizes [N] do, each layer's [N, ...]; see :meth:`forward`.
 
         Few of either are ever used, so that a player can look these up instead of computing them.
         """

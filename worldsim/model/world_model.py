@@ -159,9 +159,9 @@ class WorldModel(nn.Module):
         """What :meth:`denoise` needs of the past; see :meth:`FrameDecoder.scene`."""
         return self.decoder.scene(context, last)
 
-    def modulations(self, t: Tensor, action: Tensor) -> list[Tensor]:
-        """What :meth:`denoise` needs of noise levels and actions; see :meth:`FrameDecoder.modulations`."""
-        return self.decoder.modulations(t, action)
+    def modulations(self, t: Tensor, action: Tensor, size: Tensor | None = None) -> list[Tensor]:
+        """What :meth:`denoise` needs of noise levels, actions and step sizes; see :meth:`FrameDecoder.modulations`."""
+        return self.decoder.modulations(t, action, size)
 
     def denoise(self, noisy: Tensor, scene: Tensor, modulations: Sequence[Tensor]) -> Tensor:
         """:meth:`decode` with all that can be prepared before the action is known; see :meth:`FrameDecoder.denoise`."""

@@ -52,6 +52,10 @@ class Distiller(Loop):
         super().__init__(config, place, world.name, f"{world.name}-distilled", steps)
         run = self.run
         self.shape = world.config.model
+        if config.method == "shortcut":
+            self.shape = replace(self.shape, shortcut=config.teacher_steps)
+        elif self.shape.shortcut:
+            raise RunError(f"world={config.world} takes shortcuts already: distil the one that it was made from")
         self.clips = self.training_clips(self.shape.window)
         self.teacher = copy.deepcopy(world.model).float().to(self.device).requires_grad_(False).eval()
         self.student = self._decoding(requires_grad=True)
@@ -85,10 +89,11 @@ class Distiller(Loop):
             self.load()
 
     def _decoding(self, requires_grad: bool) -> Any:
-        """The teacher with a decoder of its own."""
-        model = copy.copy(self.teacher)
+        """The teacher with a decoder of its own, of :attr:`shape`."""
+        model, decoder = copy.copy(self.teacher), WorldModel(self.shape).decoder.to(self.device)
+        decoder.load_state_dict(decoder.state_dict() | self.teacher.decoder.state_dict())  # what is new begins as it is
         model._modules = dict(self.teacher._modules)
-        model.decoder = copy.deepcopy(self.teacher.decoder).requires_grad_(requires_grad).train(requires_grad)
+        model.config, model.decoder = self.shape, decoder.requires_grad_(requires_grad).train(requires_grad)
         return model
 
     def _begin(self, name: str) -> None:

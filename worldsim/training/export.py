@@ -135,7 +135,7 @@ def export(run: Run, folder: Path | None = None) -> World:
 def _training(settings: Mapping[str, Any], steps: int, clip: int) -> str:
     """What so many steps of a run's own were."""
     kept = settings.get("replay", {})
-    if settings.get("method") in ("dmd", "consistency") and kept.get("clips"):
+    if settings.get("method", "ode") not in ("ode", "self_forcing") and kept.get("clips"):
         return f"{steps} steps of {kept['frames']} frames of {settings['batch']} clips in {kept['every']} steps"
     batch = settings["batch"]
     return f"{steps} steps of {batch} clips of {clip} frames: {steps * batch * clip} frames seen"

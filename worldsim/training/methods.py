@@ -19,12 +19,14 @@ from worldsim.training.forcing import Forcing
 from worldsim.training.loop import ReportConfig
 from worldsim.training.regression import Consistency, ODEInitialisation
 from worldsim.training.replay import KeptConfig
+from worldsim.training.shortcut import Shortcut
 from worldsim.training.teaching import Computer, Method
 from worldsim.world import load_world
 
 #: Ways to distil, and each one's learning rate: distribution matching, the same on the student's roll-outs, regression
-#: to the ends of the teacher's trajectories, consistency along them, and the energy score against recorded play.
-METHODS = {"dmd": 5e-5, "self_forcing": 5e-5, "ode": 3e-4, "consistency": 3e-4, "energy": 3e-4}
+#: to the ends of the teacher's trajectories, consistency along them, the energy score against recorded play, and
+#: shortcuts: steps that say where two of half their size lead.
+METHODS = {"dmd": 5e-5, "self_forcing": 5e-5, "ode": 3e-4, "consistency": 3e-4, "energy": 3e-4, "shortcut": 3e-4}
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class DistillConfig:
         method: One of :data:`METHODS`.
         teacher: For ``method=self_forcing``: a world of design ``clip`` that judges roll-outs over several frames at
             once; None: the decoder of ``world`` judges each frame.
-        teacher_steps: Denoising steps of the teacher's solver, where the method follows it.
+        teacher_steps: Denoising steps of the teacher's solver, where the method follows it; of the finest sampler that
+            a shortcut model knows.
         trajectories: Steps whose trajectories are computed and kept, by ``method=ode``.
         members: Frames made of each moment, which ``method=energy`` compares; at least 2.
         lr: Of AdamW, on the student's decoder; None: as :data:`METHODS` says. Twenty times it is that of Muon, which
@@ -93,6 +96,8 @@ class DistillConfig:
             raise RunError(f"members must be at least 2, not {self.members}: their distances are what is scored")
         if self.teacher and self.method != "self_forcing":
             raise RunError(f"teacher={self.teacher} judges roll-outs: give method=self_forcing with it")
+        if self.method == "shortcut" and (self.teacher_steps < 2 or self.teacher_steps & (self.teacher_steps - 1)):
+            raise RunError(f"shortcuts are halved: teacher_steps={self.teacher_steps} must be a power of two")
         if self.method == "ode" and self.teacher_steps % (self.sampling_steps or 1):
             raise RunError(
                 f"teacher_steps={self.teacher_steps} is not a multiple of sampling_steps={self.sampling_steps}"
@@ -150,6 +155,8 @@ def make_method(
         return method
     if config.method == "energy":
         return EnergyScore(teacher, student, computer, own_level=config.own_level)
+    if config.method == "shortcut":
+        return Shortcut(student, computer, weight=config.moved_weight, seed=config.seed)
     told: dict[str, Any] = {"teacher_steps": config.teacher_steps, "weight": config.moved_weight}
     if config.method == "consistency":
         return Consistency(teacher, student, computer, ema=config.ema, **told)

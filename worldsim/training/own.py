@@ -93,7 +93,7 @@ def own_frames(
     begun = noise if real is None or level is None else torch.lerp(real, noise, level[..., None, None])
 
     def denoise(x: Tensor, t: float) -> Tensor:  # a sampler's levels keep their ratios below any first one
-        return model.denoise(x, scene, model.modulations(t * highest, action))
+        return model.denoise(x, scene, model.modulations(t * highest, action, highest / steps))
 
     made = sample(denoise, begun.flatten(0, 1), levels(steps)).float()
     shown = ((made + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1

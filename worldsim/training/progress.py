@@ -74,7 +74,8 @@ def held_out_error(model: WorldModel, store: ClipStore, clips: int, seed: int = 
 
         def denoise(x: Tensor, t: float, scene: Tensor = scene, action: Tensor = actions[0]) -> Tensor:
             level = torch.full((len(x),), t, device=x.device, dtype=x.dtype)
-            return model.denoise(x, scene, model.modulations(level, action))
+            size = torch.full_like(level, 1 / steps)
+            return model.denoise(x, scene, model.modulations(level, action, size))
 
         parts.append((sample(denoise, noise, levels(steps)), patches[0]))
     return frame_error(parts, model.config)

@@ -141,6 +141,8 @@ class Denoise(nn.Module):
         super().__init__()
         self.decoder = decoder
 
-    def forward(self, noisy: Tensor, t: Tensor, context: Tensor, last: Tensor, action: Tensor) -> Tensor:
-        made: Tensor = self.decoder(noisy, t, context, last, action)
+    def forward(
+        self, noisy: Tensor, t: Tensor, context: Tensor, last: Tensor, action: Tensor, size: Tensor | None = None
+    ) -> Tensor:
+        made: Tensor = self.decoder(noisy, t, context, last, action, size)
         return made
