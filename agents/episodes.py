@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from worldsim.agents.players import Eyes, act_all, player_of, source_of
 from worldsim.agents.policy import Policy, Stack, Watcher
+from worldsim.agents.recorded import Begun, Starts
 from worldsim.agents.scripted import Player
 from worldsim.envs.source_state import State
 from worldsim.envs.sources import Source, SourceConfig, make_source
@@ -39,6 +40,10 @@ class Play:
         source_name: Of its real game; None: the one that it was learned from.
         episodes: Side by side.
         max_steps: Decisions after which one is cut off.
+        dreams: Episodes of the dream; None: as many as of the real game.
+        dream_seconds: Of game after which one of the dream is cut off, whoever decides how often; None: ``max_steps``.
+        starts: ``"episode"``: an episode of the dream begins as a game does; ``"recorded"``: anywhere in recorded play.
+        data: Which; see :func:`~worldsim.agents.recorded.play_of`.
         greedy: The likeliest action instead of a drawn one.
         seed: Episode i has ``seed + i``.
         noops: A real game begins with 1 to so many ticks of no action, as is usual on Atari, or one policy would play
@@ -55,6 +60,10 @@ class Play:
     device: str = "cpu"
     dtype: str | None = None
     noops: int = 30
+    dreams: int | None = None
+    dream_seconds: float | None = None
+    starts: str = "episode"
+    data: Path | None = None
 
     @cached_property
     def source(self) -> SourceConfig:
@@ -65,10 +74,16 @@ class Play:
         """
         return source_of(self.world, self.source_name)
 
-    def players(self, name: str) -> list[Player]:
-        """A player of that name for each episode; see :func:`~worldsim.agents.players.player_of`."""
+    def players(self, name: str, count: int) -> list[Player]:
+        """So many players of that name; see :func:`~worldsim.agents.players.player_of`."""
         make = player_of(name, self.world.actions, self.source)
-        return [make(np.random.default_rng((self.seed, i))) for i in range(self.episodes)]
+        return [make(np.random.default_rng((self.seed, i))) for i in range(count)]
+
+    def dream_decisions(self, repeat: int) -> int | None:
+        """Decisions after which an episode of the dream is cut off, each of so many ticks."""
+        if self.dream_seconds is None:
+            return self.max_steps
+        return max(1, round(self.dream_seconds * self.world.config.fps / repeat))
 
     def generator(self) -> torch.Generator | None:
         """What a policy draws its actions with."""
@@ -89,11 +104,21 @@ class EpisodesConfig:
     dtype: str | None = None
     threads: int | None = None
     noops: int = 30
+    dreams: int | None = None
+    dream_seconds: float | None = None
+    starts: str = "episode"
+    data: Path | None = None
     out: Path | None = None
 
     def __post_init__(self) -> None:
         if self.episodes < 1 or self.noops < 0:
             raise WorldsimError(f"episodes must be at least 1 and noops 0, not {self.episodes} and {self.noops}")
+        if self.starts not in ("episode", "recorded"):
+            raise WorldsimError(f"starts is episode or recorded, not {self.starts!r}")
+        if self.dreams is not None and self.dreams < 1 or self.dream_seconds is not None and self.dream_seconds <= 0:
+            raise WorldsimError(
+                f"dreams must be at least 1 and dream_seconds positive, not {self.dreams} and {self.dream_seconds}"
+            )
 
     def play(self, world: World) -> Play:
         """How the episodes are played in and beside a world."""
@@ -107,6 +132,10 @@ class EpisodesConfig:
             self.device,
             self.dtype,
             self.noops,
+            self.dreams,
+            self.dream_seconds,
+            self.starts,
+            self.data,
         )
 
 
@@ -124,7 +153,7 @@ def in_real(play: Play, who: Policy | str, film: Path | None = None) -> NDArray[
             stack.callback(one.close)
         shoot = _filming(film, play.source.fps, stack)
         if isinstance(who, str):
-            players = play.players(who)
+            players = play.players(who, play.episodes)
             return play_real(sources, lambda _, states: act_all(players, states), play, shoot=shoot)
         watcher = Watcher(play.world, who.config, play.episodes, play.device, play.dtype)
         generator = play.generator()
@@ -137,22 +166,25 @@ def in_real(play: Play, who: Policy | str, film: Path | None = None) -> NDArray[
 
 def in_dream(play: Play, who: Policy | str, film: Path | None = None) -> NDArray[np.float64]:
     """Returns [N] in the dream; a scripted player sees its pictures. See :func:`in_real`."""
-    named = isinstance(who, str)
+    named, rows = isinstance(who, str), play.dreams or play.episodes
     repeat = 1 if isinstance(who, str) else who.config.action_repeat
-    choose = _player_choice(play, who) if isinstance(who, str) else _policy_choice(who, play.generator())
+    begun, seen = None, None
+    if play.starts == "recorded":
+        begun, seen = Starts(play.world, play.data, repeat).draw(np.random.default_rng(play.seed), rows)
+    choose = _player_choice(play, who, rows) if isinstance(who, str) else _policy_choice(who, play.generator(), seen)
     with ExitStack() as stack:
         env = WorldVectorEnv(
-            play.episodes,
+            rows,
             play.world,
             action_repeat=repeat,
             obs_type="rgb" if isinstance(who, str) else who.config.obs_type,
-            max_episode_steps=play.max_steps,
+            max_episode_steps=play.dream_decisions(repeat),
             tensors=not named,
             device=play.device,
             dtype=play.dtype,
         )
         stack.callback(env.close)
-        return play_dream(env, choose, play.seed, _filming(film, play.world.config.fps / repeat, stack))
+        return play_dream(env, choose, play.seed, _filming(film, play.world.config.fps / repeat, stack), begun)
 
 
 def play_real(
@@ -204,7 +236,11 @@ def _begun(source: Source, seed: int, noops: int) -> tuple[NDArray[np.uint8], di
 
 
 def play_dream(
-    env: WorldVectorEnv, choose: Callable[[Any], NDArray[np.int64]], seed: int, shoot: Shoot = lambda _: None
+    env: WorldVectorEnv,
+    choose: Callable[[Any], NDArray[np.int64]],
+    seed: int,
+    shoot: Shoot = lambda _: None,
+    begun: list[Begun] | None = None,
 ) -> NDArray[np.float64]:
     """Returns [N] of one episode of each row.
 
@@ -213,8 +249,9 @@ def play_dream(
         choose: Observations to actions [N].
         seed: Row i is seeded with ``seed + i``.
         shoot: Given the first row's frames.
+        begun: What the rows begin with; None: the world's beginnings.
     """
-    observations, _ = env.reset(seed=seed)
+    observations, _ = env.reset(seed=seed, options={"start": begun} if begun else None)
     shoot(env.session.frames[0])
     returns, over = np.zeros(env.num_envs), np.zeros(env.num_envs, bool)
     while not over.all():
@@ -240,15 +277,18 @@ def _filming(path: Path | None, fps: float, stack: ExitStack) -> Shoot:
     return shoot
 
 
-def _player_choice(play: Play, name: str) -> Callable[[NDArray[np.uint8]], NDArray[np.int64]]:
-    players = play.players(name)
+def _player_choice(play: Play, name: str, rows: int) -> Callable[[NDArray[np.uint8]], NDArray[np.int64]]:
+    players = play.players(name, rows)
     if not name.startswith("scripted"):
         return lambda frames: act_all(players, [{}] * len(frames))
     eyes = Eyes(play.source)
     return lambda frames: act_all(players, eyes.states(frames))
 
 
-def _policy_choice(policy: Policy, generator: torch.Generator | None) -> Callable[[Any], NDArray[np.int64]]:
+def _policy_choice(
+    policy: Policy, generator: torch.Generator | None, before: torch.Tensor | None
+) -> Callable[[Any], NDArray[np.int64]]:
+    """Decisions of a policy; ``before`` are grey frames [N, 4, H, W] that it has seen when the first is asked for."""
     stack: list[Stack] = []
 
     def decide(observations: torch.Tensor) -> NDArray[np.int64]:
@@ -258,7 +298,7 @@ def _policy_choice(policy: Policy, generator: torch.Generator | None) -> Callabl
                 seen = stack[0].push(seen)
             else:
                 stack.append(Stack(seen))
-                seen = stack[0].frames
+                seen = stack[0].frames if before is None else stack[0].begin(range(len(seen)), before)
         return policy.act(seen, generator).numpy()
 
     return decide

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from worldsim.agents.ppo import Learner, PPOConfig
-from worldsim.evaluation.transfer import main, ranks, spearman
+from worldsim.data.episodes import Dataset
+from worldsim.evaluation.transfer import interval, main, ranks, spearman
 
 
 def test_ranks_and_their_correlation() -> None:
@@ -45,6 +46,55 @@ def test_it_writes_a_table_and_a_picture(
     assert "policies/step_0000000024" in text and "cut off after 70 decisions" in text
     assert cv2.imread(str(tmp_path / "out" / "transfer.png")).std() > 1
     assert "over 4 players" in capsys.readouterr().out
+
+
+def test_the_correlation_is_as_sure_as_the_returns_are() -> None:
+    def players(spread: float) -> dict[str, dict[str, dict[str, list[float]]]]:
+        rng = np.random.default_rng(0)
+        return {
+            str(skill): {
+                place: {"returns": (skill + spread * rng.standard_normal(30)).tolist()} for place in ("dream", "real")
+            }
+            for skill in range(5)
+        }
+
+    assert interval(players(0.01), 0) == pytest.approx([1.0, 1.0])
+    low, high = interval(players(5.0), 0)
+    assert low < 0.6 and high > low
+    alike = {"returns": [0.0, 0.0]}
+    assert all(math.isnan(one) for one in interval({name: {"dream": alike, "real": alike} for name in "ab"}, 0))
+
+
+def test_dreams_may_be_short_and_begin_in_recorded_play(
+    tiny_world_folder: Path, pong_data: Dataset, tmp_path: Path
+) -> None:
+    pytest.importorskip("ale_py")
+    run = tmp_path / "run"
+    told = {"world": str(tiny_world_folder), "envs": 2, "rollout": 6, "minibatches": 2, "epochs": 1}
+    Learner(PPOConfig(**told, run=run, total_steps=12, keep=1, obs_type="gray")).train()  # type: ignore[arg-type]
+    where = [f"world={tiny_world_folder}", "source=pong", f"out={tmp_path / 'out'}", f"data={pong_data.folder}"]
+    names = f"policies=[random,'scripted:expert',{run}/policies]"
+    short = ["starts=recorded", "dreams=5", "dream_seconds=0.4", "max_steps=20"]
+    assert main([*where, names, "episodes=2", *short]) == 0
+    report = json.loads((tmp_path / "out" / "transfer.json").read_text())
+    for row in report["players"].values():
+        assert len(row["dream"]["returns"]) == 5 and len(row["real"]["returns"]) == 2
+    text = (tmp_path / "out" / "transfer.md").read_text()
+    assert "in the dream of 5 times 0.4 seconds from moments of recorded play" in text
+    assert cv2.imread(str(tmp_path / "out" / "transfer.png")).std() > 1
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("starts=anywhere", "starts is episode or recorded"),
+        ("dreams=0", "dreams must be at least 1"),
+        ("dream_seconds=0", "dream_seconds positive"),
+    ],
+)
+def test_dreams_that_cannot_be_are_told(given: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([given]) == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ model's report). The measure is Spearman's rank correlation over players of very
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,25 @@ def ranks(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(below + ((given[None] == given[:, None]).sum(1) - 1) / 2)
 
 
-def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+def spearman(a: Sequence[float] | NDArray[np.float64], b: Sequence[float] | NDArray[np.float64]) -> float:
     """Spearman's rank correlation, ties by mean ranks; NaN where one side is all equal."""
     x, y = ranks(a), ranks(b)
     if x.std() == 0 or y.std() == 0:
         return float("nan")
     return float(np.corrcoef(x, y)[0, 1])
+
+
+def interval(rows: Mapping[str, Mapping[str, Any]], seed: int, resamples: int = 2000) -> list[float]:
+    """The middle 95 % of :func:`spearman` of the players' means over bootstrap samples of their episodes."""
+    rng = np.random.default_rng(seed)
+
+    def means(place: str) -> NDArray[np.float64]:  # [resamples, players]
+        returns = [np.asarray(row[place]["returns"]) for row in rows.values()]
+        return np.stack([rng.choice(one, (resamples, len(one))).mean(1) for one in returns], 1)
+
+    found = [spearman(a, b) for a, b in zip(means("dream"), means("real"), strict=True)]
+    low, high = np.nanpercentile(found, (2.5, 97.5)) if not np.isnan(found).all() else (np.nan, np.nan)
+    return [float(low), float(high)]
 
 
 def find_players(wanted: Sequence[str]) -> dict[str, Policy | str]:
@@ -93,19 +106,26 @@ def measure(config: TransferConfig) -> dict[str, Any]:
             "source": play.source.id,
             "seed": config.seed,
             "max_steps": config.max_steps,
+            "dreams": {
+                "episodes": config.dreams or config.episodes,
+                "seconds": config.dream_seconds,
+                "starts": config.starts,
+                "whole": config.starts == "episode" and config.dream_seconds is None,
+            },
             "command": command_line(),
             "commit": commit(),
             "machine": machine(),
         },
         "players": rows,
         "spearman": spearman(dreamed, real),
-        "mean_difference": float(np.mean(np.subtract(dreamed, real))),
+        "spearman_interval_95": interval(rows, config.seed),
     }
 
 
 def as_markdown(report: dict[str, Any]) -> str:
     """The report as a table for people."""
     about, box = report["about"], report["about"]["machine"]
+    dreams = about["dreams"]
     rows = [
         [
             name,
@@ -114,12 +134,17 @@ def as_markdown(report: dict[str, Any]) -> str:
                 f"{told[place]['mean_interval_95'][1]:.2f}]"
                 for place in ("dream", "real")
             ),
-            told["dream"]["mean"] - told["real"]["mean"],
+            told["dream"]["mean"] - told["real"]["mean"] if dreams["whole"] else "",
             told["real"]["episodes"],
         ]
         for name, told in report["players"].items()
     ]
     cut = f", cut off after {about['max_steps']} decisions" if about["max_steps"] else ""
+    dreamt, (low, high) = "", report["spearman_interval_95"]
+    if not dreams["whole"]:
+        length = f"{dreams['seconds']:g} seconds" if dreams["seconds"] else "whole episodes"
+        where = "moments of recorded play" if dreams["starts"] == "recorded" else "the world's beginnings"
+        dreamt = f"; in the dream of {dreams['episodes']} times {length} from {where}"
     return "\n".join(
         [
             f"# {about['world']} and {about['source']}: what scores in one, does it in the other?",
@@ -127,33 +152,35 @@ def as_markdown(report: dict[str, Any]) -> str:
             f"`{about['command']}`",
             "",
             f"Weights {about['fingerprint'][:12]}, seed {about['seed']}, commit {(about['commit'] or 'unknown')[:12]}; "
-            f"{box['cpu']}, torch {box['torch']}. Returns of whole episodes{cut}, with 95 % bootstrap intervals of the "
-            "mean.",
+            f"{box['cpu']}, torch {box['torch']}. Returns of whole episodes{cut}{dreamt}; 95 % bootstrap intervals of "
+            "the mean.",
             "",
-            f"Spearman's rank correlation of the means over {len(rows)} players: {report['spearman']:.3f}.",
+            f"Spearman's rank correlation of the means over {len(rows)} players: {report['spearman']:.3f} (95 % of "
+            f"bootstrap samples of the episodes: {low:.3f} to {high:.3f}).",
             "",
-            *table(["player", "return in the dream", "in the real game", "difference", "episodes of each"], rows),
+            *table(["player", "return in the dream", "in the real game", "difference", "real episodes"], rows),
             "",
         ]
     )
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """The scatter of means with their intervals; on the diagonal, dream and real game agree."""
+    """The scatter of means with their intervals; whole episodes agree where they lie on the diagonal."""
     plt = pyplot()
     picture, axis = plt.subplots(figsize=(5.4, 5), layout="constrained")
-    ends = []
     for name, told in report["players"].items():
         x, y = told["real"], told["dream"]
         spread = [[[at["mean"] - at["mean_interval_95"][0]], [at["mean_interval_95"][1] - at["mean"]]] for at in (x, y)]
         axis.errorbar(x["mean"], y["mean"], xerr=spread[0], yerr=spread[1], fmt="o", color=DREAM, ms=5, lw=1)
         axis.annotate(name, (x["mean"], y["mean"]), xytext=(6, 4), textcoords="offset points", fontsize=8)
-        ends += [*x["mean_interval_95"], *y["mean_interval_95"]]
-    pad = 0.06 * max(max(ends) - min(ends), 1.0)
-    low, high = min(ends) - pad, max(ends) + pad
-    axis.plot([low, high], [low, high], color="0.8", lw=1, zorder=0)
-    axis.set(xlim=(low, high), ylim=(low, high), xlabel="return in the real game", ylabel="return in the dream")
-    axis.set_aspect("equal")
+    if report["about"]["dreams"]["whole"]:
+        told = [row[place]["mean_interval_95"] for row in report["players"].values() for place in ("dream", "real")]
+        pad = 0.06 * max(np.ptp(told), 1.0)
+        ends = np.min(told) - pad, np.max(told) + pad
+        axis.plot(ends, ends, color="0.8", lw=1, zorder=0)
+        axis.set(xlim=ends, ylim=ends)
+        axis.set_aspect("equal")
+    axis.set(xlabel="return in the real game", ylabel="return in the dream")
     axis.set_title(f"{report['about']['world']}: Spearman {report['spearman']:.2f}", fontsize=10)
     picture.savefig(path, dpi=120)
     plt.close(picture)
