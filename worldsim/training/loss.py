@@ -145,7 +145,7 @@ def pretrain_loss(
     b, frames_in_clip = batch.frames.shape[:2]
     steps, draws = frames_in_clip - 1, config.draws
 
-    clean = model.patchify(batch.frames.to(dtype) / 127.5 - 1)  # [B, T, L, P]
+    clean = model.see(batch.frames, dtype)  # [B, T, L, P]
     previous = model.previous_actions(batch.actions)  # [B, T]
     context_noise, bucket = batch.context_noise.to(dtype), batch.context_level
     level = bucket.to(dtype).view(b, 1, 1, 1) * (c.max_context_noise / max(1, c.context_levels - 1))

@@ -62,7 +62,7 @@ class Objective:
         previous, made, level = self.model.previous_actions(actions), seen[some], batch.own_level[some].to(self.dtype)
         real = made[:, 1:]
         if before is not None:
-            made = before.to(seen.device).float().div(127.5).sub(1).to(self.dtype)
+            made = self.model.shown(before.to(seen.device), self.dtype)
         made = self._tick(made, previous, actions, noise, real, level)
         return seen.index_copy_(0, some, made)
 

@@ -116,7 +116,7 @@ def _encode(
     device, dtype = frozen.encoder.position.device, frozen.encoder.position.dtype
     frames = torch.from_numpy(np.stack([clip.frames for clip, _ in drawn])).to(device)
     actions = torch.from_numpy(np.stack([clip.actions for clip, _ in drawn])).to(device)
-    seen = frozen.patchify(frames.to(dtype) / 127.5 - 1)
+    seen = frozen.see(frames, dtype)
     previous = frozen.previous_actions(actions)
     if own:
         generators = [torch.Generator().manual_seed(int(drawn[i][1].integers(2**62))) for i in own]
@@ -158,7 +158,7 @@ def outcome_loss(model: WorldModel, contexts: Contexts, seed: int, step: int) ->
         drawn["end"].append(ends[here])
     device = model.encoder.position.device
     batch = {name: torch.stack(parts).to(device) for name, parts in drawn.items()}
-    views = model.views(batch["seen"].float() / 127.5 - 1)[:, 1:]
+    views = model.views(model.shown(batch["seen"], torch.float32))[:, 1:]
     reward_logits, end_logits = model.outcome(batch["context"].float(), views, batch["last"])
     reward = F.cross_entropy(reward_logits.flatten(0, 1), batch["reward"].flatten())
     return reward + F.cross_entropy(end_logits.flatten(0, 1), batch["end"].flatten())

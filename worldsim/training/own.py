@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from worldsim.engine.sampler import levels, sample
+from worldsim.model.patches import to_uint8
 from worldsim.model.world_model import WorldModel
 
 
@@ -96,5 +97,4 @@ def own_frames(
         return model.denoise(x, scene, model.modulations(t * highest, action, highest / steps))
 
     made = sample(denoise, begun.flatten(0, 1), levels(steps)).float()
-    shown = ((made + 1) * 127.5).round().clamp(0, 255) / 127.5 - 1
-    return torch.cat((seen[:, :1], shown.to(seen.dtype).view_as(seen[:, 1:])), 1)
+    return torch.cat((seen[:, :1], model.shown(to_uint8(made), seen.dtype).view_as(seen[:, 1:])), 1)
