@@ -13,10 +13,13 @@ import torch
 from worldsim.data.clips import ClipStore
 from worldsim.data.episodes import Dataset
 from worldsim.engine.cache import RingCache
+from worldsim.engine.design_parts import StreamPart
 from worldsim.evaluation import insight
 from worldsim.evaluation.layers import main
-from worldsim.evaluation.specimen import Monolithic, Separable, Specimen
+from worldsim.evaluation.specimen import Separable, Specimen
+from worldsim.evaluation.transformers import Buffered, Chunked, Clipped
 from worldsim.model.config import ModelConfig
+from worldsim.model.designs import Design
 from worldsim.model.dit import DiT, wake
 from worldsim.model.patches import patchify, shown
 from worldsim.model.world_model import WorldModel
@@ -34,17 +37,34 @@ def model(request: pytest.FixtureRequest) -> WorldModel:
     return made
 
 
+DESIGNS = ["dit", "dit:2", "clip:2", "stream:3", "stream-causal:3"]
+
+
 @pytest.fixture(scope="module")
-def network() -> DiT:
+def networks() -> dict[str, DiT]:
+    return {design: network_of(design) for design in DESIGNS}
+
+
+def network_of(design: str) -> DiT:
     torch.manual_seed(0)
-    made = DiT(ModelConfig(6, 80, 80, 10, **SIZES)).eval().requires_grad_(False)
+    made = Design.parse(design).make(ModelConfig(6, 80, 80, 10, **SIZES)).eval().requires_grad_(False)
     wake(made, seed=1, scale=0.1)
     return made
 
 
-@pytest.fixture(params=["separable", "monolithic"])
-def specimen(request: pytest.FixtureRequest, model: WorldModel, network: DiT) -> Specimen:
-    return Separable(model) if request.param == "separable" else Monolithic(network)
+def specimen_of(design: str, network: DiT) -> Specimen:
+    kind = Design.parse(design)
+    if kind.kind == "dit":
+        return Chunked(network)
+    reference = kind.reference(ModelConfig(6, 80, 80, 10, **SIZES))
+    return Clipped(network, kind.frames) if kind.kind == "clip" else Buffered(network, kind.frames, reference)
+
+
+@pytest.fixture(params=["scd", *DESIGNS])
+def specimen(request: pytest.FixtureRequest, model: WorldModel, networks: dict[str, DiT]) -> Specimen:
+    if request.param != "scd":
+        return specimen_of(request.param, networks[request.param])
+    return Separable(model)
 
 
 @pytest.fixture
@@ -52,25 +72,40 @@ def store(pong_data: Dataset) -> ClipStore:
     return ClipStore(pong_data, pong_data.held_out, 8)
 
 
-def test_attention_is_shared_out_among_the_frames_of_the_window(specimen: Specimen, store: ClipStore) -> None:
-    seen = insight.looks(specimen, store, 2)
-    assert seen.by_age.shape == (3, 2, 4) and seen.frames.shape == (3, 2)
+def test_attention_is_shared_out_among_the_frames_that_are_seen(specimen: Specimen, store: ClipStore) -> None:
+    seen, ages = insight.looks(specimen, store, 2), list(specimen.ages)
+    assert seen.by_age.shape == (3, 2, len(ages)) and seen.frames.shape == (3, 2)
     np.testing.assert_allclose(seen.by_age.sum(-1), 1, atol=1e-6)
-    assert (seen.frames > 1).all() and (seen.frames < 4).all()
+    assert (seen.frames > 1).all() and (seen.frames < len(ages)).all()
+    assert (seen.by_age > 0).all(), "every age that is said to be seen is"
     biased = specimen.attentions[1]
     before = biased.age_bias.clone()
     try:
-        biased.age_bias[0, 2] = 50.0  # one head of one block looks two frames back, whatever is there
+        biased.age_bias[0, getattr(biased, "chunk", 1) - 1 + 1] = 50.0  # one head looks one frame back, if it is there
         seen = insight.looks(specimen, store, 1)
-        np.testing.assert_allclose(seen.by_age[1, 0], [0, 0, 1, 0], atol=1e-6)
-        assert seen.frames[1, 0] == pytest.approx(1) and seen.frames[1, 1] > 1.5
+        assert seen.by_age[1, 0, ages.index(1)] > 0.45 > seen.by_age[1, 1, ages.index(1)]
+        if ages[0] == 0:
+            assert seen.by_age[1, 0, 1] == pytest.approx(1)
+            assert seen.frames[1, 0] == pytest.approx(1) and seen.frames[1, 1] > 1.5
     finally:
         biased.age_bias.copy_(before)
+
+
+@pytest.mark.parametrize(
+    ("design", "ages"),
+    [("dit", (0, 3)), ("dit:2", (-1, 4)), ("clip:2", (-1, 3)), ("stream:3", (-2, 3)), ("stream-causal:3", (0, 3))],
+)
+def test_frames_that_are_made_together_see_each_other(
+    design: str, ages: tuple[int, int], networks: dict[str, DiT]
+) -> None:
+    of = specimen_of(design, networks[design])
+    assert (of.ages[0], of.ages[-1]) == ages
 
 
 def test_features_at_a_step_are_like_themselves_and_less_like_others(specimen: Specimen, store: ClipStore) -> None:
     features = insight.features_by_step(specimen, store, 3)
     assert len(features) == len(specimen.blocks) and all(len(block) == 3 for block in features)
+    assert len({grid.shape[0] for block in features for grid in block}) == 1, "the same frames in every step"
     for block in features:
         alike = insight.similarity(block)
         np.testing.assert_allclose(np.diag(alike), 1, atol=1e-6)
@@ -105,14 +140,12 @@ def test_without_its_memory_a_network_is_one_that_sees_a_single_frame(model: Wor
     assert {name: got[name] for name in wanted} == pytest.approx(wanted, rel=1e-5)
 
 
-def test_a_transformer_is_looked_into_as_its_roll_out_computes(network: DiT, store: ClipStore) -> None:
+def test_a_transformer_is_looked_into_as_its_roll_out_computes(networks: dict[str, DiT], store: ClipStore) -> None:
     """A frame that is being made looks at clean ones before it and at itself, as it does with a cache."""
-    of, window = Monolithic(network), network.config.window
-    weights = next(iter(of.weights(store, 0, 0)))
-    torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
-    t = torch.arange(weights.shape[-1])
-    age = t[:, None] - t
-    assert not weights[..., (age < 0) | (age >= window)].any()
+    network = networks["dit"]
+    of = Chunked(network)
+    shares = next(iter(of.shares(store, 0, 0)))
+    torch.testing.assert_close(shares.sum(-1), torch.ones(shares.shape[:-1]))
     denoise, noise = of.denoising(store, 0, 0)
     clip, _ = store.draw(0, 0, 0)
     clean = shown(patchify(torch.from_numpy(clip.frames), network.config), torch.float32)
@@ -131,7 +164,7 @@ def test_a_transformer_is_looked_into_as_its_roll_out_computes(network: DiT, sto
 def test_the_command_looks_into_other_designs_or_says_that_it_cannot(
     pong_data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for design, code in (("dit", 0), ("dit:2", 2)):
+    for design, code in (("dit:2", 0), ("clip:2", 0), ("stream:2", 0), ("stream-windows:2", 2)):
         small = ["compile=false", "threads=1", "steps=2", "batch=1", "report.held_out_clips=1", "report.grid_rows=1"]
         small += [f"model.{name}={value}" for name, value in SIZES.items()] + ["report.grid_ticks=[1,4]"]
         run = tmp_path / design.replace(":", "-")
@@ -142,8 +175,9 @@ def test_the_command_looks_into_other_designs_or_says_that_it_cannot(
         assert main([*asked, "threads=1"]) == code
         said = capsys.readouterr()
         if code:
-            assert "probe looks into designs scd and dit, and 'pong' is of dit:2" in said.err
+            assert "which stream-windows:2 of 'pong' does not" in said.err
         else:
+            assert "Frames are seen up to" in said.out
             assert "| block 3 after the first step |" in said.out and "encoder" not in said.out
 
 
@@ -168,3 +202,33 @@ def test_bad_settings_are_one_line(setting: str, said: str, capsys: pytest.Captu
     assert main([setting]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_a_buffer_is_looked_into_as_it_moves(networks: dict[str, DiT], store: ClipStore) -> None:
+    """A frame enters as noise and leaves clean after as many steps as the buffer is long, whatever else is in it."""
+    network = networks["stream:3"]
+    of = Buffered(network, 3, 1)
+    features = of.features(store, 0, 0, 3)
+    seen: list[torch.Tensor] = []
+    hook = network.blocks[0].register_forward_hook(lambda block, given, made: seen.append(made))
+    part = StreamPart(network, 3, 1, 1).eval()
+    clip, rng = store.draw(0, 0, 0)
+    clean = shown(patchify(torch.from_numpy(clip.frames)[None], network.config), torch.float32)
+    led = torch.cat((torch.tensor([network.no_action]), torch.from_numpy(clip.actions)))[None]
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    noise = torch.randn(clean.shape[1:], generator=generator)
+    # The first frame that enters as noise is the clip's fourth, behind two that are on their way.
+    buffer = torch.stack([clean[0, 1].lerp(noise[1], 1 / 3), clean[0, 2].lerp(noise[2], 2 / 3), noise[3]])[None]
+    for at in range(3):
+        buffer = part(torch.cat((clean[:, at : at + 1], buffer), 1), led[:, at : at + 4])
+        made = seen[at][0, 1 + 2 - at].unflatten(0, (8, 8))
+        torch.testing.assert_close(features[0][at][0], made)
+        buffer, out = torch.cat((buffer[:, 1:], noise[None, at + 4 : at + 5]), 1), buffer[0, 0]
+    hook.remove()
+    torch.testing.assert_close(of._move(store, 0, 0, 3)[0], out)
+
+
+def test_a_frames_first_tick_in_a_buffer_is_not_cut(networks: dict[str, DiT]) -> None:
+    of = Buffered(networks["stream:3"], 3, 1)
+    given, made = torch.zeros(1, 4, 2, 2), torch.ones(1, 4, 2, 2)
+    assert of.skipper(3)(of.blocks[0], (given,), made)[0, :, 0, 0].tolist() == [0, 0, 0, 1]

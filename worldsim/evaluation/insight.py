@@ -2,13 +2,12 @@
 
 The two findings that Separable Causal Diffusion rests on (arXiv 2602.10095), as measurements of a world: deep layers
 hardly look at other frames, and features hardly change from one denoising step to the next. The paper found them in
-frame-causal diffusion transformers (``design=dit``); what it made of them can be looked into alike.
+frame-causal diffusion transformers (``design=dit``); what it made of them, and other designs, can be looked into alike.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from worldsim.data.clips import ClipStore
-from worldsim.engine.sampler import levels, sample
 from worldsim.evaluation.specimen import Specimen, hooked
 from worldsim.model.attention import TemporalAttention
 from worldsim.model.multiscale import MultiScaleAttention
@@ -30,10 +27,12 @@ class Looks:
     """Where temporal attention looks; at two scales, heads of the fine branch come before those of the coarse one.
 
     Attributes:
-        by_age: Share of each head's attention by the age of the frame looked at, [layers, heads, W], mean over tokens
-            and over the frames that have a whole window before them; sums to 1 along W. Age 0 is the frame itself.
+        by_age: Share of each head's attention by the age of the frame looked at, [layers, heads, ages], mean over
+            tokens and over the frames that have a whole window before them; sums to 1 along ages, which are
+            :attr:`~worldsim.evaluation.specimen.Specimen.ages`.
         frames: How many frames a token looks at, [layers, heads]: the mean of the exponential of its attention's
-            entropy, from 1 (one frame alone) to W (all alike). A mean share can be even though every token is choosy.
+            entropy, from 1 (one frame alone) to as many as there are (all alike). A mean share can be even though every
+            token is choosy.
     """
 
     by_age: NDArray[np.float64]
@@ -46,22 +45,18 @@ def looks(of: Specimen, store: ClipStore, clips: int, seed: int = 0) -> Looks:
 
     Args:
         of: In eval mode.
-        store: Clips of at least a window.
+        store: Clips of at least its length.
         clips: How many to look at.
         seed: Of the draw.
     """
-    window = of.window
-    total = np.zeros((of.layers, of.heads, window))
+    total = np.zeros((of.layers, of.heads, len(of.ages)))
     frames = np.zeros(total.shape[:2])
     for place in range(clips):
-        for layer, found in enumerate(of.weights(store, place, seed)):
-            weights = found.double()[..., window - 1 :, :]  # [B, L, h, t, T]
-            entropy = -torch.xlogy(weights, weights).sum(-1)
+        for layer, found in enumerate(of.shares(store, place, seed)):
+            shares = found.double()  # [B, L, h, frames, ages]
+            entropy = -torch.xlogy(shares, shares).sum(-1)
             frames[layer] += entropy.exp().mean((0, 1, 3)).cpu().numpy()
-            mean = weights.mean((0, 1))  # [h, t, T]
-            t = torch.arange(mean.shape[1], device=mean.device)
-            by_age = [mean[:, t, t + window - 1 - age].mean(-1) for age in range(window)]
-            total[layer] += torch.stack(by_age, -1).cpu().numpy()
+            total[layer] += shares.mean((0, 1, 3)).cpu().numpy()
     return Looks(total / clips, frames / clips)
 
 
@@ -73,20 +68,14 @@ def features_by_step(
 
     Args:
         of: In eval mode.
-        store: Clips.
+        store: Clips of at least its length.
         steps: Denoising steps.
         place, seed: Which clip, and its noise.
 
     Returns:
         For each block, for each step: [frames, rows, columns, channels], places where the block has them.
     """
-    denoise, noise = of.denoising(store, place, seed, steps)
-    made: list[Tensor] = []
-    blocks = len(of.blocks)
-    with hooked(of.blocks, lambda block, given, result: made.append(result)):
-        sample(denoise, noise, levels(steps))
-    grids = [of.grid(one).float().cpu().numpy() for one in made]
-    return [grids[block::blocks] for block in range(blocks)]
+    return [[one.float().cpu().numpy() for one in block] for block in of.features(store, place, seed, steps)]
 
 
 def similarity(features: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
@@ -136,7 +125,7 @@ def cuts(of: Specimen, store: ClipStore, clips: int, steps: int, seed: int = 0) 
         if len(blocks) > 3:
             names.append((f"{name}s 2 to {len(blocks) - 1} after the first step", list(blocks[1:-1])))
         for what, left in names:
-            with hooked(left, _skipper(of, steps)):
+            with hooked(left, of.skipper(steps)):
                 rows.append({"what": what, **of.error(store, clips, seed, steps)})
     return rows
 
@@ -144,22 +133,13 @@ def cuts(of: Specimen, store: ClipStore, clips: int, steps: int, seed: int = 0) 
 @contextmanager
 def _alone(attentions: Sequence[TemporalAttention | MultiScaleAttention]) -> Iterator[None]:
     """Have temporal attention see the frame itself and no other."""
-    windows = [attention.window for attention in attentions]
-    for attention in attentions:
-        attention.window = 1
+    before = [{name: getattr(one, name) for name in ("window", "chunk") if hasattr(one, name)} for one in attentions]
+    for attention, held in zip(attentions, before, strict=True):
+        for name in held:
+            setattr(attention, name, 1)
     try:
         yield
     finally:
-        for attention, window in zip(attentions, windows, strict=True):
-            attention.window = window
-
-
-def _skipper(of: Specimen, steps: int) -> Callable[[nn.Module, Any, Any], Any]:
-    """A hook that leaves a block out in all denoising steps but the first of each ``steps``."""
-    calls: Counter[nn.Module] = Counter()
-
-    def hook(block: nn.Module, given: Any, made: Any) -> Any:
-        calls[block] += 1
-        return made if calls[block] % steps == 1 else of.skipped(given[0], made)
-
-    return hook
+        for attention, held in zip(attentions, before, strict=True):
+            for name, value in held.items():
+                setattr(attention, name, value)

@@ -18,7 +18,7 @@ from worldsim.evaluation import insight
 from worldsim.evaluation.evaluate import source_name
 from worldsim.evaluation.pictures import pyplot, require_plots
 from worldsim.evaluation.report import as_json, table, write
-from worldsim.evaluation.specimen import specimen
+from worldsim.evaluation.transformers import specimen
 from worldsim.machine import commit, machine, physical_cores
 from worldsim.settings import command, command_line, from_dict, home
 from worldsim.world import load_world
@@ -69,7 +69,7 @@ def probe(config: ProbeConfig, out: Path) -> dict[str, Any]:
         c.width,
     ):
         raise WorldError(f"world {world.name!r} was not learned from recordings such as {dataset.folder}: name data=")
-    store = ClipStore(dataset, dataset.held_out, 2 * c.window)
+    store = ClipStore(dataset, dataset.held_out, model.length)
     seen = insight.looks(model, store, config.clips, config.seed)
     features = [
         insight.features_by_step(model, store, config.steps, place, config.seed) for place in range(config.clips)
@@ -86,8 +86,9 @@ def probe(config: ProbeConfig, out: Path) -> dict[str, Any]:
             "denoising_block": model.denoising_block,
             "fingerprint": world.fingerprint,
             "clips": config.clips,
-            "steps": config.steps,
-            "levels": levels(config.steps)[:-1],
+            "steps": len(features[0][0]),
+            "levels": levels(len(features[0][0]))[:-1],
+            "ages": list(model.ages),
             "dtype": str(dtype).removeprefix("torch."),
             "seed": config.seed,
             "command": command_line(),
@@ -112,12 +113,12 @@ def probe(config: ProbeConfig, out: Path) -> dict[str, Any]:
 def as_markdown(report: Mapping[str, Any]) -> str:
     """The report as tables."""
     about, by_age = report["about"], np.asarray(report["attention_by_age"])
-    window = by_age.shape[-1]
-    ages = (by_age * np.arange(window)).sum(-1)
+    age = np.array(about["ages"])
+    past, ages = by_age[..., age > 0].sum(-1), (by_age * age).sum(-1)
     heads = [
-        [f"{layer + 1}.{head + 1}", f"{1 - share[0]:.2f}", f"{ages[layer, head]:.1f}", f"{frames:.1f}"]
-        for layer, shares in enumerate(by_age)
-        for head, (share, frames) in enumerate(zip(shares, report["frames_looked_at"][layer], strict=True))
+        [f"{layer + 1}.{head + 1}", f"{past[layer, head]:.2f}", f"{ages[layer, head]:.1f}", f"{frames:.1f}"]
+        for layer, looked_at in enumerate(report["frames_looked_at"])
+        for head, frames in enumerate(looked_at)
     ]
     steps = range(1, about["steps"] + 1)
     alike = [
@@ -137,8 +138,7 @@ def as_markdown(report: Mapping[str, Any]) -> str:
             f"{about['dtype']}, seed {about['seed']}, commit {(about['commit'] or 'unknown')[:12]}.",
             "",
             f"Temporal attention, by {about['attention_block']} and head: its share on past frames, the mean age "
-            "looked at, and how many frames a token looks at (the exponential of the entropy). All "
-            f"{window} frames alike would be {1 - 1 / window:.2f}, {(window - 1) / 2:.1f} and {window}.",
+            f"looked at, and how many frames a token looks at (the exponential of the entropy). {_seen(about['ages'])}",
             "",
             *table(["head", "past", "age, ticks", "frames"], heads),
             "",
@@ -155,6 +155,13 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     )
 
 
+def _seen(ages: Sequence[int]) -> str:
+    first, count = ages[0], len(ages)
+    if first < 0:
+        return f"Frames are seen up to {ages[-1]} ticks before and, of those made together, {-first} after."
+    return f"All {count} frames alike would be {1 - 1 / count:.2f}, {(count - 1) / 2:.1f} and {count}."
+
+
 def _nearest_steps(matrix: Sequence[Sequence[float]]) -> str:
     following = [matrix[i][i + 1] for i in range(len(matrix) - 1)]
     return f"{min(following):.3f}" if following else "-"
@@ -164,14 +171,15 @@ def draw(report: Mapping[str, Any], features: Sequence[Sequence[Any]], out: Path
     """Heat maps of attention and of similarity, and one frame's features as colours."""
     plt, about = pyplot(), report["about"]
     by_age = np.asarray(report["attention_by_age"])
-    layers, heads, window = by_age.shape
+    (layers, heads, count), ages = by_age.shape, about["ages"]
     made, axes = plt.subplots(1, layers, figsize=(3.2 * layers, 3), sharey=True, layout="constrained", squeeze=False)
     for layer, axis in enumerate(axes[0]):
         image = axis.imshow(by_age[layer], aspect="auto", vmin=0, vmax=by_age.max(), cmap="viridis")
         axis.set(title=f"{about['attention_block']} {layer + 1}", yticks=range(heads))
         axis.set_xlabel("age of the frame looked at, ticks")
         axis.set_yticklabels([f"head {n + 1}" for n in range(heads)])
-        axis.set_xticks(range(0, window, max(1, window // 5)))
+        ticks = range(0, count, max(1, count // 5))
+        axis.set_xticks(ticks, [str(ages[tick]) for tick in ticks])
     made.colorbar(image, ax=axes, label="share of attention")
     made.savefig(out / "attention.png", dpi=110)
     plt.close(made)
