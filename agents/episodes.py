@@ -31,68 +31,25 @@ Shoot = Callable[[NDArray[np.uint8]], None]
 FILM_SIDE = 480  # pixels, at least: a film of 80 is hard to look at
 
 
-@dataclass(frozen=True)
-class Play:
-    """How episodes are played.
+@dataclass(frozen=True, kw_only=True)
+class EpisodesConfig:
+    """How episodes are played, as ``configs/agent.yaml`` and ``transfer.yaml`` explain it.
 
     Attributes:
-        world: The dream.
-        source_name: Of its real game; None: the one that it was learned from.
+        world: The dream, by name or folder.
+        source: Its real game; None: the one that it was learned from.
         episodes: Side by side.
         max_steps: Decisions after which one is cut off.
+        greedy: The likeliest action instead of a drawn one.
+        seed: Episode i has ``seed + i``.
+        device, dtype: Of the networks.
+        noops: A real game begins with 1 to so many ticks of no action, as is usual on Atari, or one policy would play
+            the same game every time; 0: with none.
         dreams: Episodes of the dream; None: as many as of the real game.
         dream_seconds: Of game after which one of the dream is cut off, whoever decides how often; None: ``max_steps``.
         starts: ``"episode"``: an episode of the dream begins as a game does; ``"recorded"``: anywhere in recorded play.
         data: Which; see :func:`~worldsim.agents.recorded.play_of`.
-        greedy: The likeliest action instead of a drawn one.
-        seed: Episode i has ``seed + i``.
-        noops: A real game begins with 1 to so many ticks of no action, as is usual on Atari, or one policy would play
-            the same game every time; 0: with none.
-        device, dtype: Of the networks.
     """
-
-    world: World
-    source_name: str | None = None
-    episodes: int = 30
-    max_steps: int | None = None
-    greedy: bool = False
-    seed: int = 0
-    device: str = "cpu"
-    dtype: str | None = None
-    noops: int = 30
-    dreams: int | None = None
-    dream_seconds: float | None = None
-    starts: str = "episode"
-    data: Path | None = None
-
-    @cached_property
-    def source(self) -> SourceConfig:
-        """The real game, in the size that the world shows it.
-
-        Raises:
-            WorldsimError: it is not known.
-        """
-        return source_of(self.world, self.source_name)
-
-    def players(self, name: str, count: int) -> list[Player]:
-        """So many players of that name; see :func:`~worldsim.agents.players.player_of`."""
-        make = player_of(name, self.world.actions, self.source)
-        return [make(np.random.default_rng((self.seed, i))) for i in range(count)]
-
-    def dream_decisions(self, repeat: int) -> int | None:
-        """Decisions after which an episode of the dream is cut off, each of so many ticks."""
-        if self.dream_seconds is None:
-            return self.max_steps
-        return max(1, round(self.dream_seconds * self.world.config.fps / repeat))
-
-    def generator(self) -> torch.Generator | None:
-        """What a policy draws its actions with."""
-        return None if self.greedy else torch.Generator().manual_seed(self.seed)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpisodesConfig:
-    """What a command that has episodes played is told; ``configs/agent.yaml`` and ``transfer.yaml`` explain it."""
 
     world: str | None = None
     source: str | None = None
@@ -120,23 +77,42 @@ class EpisodesConfig:
                 f"dreams must be at least 1 and dream_seconds positive, not {self.dreams} and {self.dream_seconds}"
             )
 
-    def play(self, world: World) -> Play:
-        """How the episodes are played in and beside a world."""
-        return Play(
-            world,
-            self.source,
-            self.episodes,
-            self.max_steps,
-            self.greedy,
-            self.seed,
-            self.device,
-            self.dtype,
-            self.noops,
-            self.dreams,
-            self.dream_seconds,
-            self.starts,
-            self.data,
-        )
+
+@dataclass(frozen=True)
+class Play:
+    """Episodes of a world and of its real game.
+
+    Attributes:
+        world: The dream.
+        how: See :class:`EpisodesConfig`.
+    """
+
+    world: World
+    how: EpisodesConfig
+
+    @cached_property
+    def source(self) -> SourceConfig:
+        """The real game, in the size that the world shows it.
+
+        Raises:
+            WorldsimError: it is not known.
+        """
+        return source_of(self.world, self.how.source)
+
+    def players(self, name: str, count: int) -> list[Player]:
+        """So many players of that name; see :func:`~worldsim.agents.players.player_of`."""
+        make = player_of(name, self.world.actions, self.source)
+        return [make(np.random.default_rng((self.how.seed, i))) for i in range(count)]
+
+    def dream_decisions(self, repeat: int) -> int | None:
+        """Decisions after which an episode of the dream is cut off, each of so many ticks."""
+        if self.how.dream_seconds is None:
+            return self.how.max_steps
+        return max(1, round(self.how.dream_seconds * self.world.config.fps / repeat))
+
+    def generator(self) -> torch.Generator | None:
+        """What a policy draws its actions with."""
+        return None if self.how.greedy else torch.Generator().manual_seed(self.how.seed)
 
 
 def in_real(play: Play, who: Policy | str, film: Path | None = None) -> NDArray[np.float64]:
@@ -148,14 +124,14 @@ def in_real(play: Play, who: Policy | str, film: Path | None = None) -> NDArray[
         film: Where to film the first episode.
     """
     with ExitStack() as stack:
-        sources = [make_source(play.source) for _ in range(play.episodes)]
+        sources = [make_source(play.source) for _ in range(play.how.episodes)]
         for one in sources:
             stack.callback(one.close)
         shoot = _filming(film, play.source.fps, stack)
         if isinstance(who, str):
-            players = play.players(who, play.episodes)
+            players = play.players(who, play.how.episodes)
             return play_real(sources, lambda _, states: act_all(players, states), play, shoot=shoot)
-        watcher = Watcher(play.world, who.config, play.episodes, play.device, play.dtype)
+        watcher = Watcher(play.world, who.config, play.how.episodes, play.how.device, play.how.dtype)
         generator = play.generator()
 
         def decide(frames: NDArray[np.uint8], _: list[State]) -> NDArray[np.int64]:
@@ -166,11 +142,11 @@ def in_real(play: Play, who: Policy | str, film: Path | None = None) -> NDArray[
 
 def in_dream(play: Play, who: Policy | str, film: Path | None = None) -> NDArray[np.float64]:
     """Returns [N] in the dream; a scripted player sees its pictures. See :func:`in_real`."""
-    named, rows = isinstance(who, str), play.dreams or play.episodes
+    named, rows = isinstance(who, str), play.how.dreams or play.how.episodes
     repeat = 1 if isinstance(who, str) else who.config.action_repeat
     begun, seen = None, None
-    if play.starts == "recorded":
-        begun, seen = Starts(play.world, play.data, repeat).draw(np.random.default_rng(play.seed), rows)
+    if play.how.starts == "recorded":
+        begun, seen = Starts(play.world, play.how.data, repeat).draw(np.random.default_rng(play.how.seed), rows)
     choose = _player_choice(play, who, rows) if isinstance(who, str) else _policy_choice(who, play.generator(), seen)
     with ExitStack() as stack:
         env = WorldVectorEnv(
@@ -180,11 +156,11 @@ def in_dream(play: Play, who: Policy | str, film: Path | None = None) -> NDArray
             obs_type="rgb" if isinstance(who, str) else who.config.obs_type,
             max_episode_steps=play.dream_decisions(repeat),
             tensors=not named,
-            device=play.device,
-            dtype=play.dtype,
+            device=play.how.device,
+            dtype=play.how.dtype,
         )
         stack.callback(env.close)
-        return play_dream(env, choose, play.seed, _filming(film, play.world.config.fps / repeat, stack), begun)
+        return play_dream(env, choose, play.how.seed, _filming(film, play.world.config.fps / repeat, stack), begun)
 
 
 def play_real(
@@ -206,12 +182,12 @@ def play_real(
         shoot: Given the first game's frames.
     """
     rows = len(sources)
-    starts = [_begun(source, play.seed + i, play.noops) for i, source in enumerate(sources)]
+    starts = [_begun(source, play.how.seed + i, play.how.noops) for i, source in enumerate(sources)]
     frames, states = np.stack([frame for frame, _ in starts]), [info["state"] for _, info in starts]
     watch(frames, None)
     shoot(frames[0])
     returns, over, decisions = np.zeros(rows), np.zeros(rows, bool), 0
-    while not over.all() and (play.max_steps is None or decisions < play.max_steps):
+    while not over.all() and (play.how.max_steps is None or decisions < play.how.max_steps):
         actions = choose(frames, states)
         for _ in range(repeat):
             filmed = not over[0]

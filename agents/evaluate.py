@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worldsim.agents.episodes import EpisodesConfig, in_dream, in_real
+from worldsim.agents.episodes import EpisodesConfig, Play, in_dream, in_real
 from worldsim.agents.players import NAMED
 from worldsim.agents.policy import Policy, load_policy
 from worldsim.checkpoint import write_atomically
@@ -64,7 +64,7 @@ def judge(config: JudgeConfig) -> dict[str, Any]:
     if config.policy not in NAMED:
         who, facts = load_policy(Path(config.policy))
     world = load_world(config.world or ("pong" if isinstance(who, str) else who.config.world))
-    play = config.play(world)
+    play = Play(world, config)
     films = {place: film_path(config.film, place) for place in config.where}
     report: dict[str, Any] = {
         "policy": config.policy,

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from worldsim.agents import evaluate, ppo
-from worldsim.agents.episodes import Play, play_real
+from worldsim.agents.episodes import EpisodesConfig, Play, play_real
 from worldsim.agents.evaluate import JudgeConfig, judge, summary
 from worldsim.agents.policy import Policy, PolicyConfig, Stack, Watcher, load_policy
 from worldsim.agents.ppo import Learner, PPOConfig, advantages
@@ -174,7 +174,8 @@ def test_real_games_begin_with_different_numbers_of_no_ops(tiny_world: World) ->
                 return real(action)
 
             source.step = step  # type: ignore[method-assign]
-        play_real(sources, lambda *_: np.zeros(6, np.int64), Play(tiny_world, max_steps=1, noops=noops, seed=5))
+        how = EpisodesConfig(max_steps=1, noops=noops, seed=5)
+        play_real(sources, lambda *_: np.zeros(6, np.int64), Play(tiny_world, how))
         return [count - 1 for count in counts]
 
     assert ticks(0) == [0] * 6

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worldsim.benchmark.report import as_csv, as_markdown, merge, read, share_of_matmul_rate, write
+from worldsim.benchmark.report import merge, read, share_of_matmul_rate, write
 from worldsim.benchmark.statistics import summarise
+from worldsim.benchmark.tables import as_csv, as_markdown
 from worldsim.errors import WorldsimError
 
 Report = dict[str, Any]

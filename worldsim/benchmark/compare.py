@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from worldsim.benchmark import report as reports
 from worldsim.benchmark.statistics import Ratio, percentile, ratio
+from worldsim.benchmark.tables import figure
 from worldsim.errors import WorldsimError
 from worldsim.evaluation import report as files
 
@@ -90,7 +91,7 @@ def as_markdown(rows: Sequence[Row]) -> str:
     for row in rows:
         found = row.ratio
         shown = [f"{found.value:.3f}", f"{found.low:.3f} to {found.high:.3f}"] if found else ["-", "-"]
-        figures = [row.figure or "-", reports.figure(row.a), reports.figure(row.b), *shown, row.verdict]
+        figures = [row.figure or "-", figure(row.a), figure(row.b), *shown, row.verdict]
         body.append([*(str(row.cell.get(name, "-")) for name in differ), *figures])
     head = [*differ, "figure", "a, ms", "b, ms", "b / a", "95 % interval", "b is"]
     lines += [*files.table(head, body), ""]
@@ -147,12 +148,12 @@ def _rows(one: Mapping[str, Any], other: Mapping[str, Any], draws: int, seed: in
         if cell["error"] is not None:
             return [Row(x, differs, "", None, None, None, f"not measured in {name}: {cell['error']}")]
     rows = []
-    for figure, (stage, quantile) in FIGURES.items():
+    for name, (stage, quantile) in FIGURES.items():
         a, b = ([np.array(repeat["samples"][stage]) for repeat in cell["repeats"]] for cell in (one, other))
         ticks = max(sum(map(len, repeats)) for repeats in (a, b))
         found = ratio(a, b, quantile, draws=min(draws, max(_LEAST_DRAWS, _MOST_VALUES // ticks)), seed=seed)
         verdict = "no difference shown" if found.covers_one else "faster" if found.value < 1 else "slower"
-        rows.append(Row(x, differs, figure, _value(a, quantile), _value(b, quantile), found, verdict))
+        rows.append(Row(x, differs, name, _value(a, quantile), _value(b, quantile), found, verdict))
     return rows
 
 

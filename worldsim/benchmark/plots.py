@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from worldsim.benchmark.report import WHOLE, figure, share_of_matmul_rate, split_settings
+from worldsim.benchmark.report import WHOLE, share_of_matmul_rate, split_settings
 from worldsim.benchmark.statistics import TENTHS
+from worldsim.benchmark.tables import figure
 from worldsim.errors import WorldsimError
 from worldsim.evaluation.pictures import pyplot
 

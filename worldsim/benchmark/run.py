@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from worldsim.benchmark import compare, report
+from worldsim.benchmark import compare, report, tables
 from worldsim.benchmark.cells import ALLOCATORS, Cell, product
 from worldsim.benchmark.statistics import summarise
 from worldsim.errors import WorldsimError
@@ -191,8 +191,8 @@ def run(settings: dict[str, Any]) -> int | None:
 
     with _progress() as say:
         benchmark(cells, config, keep, say)
-    table = report.as_markdown(found)
-    write_text(out.with_suffix(".csv"), report.as_csv(found))
+    table = tables.as_markdown(found)
+    write_text(out.with_suffix(".csv"), tables.as_csv(found))
     write_text(out.with_suffix(".md"), table + "\n")
     print(table)
     if config.into:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.agents.episodes import EpisodesConfig, in_dream, in_real
+from worldsim.agents.episodes import EpisodesConfig, Play, in_dream, in_real
 from worldsim.agents.evaluate import summary
 from worldsim.agents.players import NAMED
 from worldsim.agents.policy import Policy, load_policy
@@ -91,7 +91,7 @@ def find_players(wanted: Sequence[str]) -> dict[str, Policy | str]:
 def measure(config: TransferConfig) -> dict[str, Any]:
     """Every player in both games; a report of plain values."""
     players = find_players(config.policies)
-    play = config.play(load_world(config.world or "pong"))
+    play = Play(load_world(config.world or "pong"), config)
     rows: dict[str, dict[str, Any]] = {}
     for name, who in players.items():
         games = {"dream": in_dream, "real": in_real}
