@@ -67,7 +67,7 @@ def test_a_source_without_a_state_is_judged_by_what_is_left(
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert "objects" not in report and "drift" not in report
     assert report["fidelity"]["at"]["1"]["psnr"] > 0
-    assert "Left out are objects, motion and drift" in (tmp_path / "out" / "report.md").read_text()
+    assert "Left out are objects, motion, diversity and drift" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_an_unknown_part_is_named(capsys: pytest.CaptureFixture[str]) -> None:

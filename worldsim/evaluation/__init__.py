@@ -1,1 +1,1 @@
-"""What a world is worth: control, objects, fidelity, outcome and drift, as numbers and pictures."""
+"""What a world is worth: control, objects, motion, fidelity, outcome, diversity and drift, as numbers and pictures."""

@@ -18,7 +18,7 @@ from worldsim.data.episodes import Dataset
 from worldsim.engine.precision import pick_device, pick_dtype
 from worldsim.envs.sources import load_source
 from worldsim.errors import WorldsimError
-from worldsim.evaluation import control, drift, fidelity, motion, objects, outcome
+from worldsim.evaluation import control, diversity, drift, fidelity, motion, objects, outcome
 from worldsim.evaluation.bars import Bar, bars
 from worldsim.evaluation.learning import Lesson
 from worldsim.evaluation.pictures import draw, require_plots
@@ -31,7 +31,7 @@ from worldsim.schema import nearest
 from worldsim.settings import command, command_line, from_dict, group_names, home
 from worldsim.world import World, load_world
 
-PARTS = ("control", "objects", "motion", "fidelity", "outcome", "drift")
+PARTS = ("control", "objects", "motion", "fidelity", "outcome", "diversity", "drift")
 SEPARABLE_ONLY = ("motion", "outcome")  # other designs have no such parts
 
 
@@ -85,6 +85,8 @@ class EvaluateConfig:
             control_moments=6,
             motion_clips=8,
             outcome_ticks=2000,
+            serves=2,
+            futures=8,
             drift_minutes=min(1 / 6, self.drift_minutes),
             drift_rows=min(2, self.drift_rows),
             drift_window=2.5,
@@ -171,12 +173,16 @@ def evaluate(config: EvaluateConfig, out: Path, *, quiet: bool = False) -> tuple
         report["fidelity"] = timed("fidelity", lambda: fidelity.measure(subject))
     if "outcome" in parts:
         report["outcome"] = timed("outcome", lambda: outcome.measure(subject))
+    if "diversity" in parts and subject.reader:
+        report["diversity"] = timed("diversity", lambda: diversity.measure(subject))
     if "drift" in parts and subject.reader:
         report["drift"], drifted = timed("drift", lambda: drift.measure(subject))
         if "outcome" in report and "points" in report["drift"]:
             report["outcome"]["points"] = report["drift"]["points"]
-    if subject.reader is None and set(config.parts) & {"objects", "motion", "drift"}:
-        left_out.append("objects, motion and drift: the source has neither colours to tell its objects by nor a state")
+    if subject.reader is None and set(config.parts) & {"objects", "motion", "diversity", "drift"}:
+        left_out.append(
+            "objects, motion, diversity and drift: the source has neither colours to tell its objects by nor a state"
+        )
     if parts != set(config.parts):
         left = " and ".join(part for part in config.parts if part not in parts)
         left_out.append(f"{left}: design {subject.world.config.design} has none")

@@ -41,6 +41,9 @@ def draw(
     if "objects" in report:
         curves(subject, report, out / "curves.png")
         files.append("curves.png")
+    if report.get("diversity"):
+        served_balls(report["diversity"], subject.source.width, subject.source.height, out / "diversity.png")
+        files.append("diversity.png")
     if "drift" in report:
         drift_curves(report["drift"], out / "drift.png")
         files.append("drift.png")
@@ -97,6 +100,22 @@ def roll_out_gif(subject: Subject, path: Path, scale: int = 4) -> None:
     palette = sample.quantize(255, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     frames = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=round(1000 / subject.fps / 10) * 10, loop=0)
+
+
+def served_balls(part: Mapping[str, Any], width: int, height: int, path: Path) -> None:
+    """Where balls are some ticks after they were served, in the real game and in dreamed futures."""
+    plt = pyplot()
+    titles = {
+        "real": f"{part['serves']} real serves",
+        "dream": f"{part['futures']} futures of {part['moments']} moments",
+    }
+    made, axes = plt.subplots(1, 2, figsize=(9, 4.6), sharex=True, sharey=True, layout="constrained")
+    for axis, (place, title), colour in zip(axes, titles.items(), (REAL, DREAM), strict=True):
+        x, y = np.array(part["places"][place]).reshape(-1, 2).T
+        axis.plot(x, y, "o", color=colour, ms=5, alpha=0.4, mew=0)
+        axis.set(title=f"{title}: {len(x)} balls", xlim=(0, width), ylim=(height, 0), aspect="equal")
+        axis.set_xlabel(f"where the ball is {part['flight']} ticks after it came, px")
+    _save(made, path)
 
 
 def curves(subject: Subject, report: Mapping[str, Any], path: Path) -> None:

@@ -167,6 +167,25 @@ def _outcome(part: Mapping[str, Any]) -> list[str]:
     return [about, "", *table(["", "precision", "recall", "said", "true"], rows)]
 
 
+def _diversity(part: Mapping[str, Any]) -> list[str]:
+    places = {
+        f"{part['serves']} real serves": part["real"],
+        "all futures": part["dream"],
+        "those of one moment, on average": part["one_moment"],
+    }
+    names = [*part["real"]]
+    rows = [[place, *(found.get(name) for name in names)] for place, found in places.items()]
+    return [
+        f"{part['futures']} futures of each of {part['moments']} moments just before a ball is served, under the "
+        f"recorded actions. One ball flies in {part['served']:.3f} of them, of these as the recorded one did in "
+        f"{_figure(part['as_recorded'])}; their directions are {part['distance']:.3f} from those of real serves (total "
+        "variation). Directions are how many are in use (the exponential of the entropy), spread is that of the balls' "
+        f"places {part['flight']} ticks later, px.",
+        "",
+        *table(["", *names], rows),
+    ]
+
+
 def _drift(part: Mapping[str, Any]) -> list[str]:
     head = ["policy", "rate", "dream, whole", "real, whole", "dream, end", "real, end", "difference", "standard error"]
     rows = []
@@ -204,6 +223,7 @@ SECTIONS = {
     "motion": _motion,
     "fidelity": _fidelity,
     "outcome": _outcome,
+    "diversity": _diversity,
     "drift": _drift,
 }
 

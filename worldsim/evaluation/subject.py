@@ -38,6 +38,7 @@ class Extent:
         control_moments: Moments from which every action is tried.
         motion_clips: Stretches of four windows of held-out play, followed one frame ahead.
         outcome_ticks: Held-out ticks judged for rewards at most; 0 for all.
+        serves, futures: Moments before a ball is served, and how many futures of each are dreamed.
         drift_minutes, drift_rows: Length and number of dreams under each policy.
         drift_window: Seconds over which rates are taken.
         drift_last: Seconds at the end that the bar looks at.
@@ -49,6 +50,8 @@ class Extent:
     control_moments: int = 24
     motion_clips: int = 128
     outcome_ticks: int = 0
+    serves: int = 8
+    futures: int = 64
     drift_minutes: float = 2.0
     drift_rows: int = 4
     drift_window: float = 10.0
