@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from worldsim.checkpoint import part
 from worldsim.data.episodes import Dataset
 from worldsim.engine.sampler import levels, sample
 from worldsim.engine.session import Session
@@ -34,6 +35,13 @@ from worldsim.world import World, load_world
 SHAPE = ModelConfig(
     3, 16, 24, 8, margin=1, dim=32, heads=2, encoder_layers=1, decoder_layers=1, decoder_width=8, window=4
 )
+
+
+SMALL = [
+    "batch=2", "compile=false", "dtype=float32", "threads=1", "model.patch=16", "model.dim=32", "model.heads=2",
+    "model.encoder_layers=1", "model.decoder_layers=1", "model.window=4", "model.decoder_width=8",
+    "report.held_out_clips=1", "report.grid_rows=1", "report.grid_ticks=[1,4]", "replay.steps=0", "outcomes.steps=0",
+]  # fmt: skip
 
 
 def shaken(seed: int = 0) -> WorldModel:
@@ -105,11 +113,7 @@ def test_a_critic_that_agrees_with_the_teacher_moves_nothing_and_one_that_differ
 @pytest.fixture(scope="module")
 def teacher(pong_data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("teacher") / "run"
-    small = ["batch=2", "compile=false", "dtype=float32", "threads=1", "model.patch=16", "model.dim=32"]
-    small += ["model.heads=2", "model.encoder_layers=1", "model.decoder_layers=1", "model.window=4"]
-    small += ["model.decoder_width=8", "report.held_out_clips=1", "report.grid_rows=1", "report.grid_ticks=[1,4]"]
-    small += ["replay.steps=0", "outcomes.steps=0"]
-    assert train(["world=pong", f"data={pong_data.folder}", f"run={run}", "steps=3", *small]) in (0, None)
+    assert train(["world=pong", f"data={pong_data.folder}", f"run={run}", "steps=3", *SMALL]) in (0, None)
     return run / "world"
 
 
@@ -328,3 +332,29 @@ def test_a_student_is_distilled_from_a_teacher_of_clips(
     ):
         assert main(arguments(teacher, pong_data, tmp_path / "other", *more)) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_student_may_begin_with_what_another_method_made(
+    teacher: Path, pong_data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ODE initialisation: first regression, then distribution matching with the teacher that both have."""
+    first, second = tmp_path / "ode", tmp_path / "dmd"
+    assert main(arguments(teacher, pong_data, first, "method=ode", "trajectories=2", "teacher_steps=4")) in (0, None)
+    told = arguments(teacher, pong_data, second, f"init={first / 'world'}", "lr=1e-12", "critic_lr=1e-12")
+    assert main(told) in (0, None)
+    begun, after = (load_world(run / "world").model.decoder.state_dict() for run in (first, second))
+    for name, weight in after.items():
+        torch.testing.assert_close(weight, begun[name], rtol=0, atol=1e-6)
+    before = load_world(teacher)
+    assert any((weight - before.model.decoder.state_dict()[name]).abs().max() > 1e-4 for name, weight in after.items())
+    critic = part(load_file(second / "checkpoint.safetensors"), "critic")
+    for name, weight in before.model.decoder.state_dict().items():
+        torch.testing.assert_close(critic[name], weight.float(), rtol=0, atol=1e-6)
+    card = load_world(second / "world").card
+    assert f"`world={teacher}` was world" in card and f"`init={first / 'world'}` was world" in card
+    assert "method=ode" in card and card.count("worldsim train world=pong") == 2
+    other = tmp_path / "other"
+    assert train(["world=pong", f"data={pong_data.folder}", f"run={other}", "steps=2", "seed=1", *SMALL]) in (0, None)
+    capsys.readouterr()
+    assert main(arguments(teacher, pong_data, tmp_path / "no", f"init={other / 'world'}")) == 2
+    assert "has another encoder than world=" in capsys.readouterr().err

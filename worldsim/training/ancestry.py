@@ -28,19 +28,30 @@ def adopt_weights(model: WorldModel, name: str, run: Run) -> None:
         RunError: its model has another shape.
     """
     parent = load_world(name)
-    theirs, ours = asdict(parent.config.model), asdict(model.config)
+    check_shape(parent, name, model.config)
+    model.load_state_dict(parent.model.state_dict())
+    remember_parents(run, {f"init={name}": parent})
+
+
+def check_shape(parent: World, name: str, shape: ModelConfig) -> None:
+    """Whether a world can be begun from.
+
+    Raises:
+        RunError: its model has another shape.
+    """
+    theirs, ours = asdict(parent.config.model), asdict(shape)
     for key in theirs:
         if theirs[key] != ours[key]:
             raise RunError(f"init={name} has model.{key}={theirs[key]}, not {ours[key]}: give the same, or no init")
-    model.load_state_dict(parent.model.state_dict())
-    remember_parent(parent, f"init={name}", run)
 
 
-def remember_parent(parent: World, said: str, run: Run) -> None:
-    """Keep in a run how the world was made that it began from, which the command named by ``said``."""
-    made = parent.card.partition(_MADE_BY)[2].partition("\n## ")[0].strip("\n")
-    text = f"`{said}` was world `{parent.name}`, fingerprint {parent.fingerprint[:16]}, made by\n\n{made}\n"
-    write_atomically(run.parent, text.encode())
+def remember_parents(run: Run, parents: Mapping[str, World]) -> None:
+    """Keep in a run how the worlds were made that it began from, by what the command named them with."""
+    texts = []
+    for said, parent in parents.items():
+        made = parent.card.partition(_MADE_BY)[2].partition("\n## ")[0].strip("\n")
+        texts.append(f"`{said}` was world `{parent.name}`, fingerprint {parent.fingerprint[:16]}, made by\n\n{made}\n")
+    write_atomically(run.parent, "\n".join(texts).encode())
 
 
 def train_command(told: Mapping[str, Any], usual: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from worldsim.errors import RunError
 from worldsim.locking import sole_writer
 from worldsim.model.world_model import WorldModel
 from worldsim.settings import command, from_dict, home
-from worldsim.training.ancestry import collect_command, command_of, remember_parent
+from worldsim.training.ancestry import check_shape, collect_command, command_of, remember_parents
 from worldsim.training.export import export
 from worldsim.training.loop import Loop
 from worldsim.training.loss import LossConfig
@@ -28,7 +28,7 @@ from worldsim.training.rehearsal import Rehearsal
 from worldsim.training.replay import DecoderObjective, Replay
 from worldsim.training.sources import Source, drawn, rolled, streamed
 from worldsim.training.teaching import Computer
-from worldsim.world import load_world
+from worldsim.world import World, load_world
 
 
 class Distiller(Loop):
@@ -60,6 +60,7 @@ class Distiller(Loop):
         self.teacher = copy.deepcopy(world.model).float().to(self.device).requires_grad_(False).eval()
         self.student = self._decoding(requires_grad=True)
         self.ema = self._decoding(requires_grad=False)
+        init = self._adopt(config.init) if config.init else {}
         self.loss = LossConfig(
             draws=config.draws,
             noise_shift=config.noise_shift,
@@ -84,7 +85,7 @@ class Distiller(Loop):
         if place.leads:
             self._begin(world.name)
             if not run.checkpoint.exists():
-                remember_parent(world, f"world={config.world}", run)
+                remember_parents(run, {f"world={config.world}": world, **init})
         if run.checkpoint.exists():
             self.load()
 
@@ -95,6 +96,22 @@ class Distiller(Loop):
         model._modules = dict(self.teacher._modules)
         model.config, model.decoder = self.shape, decoder.requires_grad_(requires_grad).train(requires_grad)
         return model
+
+    def _adopt(self, name: str) -> dict[str, World]:
+        """Have the student begin with a distilled world's decoder.
+
+        Raises:
+            WorldError: there is no such world.
+            RunError: it has another shape, or another encoder than the teacher.
+        """
+        world = load_world(name)
+        check_shape(world, name, self.shape)
+        ours, theirs = self.teacher.encoder.state_dict(), world.model.encoder.state_dict()
+        if not all(torch.equal(weight.cpu(), theirs[key].float()) for key, weight in ours.items()):
+            raise RunError(f"init={name} has another encoder than world={self.config.world}: distil it from that first")
+        for model in (self.student, self.ema):
+            model.decoder.load_state_dict(world.model.decoder.state_dict())
+        return {f"init={name}": world}
 
     def _begin(self, name: str) -> None:
         told = asdict(self.config) | {

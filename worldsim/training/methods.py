@@ -38,6 +38,8 @@ class DistillConfig:
         method: One of :data:`METHODS`.
         teacher: For ``method=self_forcing``: a world of design ``clip`` that judges roll-outs over several frames at
             once; None: the decoder of ``world`` judges each frame.
+        init: A world distilled from ``world``, whose decoder the student begins with: ODE initialisation, where it was
+            made by ``method=ode`` (CausVid, arXiv 2412.07772). None: it begins with the teacher's.
         teacher_steps: Denoising steps of the teacher's solver, where the method follows it; of the finest sampler that
             a shortcut model knows.
         trajectories: Steps whose trajectories are computed and kept, by ``method=ode``.
@@ -60,6 +62,7 @@ class DistillConfig:
     world: str = "pong"
     method: str = "dmd"
     teacher: str | None = None
+    init: str | None = None
     data: Path | None = None
     run: Path | None = None
     steps: int = 1000
