@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -153,3 +155,16 @@ def test_a_gpu_backend_dreams_what_eager_dreams(backend: str, make_world) -> Non
     for _ in range(8):
         one, two = eager.step([1])[0].astype(int), fast.step([1])[0].astype(int)
         assert np.abs(one - two).mean() < 0.5
+
+
+def test_sessions_are_traced_side_by_side(make_world: Callable[..., World]) -> None:
+    """As `evaluate backend=torchscript threads=2` opens them: PyTorch has one tracer for the whole process."""
+    worlds = [make_world(seed=seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        sessions = list(pool.map(lambda world: Session(world, 2, backend="torchscript", dtype="float32"), worlds * 4))
+    for world, session in zip(worlds * 4, sessions, strict=True):
+        plain = Session(world, 2, dtype="float32")
+        for one in (plain, session):
+            one.reset(seed=1)
+        expected, made = (one.render(np.array([1, 2])).astype(int) for one in (plain, session))
+        assert np.abs(expected - made).max() <= 1
