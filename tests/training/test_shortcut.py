@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from worldsim.data.episodes import Dataset
 from worldsim.engine.parts import DecodePart
 from worldsim.engine.sampler import levels, sample
 from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
 from worldsim.model.decoder import FrameDecoder, StepSizeEmbedding
 from worldsim.model.world_model import WorldModel
-from worldsim.training.methods import DistillConfig
+from worldsim.training.ancestry import check_shape
+from worldsim.training.distill import main
+from worldsim.training.methods import METHODS, DistillConfig
 from worldsim.training.shortcut import Shortcut, TwoSteps, steps
 from worldsim.training.teaching import Computer, Moments
+from worldsim.world import World, load_world, save_world
 
 SHAPE = ModelConfig(
     3, 16, 24, 8, margin=1, dim=32, heads=2, encoder_layers=1, decoder_layers=1, decoder_width=8, window=4, shortcut=4
@@ -143,3 +149,23 @@ def test_what_cannot_be_halved_is_said() -> None:
         DistillConfig(method="shortcut", teacher_steps=12)
     with pytest.raises(ValueError, match=r"model\.shortcut must be a power of two of at least 2, not 6"):
         replace(SHAPE, shortcut=6)
+
+
+def test_what_takes_shortcuts_is_taught_no_more(
+    make_world: Callable[..., World], pong_data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Other lessons are of the finest step alone, and would part it from the others."""
+    world = make_world(shortcut=4)
+    save_world(world, tmp_path / "world")
+    assert load_world(tmp_path / "world").config.model.shortcut == 4
+    for method in METHODS:
+        told = [
+            f"world={tmp_path / 'world'}",
+            f"method={method}",
+            f"data={pong_data.folder}",
+            f"run={tmp_path / 'run'}",
+        ]
+        assert main(told) == 2
+        assert "takes shortcuts already: distil the one that it was made from" in capsys.readouterr().err
+    with pytest.raises(RunError, match="init=it takes shortcuts, which this would unlearn"):
+        check_shape(world, "it", make_world().config.model)

@@ -22,7 +22,7 @@ from worldsim.model.world_model import WorldModel
 from worldsim.training.progress import frame_error
 from worldsim.world import World
 
-Clip = tuple[Tensor, Tensor, Tensor]
+Recorded = tuple[Tensor, Tensor, Tensor]
 
 
 class Transformer(Specimen):
@@ -41,7 +41,7 @@ class Transformer(Specimen):
         """See :class:`Specimen`."""
         return list(self._network.blocks)
 
-    def _clip(self, store: ClipStore, place: int, seed: int) -> Clip:
+    def _clip(self, store: ClipStore, place: int, seed: int) -> Recorded:
         """Recorded frames as patches [1, T, L, P], the actions that led to them int64 [1, T], and noise [T, L, P]."""
         weight = next(self._network.parameters())
         clip, rng = store.draw(seed, 0, place)
@@ -66,17 +66,41 @@ class Transformer(Specimen):
         return tokens.unflatten(-2, (c.rows, c.columns))
 
 
-class Chunked(Transformer, AtOnce):
+class Together(Transformer, AtOnce):
+    """What makes all frames of a clip that are not given at once.
+
+    Args:
+        network: Of the design.
+        first: The first frame whose error tells something of it.
+    """
+
+    def __init__(self, network: DiT, first: int) -> None:
+        super().__init__(network)
+        self._first = first
+
+    @torch.inference_mode()
+    def error(self, store: ClipStore, clips: int, seed: int, steps: int) -> dict[str, float]:
+        """See :class:`Specimen`; of frames from the first on that has any before it that are given."""
+        parts: list[tuple[Tensor, Tensor]] = []
+        for place in range(clips):
+            denoise, noise = self.denoising(store, place, seed, steps)
+            clean, _, _ = self._clip(store, place, seed)
+            made = sample(denoise, noise, levels(steps))
+            parts.append((made[self._first - self.length :], clean[0, self._first - 1 :]))
+        return frame_error(parts, self._network.config)
+
+
+class Chunked(Together):
     """Frame- or chunk-causal. All chunks of a clip are made at once, each given the clean frames before it
     (:meth:`~worldsim.model.dit.DiT.teach`), as a roll-out makes them one by one.
     """
 
     def __init__(self, network: DiT) -> None:
-        super().__init__(network)
-        self._chunk, window = network.chunk, network.config.window
-        self.length = -(-2 * window // self._chunk) * self._chunk
-        self.ages = range(1 - self._chunk, window + self._chunk - 1)
-        self._whole = -(-(window - 1) // self._chunk) * self._chunk  # the first frame with all of its window
+        chunk, window = network.chunk, network.config.window
+        super().__init__(network, chunk)
+        self.length = -(-2 * window // chunk) * chunk
+        self.ages = range(1 - chunk, window + chunk - 1)
+        self._whole = -(-(window - 1) // chunk) * chunk  # the first frame with all of its window
 
     def shares(self, store: ClipStore, place: int, seed: int) -> Iterator[Tensor]:
         """See :class:`Specimen`: of frames made of pure noise, in their first denoising step."""
@@ -106,36 +130,25 @@ class Chunked(Transformer, AtOnce):
         half = made.shape[1] // 2
         return torch.cat((made[:, :half], given[:, half:]), 1)
 
-    @torch.inference_mode()
-    def error(self, store: ClipStore, clips: int, seed: int, steps: int) -> dict[str, float]:
-        """See :class:`Specimen`; of every frame but those of the first chunk, which has none before it."""
-        parts: list[tuple[Tensor, Tensor]] = []
-        for place in range(clips):
-            denoise, noise = self.denoising(store, place, seed, steps)
-            clean, _, _ = self._clip(store, place, seed)
-            made = sample(denoise, noise, levels(steps))
-            parts.append((made[self._chunk :], clean[0, self._chunk - 1 :]))
-        return frame_error(parts, self._network.config)
 
-
-class Clipped(Transformer, AtOnce):
+class Clipped(Together):
     """Bidirectional over a clip, whose first frames are given and whose others are made together."""
 
     def __init__(self, network: DiT, frames: int) -> None:
-        super().__init__(network)
-        self.length, self._given = network.chunk, network.chunk - frames
+        super().__init__(network, network.chunk - frames)
+        self.length = network.chunk
         self.ages = range(1 - frames, self.length)
 
     def shares(self, store: ClipStore, place: int, seed: int) -> Iterator[Tensor]:
         """See :class:`Specimen`: of frames made of pure noise, in their first denoising step."""
         denoise, noise = self.denoising(store, place, seed)
         for attention, x in self._watched(lambda: denoise(noise, 1.0)):
-            yield by_age(attention.weights(x), self._given, self.length, self.ages)
+            yield by_age(attention.weights(x), self._first, self.length, self.ages)
 
     def denoising(self, store: ClipStore, place: int, seed: int, steps: int = 1) -> tuple[Denoise, Tensor]:
         """See :class:`AtOnce`: the frames that are made together."""
         network, (clean, led, noise) = self._network, self._clip(store, place, seed)
-        given = self._given
+        given = self._first
 
         def denoise(x: Tensor, t: float) -> Tensor:
             level = torch.full(led.shape, t, device=x.device, dtype=x.dtype)
@@ -146,21 +159,11 @@ class Clipped(Transformer, AtOnce):
 
     def grid(self, made: Tensor) -> Tensor:
         """See :class:`AtOnce`: of all frames of the clip [1, T, L, D]."""
-        return self._grid(made[0, self._given :])
+        return self._grid(made[0, self._first :])
 
     def skipped(self, given: Tensor, made: Tensor) -> Tensor:
         """See :class:`AtOnce`: nothing is kept of clean frames, so they do without it too."""
         return given
-
-    @torch.inference_mode()
-    def error(self, store: ClipStore, clips: int, seed: int, steps: int) -> dict[str, float]:
-        """See :class:`Specimen`; of all frames that are made together, one to so many ticks ahead."""
-        parts: list[tuple[Tensor, Tensor]] = []
-        for place in range(clips):
-            denoise, noise = self.denoising(store, place, seed, steps)
-            clean, _, _ = self._clip(store, place, seed)
-            parts.append((sample(denoise, noise, levels(steps)), clean[0, self._given - 1 :]))
-        return frame_error(parts, self._network.config)
 
 
 class Buffered(Transformer):

@@ -39,6 +39,8 @@ def check_shape(parent: World, name: str, shape: ModelConfig) -> None:
     Raises:
         RunError: its model has another shape.
     """
+    if parent.config.model.shortcut and not shape.shortcut:
+        raise RunError(f"init={name} takes shortcuts, which this would unlearn: name the world that it was made from")
     theirs, ours = asdict(parent.config.model), asdict(shape)
     for key in theirs:
         if theirs[key] != ours[key]:

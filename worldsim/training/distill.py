@@ -52,10 +52,10 @@ class Distiller(Loop):
         super().__init__(config, place, world.name, f"{world.name}-distilled", steps)
         run = self.run
         self.shape = world.config.model
+        if self.shape.shortcut:
+            raise RunError(f"world={config.world} takes shortcuts already: distil the one that it was made from")
         if config.method == "shortcut":
             self.shape = replace(self.shape, shortcut=config.teacher_steps)
-        elif self.shape.shortcut:
-            raise RunError(f"world={config.world} takes shortcuts already: distil the one that it was made from")
         self.clips = self.training_clips(self.shape.window)
         self.teacher = copy.deepcopy(world.model).float().to(self.device).requires_grad_(False).eval()
         self.student = self._decoding(requires_grad=True)
