@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,34 +13,21 @@ from worldsim.checkpoint import part
 from worldsim.data.episodes import Dataset
 from worldsim.engine.sampler import levels, sample
 from worldsim.engine.session import Session
-from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
-from worldsim.model.designs import Design
-from worldsim.model.dit import DiT
 from worldsim.model.world_model import WorldModel
-from worldsim.training.asymmetric import AsymmetricDMD, Stretches
 from worldsim.training.distill import Distiller, main
 from worldsim.training.dmd import DMD, exit_frames, matching_loss
-from worldsim.training.forcing import Forcing
 from worldsim.training.methods import METHODS, DistillConfig
 from worldsim.training.parallel import Ranks
-from worldsim.training.pretrain import main as train
 from worldsim.training.regression import Consistency, ODEInitialisation, trajectory
 from worldsim.training.replay import KeptConfig
 from worldsim.training.self_forcing import RollOuts
-from worldsim.training.teaching import Begun, Computer, Moments
+from worldsim.training.teaching import Computer, Moments
 from worldsim.world import World, load_world
 
 SHAPE = ModelConfig(
     3, 16, 24, 8, margin=1, dim=32, heads=2, encoder_layers=1, decoder_layers=1, decoder_width=8, window=4
 )
-
-
-SMALL = [
-    "batch=2", "compile=false", "dtype=float32", "threads=1", "model.patch=16", "model.dim=32", "model.heads=2",
-    "model.encoder_layers=1", "model.decoder_layers=1", "model.window=4", "model.decoder_width=8",
-    "report.held_out_clips=1", "report.grid_rows=1", "report.grid_ticks=[1,4]", "replay.steps=0", "outcomes.steps=0",
-]  # fmt: skip
 
 
 def shaken(seed: int = 0) -> WorldModel:
@@ -110,25 +96,17 @@ def test_a_critic_that_agrees_with_the_teacher_moves_nothing_and_one_that_differ
         assert (gradient.abs().max() < 1e-7) == still
 
 
-@pytest.fixture(scope="module")
-def teacher(pong_data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("teacher") / "run"
-    assert train(["world=pong", f"data={pong_data.folder}", f"run={run}", "steps=3", *SMALL]) in (0, None)
-    return run / "world"
+SQUARES = ["replay.crop=2"]  # of frames that are kept
 
 
-def arguments(teacher: Path, data: Dataset, run: Path, *more: str) -> list[str]:
-    small = ["batch=2", "compile=false", "dtype=float32", "threads=1", "head_start=2", "report.held_out_clips=1"]
-    small += ["report.grid_rows=1", "report.grid_ticks=[1,4]", "steps=6", "lr=0.01", "critic_lr=0.01"]
-    small += ["replay.frames=8", "replay.clips=6", "replay.first=2"]
-    return [f"world={teacher}", f"data={data.folder}", f"run={run}", *small, *more]
-
-
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [*((method, []) for method in METHODS), *((method, SQUARES) for method in ("dmd", "energy", "shortcut"))],
+)
 def test_a_run_distils_the_decoder_and_nothing_else(
-    method: str, teacher: Path, pong_data: Dataset, tmp_path: Path
+    method: str, more: list[str], teacher: Path, arguments: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    assert main(arguments(teacher, pong_data, tmp_path / "run", f"method={method}")) in (0, None)
+    assert main(arguments(tmp_path / "run", f"method={method}", *more)) in (0, None)
     before, after = load_world(teacher), load_world(tmp_path / "run" / "world")
     known, changed = before.model.state_dict(), []
     for name, weight in after.model.state_dict().items():
@@ -147,10 +125,15 @@ def test_a_run_distils_the_decoder_and_nothing_else(
     ("method", "kept"), [("dmd", 0), ("dmd", 6), ("self_forcing", 0), ("ode", 6), ("consistency", 6), ("shortcut", 6)]
 )
 def test_it_goes_on_to_the_same_bytes(
-    method: str, kept: int, teacher: Path, pong_data: Dataset, tmp_path: Path
+    method: str,
+    kept: int,
+    teacher: Path,
+    pong_data: Dataset,
+    arguments: Callable[..., list[str]],
+    tmp_path: Path,
 ) -> None:
     more = [f"method={method}", "trajectories=2", "teacher_steps=4", f"replay.clips={kept}"]
-    assert main(arguments(teacher, pong_data, tmp_path / "straight", *more)) in (0, None)
+    assert main(arguments(tmp_path / "straight", *more)) in (0, None)
     told = {"world": str(teacher), "data": pong_data.folder, "batch": 2, "compile": False, "dtype": "float32"}
     told |= {"lr": 0.01, "critic_lr": 0.01, "method": method, "trajectories": 2, "teacher_steps": 4}
     told |= {"replay": KeptConfig(frames=8, clips=kept, first=2)}
@@ -254,93 +237,17 @@ def test_consistency_ends_at_the_teachers_step_and_believes_the_average_before()
         torch.testing.assert_close(loss.detach(), (made - wanted).square().mean(), rtol=1e-4, atol=1e-6)
 
 
-@pytest.fixture(scope="module")
-def judge(pong_data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bidirectional teacher for the world above."""
-    run = tmp_path_factory.mktemp("judge") / "run"
-    small = ["batch=2", "compile=false", "dtype=float32", "threads=1", "model.patch=16", "model.dim=32"]
-    small += ["model.heads=2", "model.encoder_layers=1", "model.window=4", "report.held_out_clips=1"]
-    small += ["report.grid_rows=1", "report.grid_ticks=[1,4]"]
-    told = ["world=pong", "design=clip:2", f"data={pong_data.folder}", f"run={run}", "steps=3", *small]
-    assert train(told) in (0, None)
-    return run / "world"
-
-
-def test_roll_outs_are_cut_where_the_teacher_parts_them() -> None:
-    """Every frame is made once, after the frames that its roll-out had before it."""
-    cut = Stretches(reference=3, together=2)
-    rows, begun, made = 2, 4, 6
-    before = torch.arange(begun).expand(rows, begun) + 100 * torch.arange(rows)[:, None]
-    ticks = torch.arange(begun, begun + made)[:, None] + 100 * torch.arange(rows)[None]  # [K, B]
-    stretches = cut.cut(before, ticks.flatten())
-    expected = [[row * 100 + at + i for i in range(5)] for row in range(rows) for at in (1, 3, 5)]
-    assert stretches.tolist() == expected
-    assert torch.equal(cut.joined(stretches[:, 3:], rows), ticks.flatten())
-    cut.check(begun, made)
-    for bad in ((2, 6), (4, 5)):
-        with pytest.raises(RunError, match="do not part into 2 after 3"):
-            cut.check(*bad)
-
-
-def test_a_teacher_of_clips_judges_frames_by_those_after_them_too(judge: Path) -> None:
-    """And a critic that is the teacher moves nothing; one that differs does."""
-    world = load_world(judge)
-    shape, forcing = world.config.model, Forcing(Design.parse("clip:2"), world.config.model, "diffusion", 1.0)
-    network, student = world.network_on(torch.device("cpu"), torch.float32), WorldModel(shape)
-    assert isinstance(network, DiT)
-    network = copy.deepcopy(network)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for weight in network.parameters():
-            weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
-    method = AsymmetricDMD(student, network, forcing, Computer(torch.float32, False), steps=1)
-    rows, ticks = 2, 4
-
-    def draw(*size: int) -> torch.Tensor:
-        return torch.randn(*size, shape.tokens, shape.patch_dim, generator=generator)
-
-    made, noise, level = draw(rows * ticks), draw(rows * ticks), torch.full((rows * ticks,), 0.7)
-    action, nothing = torch.zeros(rows * ticks, dtype=torch.int64), torch.empty(0)
-    begun = Begun(draw(rows, 4), torch.zeros(rows, 4, dtype=torch.int64))
-    moments = Moments(0, nothing, nothing, action, made, [noise] * 2, [level] * 2, torch.ones(rows * ticks), begun)
-    real, fake = method.judged(made, moments, 1)
-    assert real.shape == made.shape
-    torch.testing.assert_close(real, fake, rtol=0, atol=1e-5)
-    later = made.clone()
-    later[rows : 2 * rows] += 1  # the second frame of every roll-out's first pair
-    parted = ((method.judged(later, moments, 1)[0] - real).abs() > 1e-4).flatten(1).any(1).view(ticks, rows)
-    assert parted[:2].all(), "the pair is seen as one"
-    with torch.no_grad():
-        next(method.networks["critic"].parameters()).add_(0.1)
-    real, fake = method.judged(made, moments, 1)
-    assert (real - fake).abs().max() > 1e-4 and method.critic_loss(made, moments, 0).requires_grad
-
-
-def test_a_student_is_distilled_from_a_teacher_of_clips(
-    teacher: Path, judge: Path, pong_data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = tmp_path / "run"
-    assert main(arguments(teacher, pong_data, run, "method=self_forcing", f"teacher={judge}")) in (0, None)
-    before, after = load_world(teacher).model.state_dict(), load_world(run / "world").model.state_dict()
-    parted = {name.partition(".")[0] for name, weight in after.items() if not torch.equal(weight, before[name])}
-    assert parted == {"decoder"}
-    assert any(name.startswith("critic.blocks") for name in load_file(run / "checkpoint.safetensors"))
-    for more, said in (
-        (["method=dmd", f"teacher={judge}"], "give method=self_forcing with it"),
-        (["method=self_forcing", f"teacher={teacher}"], "name one of design clip"),
-        (["method=self_forcing", f"teacher={judge}", "clip=9"], "do not part into 2 after 2"),
-    ):
-        assert main(arguments(teacher, pong_data, tmp_path / "other", *more)) == 2
-        assert said in capsys.readouterr().err
-
-
 def test_a_student_may_begin_with_what_another_method_made(
-    teacher: Path, pong_data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    teacher: Path,
+    small_world: Callable[..., Path],
+    arguments: Callable[..., list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """ODE initialisation: first regression, then distribution matching with the teacher that both have."""
     first, second = tmp_path / "ode", tmp_path / "dmd"
-    assert main(arguments(teacher, pong_data, first, "method=ode", "trajectories=2", "teacher_steps=4")) in (0, None)
-    told = arguments(teacher, pong_data, second, f"init={first / 'world'}", "lr=1e-12", "critic_lr=1e-12")
+    assert main(arguments(first, "method=ode", "trajectories=2", "teacher_steps=4")) in (0, None)
+    told = arguments(second, f"init={first / 'world'}", "lr=1e-12", "critic_lr=1e-12")
     assert main(told) in (0, None)
     begun, after = (load_world(run / "world").model.decoder.state_dict() for run in (first, second))
     for name, weight in after.items():
@@ -353,8 +260,7 @@ def test_a_student_may_begin_with_what_another_method_made(
     card = load_world(second / "world").card
     assert f"`world={teacher}` was world" in card and f"`init={first / 'world'}` was world" in card
     assert "method=ode" in card and card.count("worldsim train world=pong") == 2
-    other = tmp_path / "other"
-    assert train(["world=pong", f"data={pong_data.folder}", f"run={other}", "steps=2", "seed=1", *SMALL]) in (0, None)
+    other = small_world(tmp_path / "other", "seed=1")
     capsys.readouterr()
-    assert main(arguments(teacher, pong_data, tmp_path / "no", f"init={other / 'world'}")) == 2
+    assert main(arguments(tmp_path / "no", f"init={other}")) == 2
     assert "has another encoder than world=" in capsys.readouterr().err

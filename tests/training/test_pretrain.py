@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -181,6 +182,21 @@ def test_other_settings_in_the_same_run_are_refused(
     assert main(arguments(pong_data, straight, "steps=12", "loss.draws=3")) == 2
     assert "loss.draws was 2, now 3" in capsys.readouterr().err
     assert (straight / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_run_that_is_older_than_a_setting_goes_on(
+    pong_data: Dataset, straight: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "older"
+    shutil.copytree(straight, run)
+    told = json.loads((run / "settings.json").read_text())
+    assert told["model"].pop("shortcut", 0) is None
+    (run / "settings.json").write_text(json.dumps(told))
+    assert main(arguments(pong_data, run, "steps=12")) in (0, None)
+    told["model"]["dim"] = 64
+    (run / "settings.json").write_text(json.dumps(told))
+    assert main(arguments(pong_data, run, "steps=12")) == 2
+    assert "model.dim was 64, now 32" in capsys.readouterr().err
 
 
 def test_a_truncated_checkpoint_is_named(tmp_path: Path, straight: Path) -> None:

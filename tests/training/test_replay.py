@@ -129,8 +129,9 @@ def config(data: Dataset, run: Path, replay: ReplayConfig) -> PretrainConfig:
     )  # fmt: skip
 
 
-def test_it_goes_on_to_the_same_bytes(pong_data: Dataset, tmp_path: Path) -> None:
-    how = ReplayConfig(steps=9, frames=8, clips=4, first=2)
+@pytest.mark.parametrize("crop", [None, 2])
+def test_it_goes_on_to_the_same_bytes(pong_data: Dataset, tmp_path: Path, crop: int | None) -> None:
+    how = ReplayConfig(steps=9, frames=8, clips=4, first=2, crop=crop)
     straight, first = (Trainer(config(pong_data, tmp_path / name, how), Ranks()) for name in ("straight", "stopped"))
     straight.train()
     straight.finish_decoder()
@@ -148,8 +149,10 @@ def test_it_goes_on_to_the_same_bytes(pong_data: Dataset, tmp_path: Path) -> Non
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_only_the_decoder_learns_and_it_does(pong_data: Dataset, tmp_path: Path) -> None:
-    trainer = Trainer(config(pong_data, tmp_path, ReplayConfig(steps=30, frames=24, clips=12, first=8)), Ranks())
+@pytest.mark.parametrize("crop", [None, 2])
+def test_only_the_decoder_learns_and_it_does(pong_data: Dataset, tmp_path: Path, crop: int | None) -> None:
+    how = ReplayConfig(steps=30, frames=24, clips=12, first=8, crop=crop)
+    trainer = Trainer(config(pong_data, tmp_path, how), Ranks())
     trainer.train()
     before = {name: value.clone() for name, value in trainer.ema.state_dict().items()}
     trainer.finish_decoder()

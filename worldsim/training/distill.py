@@ -17,6 +17,7 @@ from worldsim.locking import sole_writer
 from worldsim.model.world_model import WorldModel
 from worldsim.settings import command, from_dict, home
 from worldsim.training.ancestry import check_shape, collect_command, command_of, remember_parents
+from worldsim.training.crops import Crops
 from worldsim.training.export import export
 from worldsim.training.loop import Loop
 from worldsim.training.loss import LossConfig
@@ -71,8 +72,11 @@ class Distiller(Loop):
             own_steps=steps,
         )
         self.computer = Computer(self.dtype, config.compile)
-        learner, ahead = cast(WorldModel, self.student), self.clips.length - self.shape.window
-        self.method = make_method(config, self.teacher, learner, self.computer, steps, ahead, run.folder)
+        teacher, learner = self.teacher, cast(WorldModel, self.student)
+        if config.replay.crop and config.keeps:
+            teacher, learner = (Crops(one.config, config.replay.crop).within(one) for one in (teacher, learner))
+        ahead = self.clips.length - self.shape.window
+        self.method = make_method(config, teacher, learner, self.computer, steps, ahead, run.folder)
         rates = {"student": config.lr or METHODS[config.method], "critic": config.critic_lr}
         self._pool = OwnPool(self.loss)
         self._replay: Replay | None = None
@@ -166,7 +170,7 @@ class Distiller(Loop):
             every = rolled(source, ahead, self._sampling_steps)
         elif config.method == "ode":
             every = streamed(source, ahead, config.trajectories)
-        elif config.replay.clips:
+        elif config.keeps:
             rehearsal = Rehearsal(
                 self.teacher, DecoderObjective(self.teacher, self.loss, self.dtype, config.compile),
                 source.objective(), self._pool, self.clips, self.loss, config.replay,

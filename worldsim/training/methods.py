@@ -107,6 +107,11 @@ class DistillConfig:
             )
 
     @property
+    def keeps(self) -> bool:
+        """Whether steps are of kept contexts, as ``replay`` says."""
+        return self.method not in ("ode", "self_forcing") and self.replay.clips > 0
+
+    @property
     def draws(self) -> int:
         """Of noise, that a step needs: what frames are made of, and what they are judged with."""
         matching = 2 + self.critic_steps

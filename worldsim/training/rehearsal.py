@@ -14,6 +14,7 @@ from torch import Tensor
 from worldsim.data.clips import ClipStore
 from worldsim.model.world_model import WorldModel
 from worldsim.training.batches import make_batch, stratified, stream
+from worldsim.training.crops import Crops
 from worldsim.training.loss import Batch, LossConfig, shift_levels
 from worldsim.training.objective import Objective, OwnPool
 from worldsim.training.own import own_rows
@@ -30,7 +31,8 @@ class Drawn:
         frames: N of them.
         worth: float32 [N], 1 in the mean: what makes up for how often each is drawn.
         levels: As many draws of noise levels as were asked for, float32 [draws, N].
-        noise: And of standard normal noise, float32 [draws, N, L, P].
+        noise: And of standard normal noise, float32 [draws, N, L, P], or [draws, N, K, P] of squares.
+        squares: Patches that are learned from, int64 [N, K]; None: all.
     """
 
     at: NDArray[np.intp]
@@ -38,6 +40,7 @@ class Drawn:
     worth: Tensor
     levels: NDArray[np.float32]
     noise: Tensor
+    squares: Tensor | None
 
 
 class Rehearsal:
@@ -79,6 +82,7 @@ class Rehearsal:
         told = replace(loss, draws=1, context_noise_share=0.0)
         self._batch = partial(make_batch, store, model.config, told, seed, places=self._places, device=device, begun=0)
         self._stream = partial(stream, store, model.config, told, seed, places=self._places, device=device, begun=0)
+        self._crops = Crops(model.config, how.crop) if how.crop else None
         self._batches: Generator[tuple[int, Batch], None, None] | None = None
         self._done = 0  # batches that have arrived
         self.replay = Replay(objective, model, max(1, how.clips // batch), seed)
@@ -101,8 +105,10 @@ class Rehearsal:
         at, frames, worth = self.replay.draw(rng, len(self._share), self._how)
         levels = shift_levels(stratified(rng, draws, len(self._share)), self._shift)
         chance = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        noise = torch.randn(draws, *frames.last.shape, generator=chance)
-        return Drawn(at, frames, worth.to(self._device), levels, noise.to(self._device))
+        squares = self._crops.choose(rng, frames.before, frames.last) if self._crops else None
+        count, patches, values = frames.last.shape
+        noise = torch.randn(draws, count, patches if squares is None else squares.shape[1], values, generator=chance)
+        return Drawn(at, frames, worth.to(self._device), levels, noise.to(self._device), squares)
 
     def close(self) -> None:
         """No more clips."""

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from worldsim.model.patches import to_uint8
 from worldsim.model.world_model import WorldModel
+from worldsim.training.crops import Crops, cut
 from worldsim.training.loss import Batch, LossConfig, attention
 from worldsim.training.teaching import Computer
 
@@ -40,6 +41,8 @@ class KeptConfig:
         emphasis: Frames are drawn by their error to this power (alpha in arXiv 1511.05952).
         correction: They weigh what they were drawn too often, to this power (beta). With 0.8, what nobody can know (a
             served ball) was foretold too often (docs/experiments/2026-11-22-eighth-pong.md).
+        crop: Patches along a side of the square of each frame that is learned from, see
+            :class:`~worldsim.training.crops.Crops`; None: whole frames.
     """
 
     frames: int = 282
@@ -48,6 +51,7 @@ class KeptConfig:
     every: int = 2
     emphasis: float = 0.7
     correction: float = 1.0
+    crop: int | None = None
 
 
 @dataclass(frozen=True)
@@ -89,30 +93,38 @@ class DecoderObjective:
         config: Of the loss.
         dtype: Of all that is computed.
         compiled: Whether with torch.compile.
+        crops: Of the frames that :meth:`loss` is told squares of.
     """
 
-    def __init__(self, model: WorldModel, config: LossConfig, dtype: torch.dtype, compiled: bool) -> None:
+    def __init__(
+        self, model: WorldModel, config: LossConfig, dtype: torch.dtype, compiled: bool, crops: Crops | None = None
+    ) -> None:
         frozen = copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
         computer = Computer(dtype, compiled)
-        decoder, weight = model.decoder, config.moved_weight
+        weight = config.moved_weight
+        within = crops.within(model) if crops else model
 
-        def errors(t: Tensor, noise: Tensor, *given: Tensor) -> Tensor:
+        def errors(squares: Tensor | None, t: Tensor, noise: Tensor, *given: Tensor) -> Tensor:
             frames = Frames(*given)
             before, last, following = (model.shown(u, dtype) for u in (frames.before, frames.last, frames.following))
-            level = t.to(dtype)
+            view = model.view_after(last, before)
+            before, last, following, context, view = (
+                cut(one, squares) for one in (before, last, following, frames.context, view)
+            )
+            decoder, level = (model if squares is None else within).decoder, t.to(dtype)
             noisy = torch.lerp(following, noise, level[:, None, None])
-            x0 = computer.call(decoder, noisy, level, frames.context, model.view_after(last, before), frames.action)
-            weights = attention(model.config, before, last, x0, weight)
+            x0 = computer.call(decoder, noisy, level, context, view, frames.action)
+            weights = attention(decoder.config, before, last, x0, weight)
             each: Tensor = ((x0.float() - following.float()).square() * weights).mean((1, 2))
             return each
 
-        def loss(weights: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
-            each = errors(*given)
+        def loss(squares: Tensor | None, weights: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
+            each = errors(squares, *given)
             return (each * weights).mean(), each.detach()
 
         @torch.no_grad()
         def arrival(noise: Tensor, *given: Tensor) -> Tensor:
-            return errors(torch.ones(len(noise), device=noise.device), noise, *given)
+            return errors(None, torch.ones(len(noise), device=noise.device), noise, *given)
 
         @torch.no_grad()
         def encode(seen: Tensor, actions: Tensor) -> Tensor:
@@ -123,10 +135,16 @@ class DecoderObjective:
         self.dtype = dtype
         self._loss, self._arrival, self._encode = computer.built(loss), computer.built(arrival), computer.built(encode)
 
-    def loss(self, frames: Frames, weights: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The weighted mean error at noise levels t [N], and each frame's own [N]."""
-        result: tuple[Tensor, Tensor] = self._loss(weights, t, noise.to(self.dtype), *_values(frames))
-        return result
+    def loss(
+        self, frames: Frames, weights: Tensor, t: Tensor, noise: Tensor, squares: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The weighted mean error at noise levels t [N], and each frame's own [N].
+
+        Of ``squares`` [N, K] of the frames' patches, where they are given: ``noise`` is then that of theirs [N, K, P],
+        and a frame's own error what it would be if all else were foretold without one.
+        """
+        loss, errors = self._loss(squares, weights, t, noise.to(self.dtype), *_values(frames))
+        return loss, errors * (noise.shape[1] / frames.last.shape[1])
 
     def arrival(self, frames: Frames, noise: Tensor) -> Tensor:
         """Errors [N] of the guess from pure noise."""

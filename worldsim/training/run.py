@@ -82,7 +82,7 @@ class Run:
         if self.checkpoint.exists():
             before = self.settings()
             for key in sorted(plain.keys() | before.keys()):
-                if key not in may_differ and before.get(key) != plain.get(key):
+                if key not in may_differ and _given(before.get(key)) != _given(plain.get(key)):
                     raise RunError(
                         f"{self.folder} was trained with other settings ({_difference(key, before, plain)}): "
                         "give another run=<folder>, or the settings it had"
@@ -91,9 +91,14 @@ class Run:
         write_atomically(self.folder / "README.md", PAGE.format(command=command, folder=self.folder).encode())
 
 
+def _given(value: Any) -> Any:
+    """Settings without those that are None: a run that is older than such a one was not told it."""
+    return {k: _given(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+
+
 def _difference(key: str, before: dict[str, Any], now: dict[str, Any]) -> str:
     old, new = before.get(key), now.get(key)
     if isinstance(old, dict) and isinstance(new, dict):
-        inner = next(name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name))
+        inner = next(name for name in sorted(old.keys() | new.keys()) if _given(old.get(name)) != _given(new.get(name)))
         return f"{key}.{_difference(inner, old, new)}"
     return f"{key} was {old}, now {new}"

@@ -12,6 +12,7 @@ from torch import Tensor
 from worldsim.data.clips import ClipStore
 from worldsim.model.world_model import WorldModel
 from worldsim.training.batches import stream
+from worldsim.training.crops import cut
 from worldsim.training.loss import LossConfig
 from worldsim.training.objective import Objective
 from worldsim.training.own import own_rows
@@ -105,7 +106,7 @@ def rolled(source: Source, ahead: range, steps: int) -> Generator[Moments, None,
 
 
 def drawn(source: Source, ahead: range, rehearsal: Rehearsal) -> Generator[Moments, None, None]:
-    """Frames of kept contexts, most often those that the teacher cannot foretell."""
+    """Frames of kept contexts, most often those that the teacher cannot foretell, or squares of them."""
     model, dtype = source.teacher, source.computer.dtype
 
     @torch.no_grad()
@@ -116,13 +117,13 @@ def drawn(source: Source, ahead: range, rehearsal: Rehearsal) -> Generator[Momen
     with closing(rehearsal):
         for step in ahead:
             found = rehearsal.draw(step, source.loss.draws)
-            frames = found.frames
+            frames, squares = found.frames, found.squares
             yield Moments(
                 step,
-                frames.context,
-                view(frames.before, frames.last),
+                cut(frames.context, squares),
+                cut(view(frames.before, frames.last), squares),
                 frames.action,
-                model.shown(frames.following, dtype),
+                model.shown(cut(frames.following, squares), dtype),
                 found.noise.to(dtype).unbind(0),
                 torch.from_numpy(found.levels).to(source.device, dtype).unbind(0),
                 found.worth,

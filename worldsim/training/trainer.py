@@ -19,6 +19,7 @@ from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.settings import from_dict
 from worldsim.training.ancestry import adopt_weights, collect_command, train_command
 from worldsim.training.batches import stream
+from worldsim.training.crops import Crops
 from worldsim.training.loop import Loop, ReportConfig
 from worldsim.training.loss import LossConfig
 from worldsim.training.objective import Objective, OwnPool
@@ -181,7 +182,8 @@ class Trainer(Loop):
             self.model.load_state_dict(self.ema.state_dict())
             self._pool.clear()
         self._pool.begun = 0
-        objective = DecoderObjective(self.model, config.loss, self.dtype, config.compile)
+        crops = Crops(self.shape, how.crop) if how.crop else None
+        objective = DecoderObjective(self.model, config.loss, self.dtype, config.compile, crops)
         shows = Objective(self.model, config.loss, self.dtype, config.compile)
         rehearsal = Rehearsal(
             self.model, objective, shows, self._pool, self.clips, config.loss, how,
@@ -195,7 +197,7 @@ class Trainer(Loop):
             drawn = rehearsal.draw(step, 1)
             t = drawn.levels[0]
             loss_now, errors = objective.loss(
-                drawn.frames, drawn.worth, torch.from_numpy(t).to(self.device), drawn.noise[0]
+                drawn.frames, drawn.worth, torch.from_numpy(t).to(self.device), drawn.noise[0], drawn.squares
             )
             loss_now.backward()
             place.average([p.grad for p in weights if p.grad is not None])

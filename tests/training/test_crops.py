@@ -1,0 +1,97 @@
+"""Squares of frames: where they lie, and that a decoder computes in them what it computes in the frame."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from worldsim.errors import RunError
+from worldsim.model.config import ModelConfig
+from worldsim.model.world_model import WorldModel, init_weights
+from worldsim.training.crops import ANYWHERE, Crops, cut
+
+LAYOUT = ModelConfig(6, 80, 120, 10, dim=32, heads=2, encoder_layers=1, decoder_layers=1, decoder_width=8, window=4)
+
+
+def places(squares: torch.Tensor, crops: Crops) -> np.ndarray:
+    """Rows and columns [N, 2] of squares' first patches, having checked that they are squares within the frame."""
+    side, columns = crops.side, crops.layout.columns
+    grid = squares.view(-1, side, side)
+    top, left = grid[:, 0, 0] // columns, grid[:, 0, 0] % columns
+    rows, cols = torch.arange(side)[:, None], torch.arange(side)
+    assert torch.equal(grid, (top[:, None, None] + rows) * columns + left[:, None, None] + cols)
+    assert (top + side <= crops.layout.rows).all() and (left + side <= columns).all()
+    return torch.stack((top, left), 1).numpy()
+
+
+def test_a_decoder_makes_of_a_square_what_it_makes_of_the_frame() -> None:
+    model = init_weights(WorldModel(LAYOUT), 0)
+    chance = torch.Generator().manual_seed(0)
+    for weight in model.decoder.parameters():  # whose last layers begin at zero
+        weight.data = torch.randn(weight.shape, generator=chance) * 0.1
+    crops = Crops(LAYOUT, 8)
+
+    def some(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=chance)
+
+    n, tokens = 3, LAYOUT.tokens
+    noisy, context = some(n, tokens, LAYOUT.patch_dim), some(n, tokens, LAYOUT.dim)
+    view, t, action = some(n, tokens, LAYOUT.view_dim), torch.rand(n, generator=chance), torch.tensor([0, 3, 5])
+    still = torch.zeros(n, tokens, LAYOUT.patch_dim, dtype=torch.uint8)
+    squares = crops.choose(np.random.default_rng(0), still, still)
+    with torch.no_grad():
+        whole = cut(model.decoder(noisy, t, context, view, action), squares)
+        given = (cut(one, squares) for one in (noisy, context, view))
+        x, told, seen = given
+        square = crops.within(model).decoder(x, t, told, seen, action)
+    middle = torch.arange(64).view(8, 8)[3:5, 3:5].flatten()  # no padding of the square reaches so far
+    assert whole.abs().max() > 0.1
+    torch.testing.assert_close(square[:, middle], whole[:, middle], rtol=1e-4, atol=1e-5)
+    assert model.config is model.decoder.config is LAYOUT, "the frame's own decoder is as it was"
+    assert all(a is b for a, b in zip(crops.within(model).parameters(), model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("patch", "squares", "held", "inside"),
+    [
+        (10, 3 * 5, 2 * 2, 2 / 3 * 2 / 3),  # every other row and column; of weights 1, 2 on each axis, 2 lies inside
+        (8, 7 * 12, 4 * 4, 2 / 3 * 2 / 3),  # weights 1, 2, 2, 1
+    ],
+)
+def test_squares_lie_around_what_has_moved(patch: int, squares: int, held: int, inside: float) -> None:
+    layout = replace(LAYOUT, patch=patch)
+    crops, n = Crops(layout, 4), 4000
+    before = torch.full((n, layout.tokens, layout.patch_dim), 90, dtype=torch.uint8)
+    last, row, column = before.clone(), 4, 6
+    last[:, row * layout.columns + column, 7] = 200
+    last[:, 20, :] += 5  # trembles
+    found = places(crops.choose(np.random.default_rng(0), before, last), crops)
+    sees = (abs(row - found[:, 0] - 1.5) < 2) & (abs(column - found[:, 1] - 1.5) < 2)
+    assert sees.mean() == pytest.approx(1 - ANYWHERE * (1 - held / squares), abs=0.015)
+    inner = (abs(row - found[:, 0] - 1.5) < 1) & (abs(column - found[:, 1] - 1.5) < 1)
+    assert inner.mean() > 0.9 * inside * sees.mean()
+
+
+def test_they_lie_anywhere_where_nothing_has() -> None:
+    crops, n = Crops(LAYOUT, 4), 9000
+    still = torch.zeros(n, LAYOUT.tokens, LAYOUT.patch_dim, dtype=torch.uint8)
+    found = places(crops.choose(np.random.default_rng(0), still, still), crops)
+    often = np.unique(found, axis=0, return_counts=True)[1]
+    assert len(often) == 15 and often.min() > 0.8 * n / 15 and often.max() < 1.2 * n / 15
+    assert not (found % 2).any(), "half of a coarse cell away from where the frame has one"
+
+
+@pytest.mark.parametrize(
+    ("layout", "side", "message"),
+    [
+        (replace(LAYOUT, decoder="tokens"), 4, r"not model\.decoder=tokens"),
+        (LAYOUT, 9, "crop=9 is not between 1 and a frame's 8 patches"),
+        (LAYOUT, 3, "3 patches of 10 pixels are no multiple of 4 pixels"),
+    ],
+)
+def test_impossible_squares_are_refused(layout: ModelConfig, side: int, message: str) -> None:
+    with pytest.raises(RunError, match=message):
+        Crops(layout, side)

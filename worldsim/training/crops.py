@@ -1,0 +1,91 @@
+"""Squares of frames for a decoder that does the same everywhere: what moves fills a few of a frame's patches.
+
+A ball's bounce is learned from the pixels around it, and a whole frame costs as much again as every square of that size
+in it (Patch Diffusion, arXiv 2304.12526, trains on patches for the same reason). Squares are drawn by what *has* moved,
+which the decoder is shown, and never by what follows: a weight told from what is given moves no best guess.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldsim.errors import RunError
+from worldsim.model.config import CELL, ModelConfig
+from worldsim.model.world_model import WorldModel
+from worldsim.training.loss import CHANGED
+
+ANYWHERE = 0.1  # of the squares, so that what appears where nothing moved is learned too
+_CHANGED = round(CHANGED * 127.5)  # of uint8 values
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Squares of ``side`` x ``side`` patches.
+
+    Attributes:
+        layout: Of whole frames.
+        side: Patches along a square's side.
+
+    Raises:
+        RunError: the decoder knows places by heart, or a square is larger than a frame or does not divide into cells.
+    """
+
+    layout: ModelConfig
+    side: int
+
+    def __post_init__(self) -> None:
+        c, largest = self.layout, min(self.layout.rows, self.layout.columns)
+        if c.decoder != "convolutions":
+            raise RunError(f"replay.crop needs a decoder that does the same everywhere, not model.decoder={c.decoder}")
+        if not 1 <= self.side <= largest:
+            raise RunError(f"replay.crop={self.side} is not between 1 and a frame's {largest} patches")
+        if self.side * c.patch % (2 * CELL):
+            raise RunError(f"replay.crop={self.side} patches of {c.patch} pixels are no multiple of {2 * CELL} pixels")
+
+    @property
+    def square(self) -> ModelConfig:
+        """The layout of a square."""
+        side = self.side * self.layout.patch
+        return replace(self.layout, height=side, width=side)
+
+    def within(self, model: WorldModel) -> WorldModel:
+        """The same model, with the same weights, whose decoder and patches are those of squares."""
+        twin, decoder = copy.copy(model), copy.copy(model.decoder)
+        decoder.config = twin.config = replace(self.square, shortcut=model.config.shortcut)
+        twin._modules = {**model._modules, "decoder": decoder}
+        return twin
+
+    def choose(self, rng: np.random.Generator, before: Tensor, last: Tensor) -> Tensor:
+        """Squares of frames, most often around what has just moved. They begin where the decoder's coarse cells do.
+
+        Args:
+            rng: Draws them.
+            before, last: uint8 patches [N, L, P] of the last two frames.
+
+        Returns:
+            Numbers of their patches, int64 [N, side * side].
+        """
+        c, n, every = self.layout, self.side, 1 if self.layout.patch % (2 * CELL) == 0 else 2
+        change = (last.to(torch.int16) - before.to(torch.int16)).abs_().amax(-1) > _CHANGED
+        busy = change.view(-1, c.rows, c.columns).cpu().numpy().astype(np.float64)
+        middle = np.minimum(np.arange(n), np.arange(n)[::-1]) + 1.0  # what moves is to have surroundings on all sides
+        squares = np.lib.stride_tricks.sliding_window_view(busy, (n, n), (1, 2))[:, ::every, ::every]
+        around: NDArray[np.float64] = np.einsum("fyxij,i,j->fyx", squares, middle, middle).reshape(len(busy), -1)
+        total = around.sum(1, keepdims=True)
+        evenly = 1 / around.shape[1]
+        chances = np.where(total > 0, ANYWHERE * evenly + (1 - ANYWHERE) * around / np.maximum(total, 1), evenly)
+        at = (chances.cumsum(1) < rng.random((len(busy), 1))).sum(1).clip(max=around.shape[1] - 1)
+        top, left = (every * place for place in np.divmod(at, squares.shape[2]))
+        rows, columns = top[:, None, None] + np.arange(n)[:, None], left[:, None, None] + np.arange(n)
+        return torch.from_numpy((rows * c.columns + columns).reshape(len(busy), -1)).to(last.device)
+
+
+def cut(patches: Tensor, squares: Tensor | None) -> Tensor:
+    """Of patches [N, L, X] those of squares [N, K], as [N, K, X]; all of them where there are no squares."""
+    return patches if squares is None else patches.gather(1, squares[..., None].expand(-1, -1, patches.shape[-1]))
