@@ -12,13 +12,14 @@ import torch
 from worldsim.data.clips import ClipStore
 from worldsim.data.collect import CollectConfig, collect
 from worldsim.data.episodes import Dataset
+from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.training.batches import _make_row, device_noise, make_batch, stratified, stream
 from worldsim.training.loss import Batch, LossConfig, attention, last_rewards, moved, pretrain_loss, shift_levels
 from worldsim.training.objective import Objective
 from worldsim.training.outcomes import Contexts, event_at, gather_contexts, outcome_loss
-from worldsim.training.own import Turn, own_frames, own_rows
+from worldsim.training.own import Turn, own_frames, own_rows, whole_clips
 
 TINY = ModelConfig(
     6, 80, 80, 16, dim=32, heads=2, encoder_layers=2, decoder_layers=1, decoder_width=8, window=4, context_levels=4
@@ -203,6 +204,19 @@ def test_own_frames_are_shown_in_their_clips_only_and_as_a_roll_out_would_show_t
     batch.context_level[:] = 0
     pretrain_loss(model, batch, LOSS, seen)
     assert torch.equal(shown["views"], model.views(seen))
+
+
+@pytest.mark.parametrize(
+    ("share", "batch", "clips"), [(0.34, 3, 1), (0.34, 2, 1), (0.67, 3, 2), (0.5, 4, 2), (0, 1, 0)]
+)
+def test_the_share_of_own_frames_is_of_whole_clips(share: float, batch: int, clips: int) -> None:
+    """A third of two clips was none, without a word, for a whole training (the fourteenth page)."""
+    assert len(own_rows(range(batch), whole_clips(share, batch))) == clips
+
+
+def test_a_share_that_would_be_no_clip_is_refused() -> None:
+    with pytest.raises(RunError, match="own_share=0.34 of batch=1 is less than half a clip"):
+        whole_clips(0.34, 1)
 
 
 def test_own_frames_are_those_of_a_roll_out_one_more_with_every_tick(model: WorldModel, store: ClipStore) -> None:

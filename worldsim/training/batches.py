@@ -14,6 +14,7 @@ from torch import Tensor
 
 from worldsim.data.clips import ClipStore
 from worldsim.model.config import ModelConfig
+from worldsim.training.crops import Crops
 from worldsim.training.loss import Batch, LossConfig, shift_levels
 from worldsim.training.own import Turn, own_rows
 
@@ -116,6 +117,8 @@ def _make_row(
         "own_level": own_level,
         "t": shift_levels(u, loss.noise_shift),
     }
+    crops = Crops(model, loss.crop) if loss.crop else None
+    row["squares"] = crops.choose(rng, crops.busy_frames(clip.frames)) if crops else np.zeros((steps, 0), np.int64)
     if not noise:
         return row | {"noise_seed": np.array(rng.integers(2**62)), "noised": np.array(noised)}
     shapes = _noise_shapes(model, loss, steps)
@@ -131,8 +134,11 @@ def stratified(rng: np.random.Generator, draws: int, steps: int) -> NDArray[np.f
 
 
 def _noise_shapes(model: ModelConfig, loss: LossConfig, steps: int) -> dict[str, tuple[int, ...]]:
-    patches = model.tokens, model.patch_dim
-    return {"context_noise": (steps + 1, *patches), "noise": (loss.draws, steps, *patches)}
+    learned = loss.crop**2 if loss.crop else model.tokens
+    return {
+        "context_noise": (steps + 1, model.tokens, model.patch_dim),
+        "noise": (loss.draws, steps, learned, model.patch_dim),
+    }
 
 
 def device_noise(

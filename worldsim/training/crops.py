@@ -18,8 +18,8 @@ from torch import Tensor
 from worldsim.errors import RunError
 from worldsim.model.config import CELL, ModelConfig
 from worldsim.model.world_model import WorldModel
-from worldsim.training.loss import CHANGED
 
+CHANGED = 8 / 255 * 2  # of values in [-1, 1]: a made frame's still pixels tremble by less
 ANYWHERE = 0.1  # of the squares, so that what appears where nothing moved is learned too
 _CHANGED = round(CHANGED * 127.5)  # of uint8 values
 
@@ -42,11 +42,11 @@ class Crops:
     def __post_init__(self) -> None:
         c, largest = self.layout, min(self.layout.rows, self.layout.columns)
         if c.decoder != "convolutions":
-            raise RunError(f"replay.crop needs a decoder that does the same everywhere, not model.decoder={c.decoder}")
+            raise RunError(f"crop needs a decoder that does the same everywhere, not model.decoder={c.decoder}")
         if not 1 <= self.side <= largest:
-            raise RunError(f"replay.crop={self.side} is not between 1 and a frame's {largest} patches")
+            raise RunError(f"crop={self.side} is not between 1 and a frame's {largest} patches")
         if self.side * c.patch % (2 * CELL):
-            raise RunError(f"replay.crop={self.side} patches of {c.patch} pixels are no multiple of {2 * CELL} pixels")
+            raise RunError(f"crop={self.side} patches of {c.patch} pixels are no multiple of {2 * CELL} pixels")
 
     @property
     def square(self) -> ModelConfig:
@@ -61,19 +61,17 @@ class Crops:
         twin._modules = {**model._modules, "decoder": decoder}
         return twin
 
-    def choose(self, rng: np.random.Generator, before: Tensor, last: Tensor) -> Tensor:
+    def choose(self, rng: np.random.Generator, busy: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Squares of frames, most often around what has just moved. They begin where the decoder's coarse cells do.
 
         Args:
             rng: Draws them.
-            before, last: uint8 patches [N, L, P] of the last two frames.
+            busy: Patches of each frame that differ from those of the frame before, [N, rows, columns].
 
         Returns:
-            Numbers of their patches, int64 [N, side * side].
+            Numbers of the squares' patches [N, side * side].
         """
         c, n, every = self.layout, self.side, 1 if self.layout.patch % (2 * CELL) == 0 else 2
-        change = (last.to(torch.int16) - before.to(torch.int16)).abs_().amax(-1) > _CHANGED
-        busy = change.view(-1, c.rows, c.columns).cpu().numpy().astype(np.float64)
         middle = np.minimum(np.arange(n), np.arange(n)[::-1]) + 1.0  # what moves is to have surroundings on all sides
         squares = np.lib.stride_tricks.sliding_window_view(busy, (n, n), (1, 2))[:, ::every, ::every]
         around: NDArray[np.float64] = np.einsum("fyxij,i,j->fyx", squares, middle, middle).reshape(len(busy), -1)
@@ -83,9 +81,27 @@ class Crops:
         at = (chances.cumsum(1) < rng.random((len(busy), 1))).sum(1).clip(max=around.shape[1] - 1)
         top, left = (every * place for place in np.divmod(at, squares.shape[2]))
         rows, columns = top[:, None, None] + np.arange(n)[:, None], left[:, None, None] + np.arange(n)
-        return torch.from_numpy((rows * c.columns + columns).reshape(len(busy), -1)).to(last.device)
+        numbers: NDArray[np.int64] = (rows * c.columns + columns).reshape(len(busy), -1)
+        return numbers
+
+    def busy_frames(self, frames: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Patches of a clip's frames [T, H, W, 3] but the last that differ from the frame before, [T-1, rows, columns];
+        none of the first one's.
+        """
+        c = self.layout
+        change = np.abs(frames[1:-1].astype(np.int16) - frames[:-2]).max(-1) > _CHANGED
+        busy = change.reshape(-1, c.rows, c.patch, c.columns, c.patch).any((2, 4))
+        return np.concatenate((np.zeros_like(busy[:1], shape=(1, c.rows, c.columns)), busy))
+
+    def busy_patches(self, before: Tensor, last: Tensor) -> NDArray[np.bool_]:
+        """Likewise of single frames as uint8 patches [N, L, P], and the ones before them, [N, rows, columns]."""
+        change = (last.to(torch.int16) - before.to(torch.int16)).abs_().amax(-1) > _CHANGED
+        busy: NDArray[np.bool_] = change.view(-1, self.layout.rows, self.layout.columns).cpu().numpy()
+        return busy
 
 
 def cut(patches: Tensor, squares: Tensor | None) -> Tensor:
-    """Of patches [N, L, X] those of squares [N, K], as [N, K, X]; all of them where there are no squares."""
-    return patches if squares is None else patches.gather(1, squares[..., None].expand(-1, -1, patches.shape[-1]))
+    """Of patches [..., L, X] those of squares [..., K], as [..., K, X]; all of them where there are no squares."""
+    if squares is None:
+        return patches
+    return patches.gather(-2, squares[..., None].expand(*squares.shape, patches.shape[-1]))

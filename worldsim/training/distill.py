@@ -24,6 +24,7 @@ from worldsim.training.loss import LossConfig
 from worldsim.training.methods import METHODS, DistillConfig, make_method
 from worldsim.training.objective import OwnPool
 from worldsim.training.optimizer import Optimizer, OptimizerConfig, schedule, update_ema
+from worldsim.training.own import whole_clips
 from worldsim.training.parallel import Ranks, ranks
 from worldsim.training.rehearsal import Rehearsal
 from worldsim.training.replay import DecoderObjective, Replay
@@ -67,7 +68,7 @@ class Distiller(Loop):
             noise_shift=config.noise_shift,
             moved_weight=config.moved_weight,
             # A kept trajectory is of the history that it was computed from; a roll-out makes its own.
-            own_share=0.0 if config.method in ("ode", "self_forcing") else config.own_share,
+            own_share=0.0 if config.method in ("ode", "self_forcing") else whole_clips(config.own_share, self._batch),
             own_level=config.own_level,
             own_steps=steps,
         )

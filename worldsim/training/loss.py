@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from worldsim.model.config import ModelConfig
 from worldsim.model.patches import patchify, unpatchify
 from worldsim.model.world_model import WorldModel
+from worldsim.training.crops import CHANGED, cut
 
-CHANGED = 8 / 255 * 2  # of values in [-1, 1]: a made frame's still pixels tremble by less
 REACH = 3  # pixels that what moves gets on in a tick, and its own size
 
 
@@ -35,6 +35,8 @@ class LossConfig:
         own_level: They are made from recorded frames noised to a level between this and 1.
         own_steps: Denoising steps of those frames.
         own_after: Share of the run after which this begins; before it, the model's frames are no frames yet.
+        crop: Patches along a side of the square of each frame whose error counts, see
+            :class:`~worldsim.training.crops.Crops`; None: whole frames.
     """
 
     draws: int = 2
@@ -48,6 +50,7 @@ class LossConfig:
     own_level: float = 0.5
     own_steps: int = 2
     own_after: float = 0.15
+    crop: int | None = None
 
 
 @dataclass
@@ -63,7 +66,8 @@ class Batch:
         context_noise: [B, T, L, P] standard normal; where a clip shows the model's own frames, what they are made of.
         own_level: [B, T-1] noise levels in (0, 1] that the model's own frames are made from.
         t: [B, S, T-1] noise levels in (0, 1].
-        noise: [B, S, T-1, L, P] standard normal.
+        noise: [B, S, T-1, L, P] standard normal; [B, S, T-1, K, P] of squares.
+        squares: int64 [B, T-1, K], the patches of each next frame whose error counts; [B, T-1, 0]: all.
     """
 
     frames: Tensor
@@ -75,6 +79,7 @@ class Batch:
     own_level: Tensor
     t: Tensor
     noise: Tensor
+    squares: Tensor
 
 
 def shift_levels(u: NDArray[np.float32], shift: float) -> NDArray[np.float32]:
@@ -127,7 +132,11 @@ def last_rewards(rewards: Tensor) -> Tensor:
 
 
 def pretrain_loss(
-    model: WorldModel, batch: Batch, config: LossConfig, seen: Tensor | None = None
+    model: WorldModel,
+    batch: Batch,
+    config: LossConfig,
+    seen: Tensor | None = None,
+    within: WorldModel | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted x0 error of every next frame of every clip, plus the outcome cross-entropies.
 
@@ -136,6 +145,7 @@ def pretrain_loss(
         batch: See :class:`Batch`.
         config: See :class:`LossConfig`.
         seen: Patches [B, T, L, P] of the frames that the encoder is shown; None: those of ``batch.frames``.
+        within: The model for squares, see :meth:`~worldsim.training.crops.Crops.within`; None: whole frames.
 
     Returns:
         The scalar loss, and detached parts: ``denoise``, ``reward``, ``end``.
@@ -143,7 +153,7 @@ def pretrain_loss(
     dtype = next(model.parameters()).dtype
     c: ModelConfig = model.config
     b, frames_in_clip = batch.frames.shape[:2]
-    steps, draws = frames_in_clip - 1, config.draws
+    draws = config.draws
 
     clean = model.see(batch.frames, dtype)  # [B, T, L, P]
     previous = model.previous_actions(batch.actions)  # [B, T]
@@ -152,19 +162,22 @@ def pretrain_loss(
     views = model.views((1 - level) * (clean if seen is None else seen) + level * context_noise)
     context = model.encode(views, previous, bucket[:, None].expand(b, frames_in_clip))
 
-    target = clean[:, None, 1:].expand(b, draws, steps, c.tokens, c.patch_dim)
-    t = batch.t.to(dtype)[..., None, None]
-    noisy = (1 - t) * target + t * batch.noise.to(dtype)
+    drawer, squares = (model, None) if within is None else (within, batch.squares)
+    shown = clean if seen is None else seen
+    before = torch.cat((shown[:, :1], shown[:, :-2]), 1)
+    target, before, last, told, view = (
+        cut(one, squares) for one in (clean[:, 1:], before, shown[:, :-1], context[:, :-1], views[:, :-1])
+    )
 
     def per_draw(x: Tensor) -> Tensor:
-        return x[:, None].expand(b, draws, *x.shape[1:]).flatten(0, 2)
+        return x[:, None].expand(b, draws, *x.shape[1:])
 
-    scene = model.scene(context[:, :-1], views[:, :-1])  # [B, T-1, H / 2, W / 2, C]
-    modulations = model.modulations(batch.t.flatten(), per_draw(batch.actions))
-    x0 = model.denoise(noisy.flatten(0, 2), per_draw(scene), modulations)
-    x0, shown = x0.view_as(target), clean if seen is None else seen
-    before = torch.cat((shown[:, :1], shown[:, :-2]), 1)
-    weights = attention(c, before[:, None], shown[:, None, :-1], x0, config.moved_weight)
+    target, t = per_draw(target), batch.t.to(dtype)[..., None, None]
+    noisy = (1 - t) * target + t * batch.noise.to(dtype)
+    scene = drawer.scene(told, view)  # [B, T-1, H / 2, W / 2, C]
+    modulations = drawer.modulations(batch.t.flatten(), per_draw(batch.actions).flatten())
+    x0 = drawer.denoise(noisy.flatten(0, 2), per_draw(scene).flatten(0, 2), modulations).view_as(target)
+    weights = attention(drawer.config, before[:, None], last[:, None], x0, config.moved_weight)
     denoise = ((x0.float() - target.float()).square() * weights).mean()
 
     reward_logits, end_logits = model.outcome(context[:, 1:], views[:, 1:], last_rewards(batch.rewards))

@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from worldsim.model.patches import to_uint8
 from worldsim.model.world_model import WorldModel
+from worldsim.training.crops import Crops
 from worldsim.training.loss import Batch, LossConfig, pretrain_loss
 from worldsim.training.own import Turn, own_frames
 
@@ -118,9 +119,10 @@ class _Loss(nn.Module):
     def __init__(self, model: WorldModel, config: LossConfig) -> None:
         super().__init__()
         self.model, self.config = model, config
+        self.within = [Crops(model.config, config.crop).within(model) if config.crop else None]  # the same weights
 
     def forward(self, batch: Batch, seen: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return pretrain_loss(self.model, batch, self.config, seen)
+        return pretrain_loss(self.model, batch, self.config, seen, self.within[0])
 
 
 class _OwnTick(nn.Module):

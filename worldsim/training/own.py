@@ -10,8 +10,21 @@ import torch
 from torch import Tensor
 
 from worldsim.engine.sampler import levels, sample
+from worldsim.errors import RunError
 from worldsim.model.patches import to_uint8
 from worldsim.model.world_model import WorldModel
+
+
+def whole_clips(share: float, batch: int) -> float:
+    """The share of a batch's clips that is nearest to ``share`` and a number of whole ones.
+
+    Raises:
+        RunError: it is none, where some were asked for: a share of a third of one clip would be no share at all.
+    """
+    clips = math.floor(batch * share + 0.5)
+    if share > 0 and not clips:
+        raise RunError(f"own_share={share:g} of batch={batch} is less than half a clip: give a larger batch, or 0")
+    return clips / batch
 
 
 def own_rows(places: Iterable[int], share: float) -> tuple[int, ...]:

@@ -79,7 +79,7 @@ class Rehearsal:
         self._places, self._share = place.places(batch), place.places(how.frames)
         self._own = own_rows(self._places, loss.own_share)
         self._filled = max(1, how.first // batch)
-        told = replace(loss, draws=1, context_noise_share=0.0)
+        told = replace(loss, draws=1, context_noise_share=0.0, crop=None)
         self._batch = partial(make_batch, store, model.config, told, seed, places=self._places, device=device, begun=0)
         self._stream = partial(stream, store, model.config, told, seed, places=self._places, device=device, begun=0)
         self._crops = Crops(model.config, how.crop) if how.crop else None
@@ -105,7 +105,10 @@ class Rehearsal:
         at, frames, worth = self.replay.draw(rng, len(self._share), self._how)
         levels = shift_levels(stratified(rng, draws, len(self._share)), self._shift)
         chance = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        squares = self._crops.choose(rng, frames.before, frames.last) if self._crops else None
+        squares = None
+        if crops := self._crops:
+            chosen = crops.choose(rng, crops.busy_patches(frames.before, frames.last))
+            squares = torch.from_numpy(chosen).to(self._device)
         count, patches, values = frames.last.shape
         noise = torch.randn(draws, count, patches if squares is None else squares.shape[1], values, generator=chance)
         return Drawn(at, frames, worth.to(self._device), levels, noise.to(self._device), squares)

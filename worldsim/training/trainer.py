@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from worldsim.training.loss import LossConfig
 from worldsim.training.objective import Objective, OwnPool
 from worldsim.training.optimizer import Optimizer, OptimizerConfig, schedule, update_ema
 from worldsim.training.outcomes import OutcomesConfig, gather_contexts, outcome_loss
-from worldsim.training.own import own_rows
+from worldsim.training.own import own_rows, whole_clips
 from worldsim.training.parallel import Ranks
 from worldsim.training.rehearsal import Rehearsal
 from worldsim.training.replay import DecoderObjective, Replay, ReplayConfig
@@ -109,6 +109,7 @@ class Trainer(Loop):
         self.config = config
         super().__init__(config, place, config.world, run_name(config), config.sampling_steps)
         run = self.run
+        self.loss = replace(config.loss, own_share=whole_clips(config.loss.own_share, config.batch))
         self.shape = model_of(config, self.dataset)
         self.clips = self.training_clips(self.shape.window)
         self.model = init_weights(WorldModel(self.shape), config.seed).to(self.device)
@@ -116,7 +117,7 @@ class Trainer(Loop):
             adopt_weights(self.model, config.init, run)
         self.ema = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.optimizer = Optimizer(self.model, config.optimizer)
-        self._pool = OwnPool(config.loss, math.ceil(config.loss.own_after * config.steps))
+        self._pool = OwnPool(self.loss, math.ceil(self.loss.own_after * config.steps))
         self._replay: Replay | None = None
         self._replayed: dict[str, Tensor] = {}  # of the checkpoint
         if place.leads:
@@ -152,11 +153,11 @@ class Trainer(Loop):
         config, place = self.config, self.place
         if self.step >= config.steps:
             return
-        objective = Objective(self.model, config.loss, self.dtype, config.compile)
+        objective = Objective(self.model, self.loss, self.dtype, config.compile)
         places, ahead = place.places(config.batch), range(self.step, config.steps)
-        own = own_rows(places, config.loss.own_share)
+        own = own_rows(places, self.loss.own_share)
         begun = self._pool.begun
-        batches = stream(self.clips, self.shape, config.loss, config.seed, ahead, places, self.device, begun)
+        batches = stream(self.clips, self.shape, self.loss, config.seed, ahead, places, self.device, begun)
         watch = self.watch(0, config.steps)
         parameters = list(self.model.parameters())
         for step, batch in batches:
@@ -183,10 +184,10 @@ class Trainer(Loop):
             self._pool.clear()
         self._pool.begun = 0
         crops = Crops(self.shape, how.crop) if how.crop else None
-        objective = DecoderObjective(self.model, config.loss, self.dtype, config.compile, crops)
-        shows = Objective(self.model, config.loss, self.dtype, config.compile)
+        objective = DecoderObjective(self.model, self.loss, self.dtype, config.compile, crops)
+        shows = Objective(self.model, self.loss, self.dtype, config.compile)
         rehearsal = Rehearsal(
-            self.model, objective, shows, self._pool, self.clips, config.loss, how,
+            self.model, objective, shows, self._pool, self.clips, self.loss, how,
             batch=config.batch, seed=config.seed + 2, place=place, device=self.device,
         )  # fmt: skip
         rehearsal.begin(self.step - begun, how.steps, self._replayed)
@@ -228,7 +229,7 @@ class Trainer(Loop):
         heads = self.model.heads
         scalars, quiet = self.scalars(), not place.leads
         rounds = tqdm(range(config.outcomes.rounds), desc="contexts", unit="batch", disable=quiet, mininterval=5)
-        places, steps = place.places(config.outcomes.batch), config.loss.own_steps
+        places, steps = place.places(config.outcomes.batch), self.loss.own_steps
         contexts = gather_contexts(frozen, self.clips, config.seed + 1, rounds, places, steps)
         for step in tqdm(range(self.step, last), desc="outcomes", unit="step", disable=quiet, mininterval=5):
             loss = outcome_loss(self.model, contexts, config.seed, step)
