@@ -14,7 +14,7 @@ from worldsim.schema import nearest
 VERBS = {
     "collect": ("worldsim.data.collect", "record episodes of a real game"),
     "train": ("worldsim.training.pretrain", "learn a world from the episodes"),
-    "distill": ("worldsim.training.distill", "make a world need fewer denoising steps"),
+    "distill": ("worldsim.training.distillation.distill", "make a world need fewer denoising steps"),
     "export": ("worldsim.training.export", "make a world folder of a run"),
     "evaluate": ("worldsim.evaluation.evaluate", "measure a world against the real game"),
     "compare": ("worldsim.evaluation.compare", "put worlds and denoising steps side by side in one table"),

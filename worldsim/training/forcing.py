@@ -26,8 +26,8 @@ from worldsim.model.designs import Design
 from worldsim.model.dit import DiT
 from worldsim.model.patches import patchify, shown
 from worldsim.training.batches import stratified
+from worldsim.training.computing import Computer
 from worldsim.training.loss import attention, shift_levels
-from worldsim.training.teaching import Computer
 
 FORCINGS = ("diffusion", "teacher", "mixed")
 
@@ -149,7 +149,7 @@ class Forcing:
 
 class ForcingObjective:
     """:meth:`Forcing.error`, computed in ``dtype`` from float32 weights; arguments as of
-    :class:`~worldsim.training.teaching.Computer`.
+    :class:`~worldsim.training.computing.Computer`.
     """
 
     def __init__(self, network: DiT, forcing: Forcing, weight: float, dtype: torch.dtype, compiled: bool) -> None:

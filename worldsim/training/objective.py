@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from worldsim.model.patches import to_uint8
 from worldsim.model.world_model import WorldModel
+from worldsim.training.computing import Computer
 from worldsim.training.crops import Crops
 from worldsim.training.loss import Batch, LossConfig, pretrain_loss
 from worldsim.training.own import Turn, own_frames
@@ -27,22 +27,13 @@ class Objective:
 
     def __init__(self, model: WorldModel, config: LossConfig, dtype: torch.dtype, compiled: bool) -> None:
         self.model, self.dtype = model, dtype
-        loss, tick = _Loss(model, config), _OwnTick(model, config.own_steps)
-
-        def in_dtype(module: nn.Module) -> dict[str, Tensor]:
-            return {name: weight.to(dtype) for name, weight in module.named_parameters()}
+        computer, loss, tick = Computer(dtype, compiled), _Loss(model, config), _OwnTick(model, config.own_steps)
 
         def compute_loss(seen: Tensor, *fields: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            result: tuple[Tensor, dict[str, Tensor]] = functional_call(loss, in_dtype(loss), (Batch(*fields), seen))
+            result: tuple[Tensor, dict[str, Tensor]] = computer.call(loss, Batch(*fields), seen)
             return result
 
-        @torch.no_grad()
-        def make_tick(*inputs: Tensor) -> Tensor:
-            made: Tensor = functional_call(tick, in_dtype(tick), inputs)
-            return made
-
-        self._loss = torch.compile(compute_loss) if compiled else compute_loss
-        self._tick = torch.compile(make_tick) if compiled else make_tick
+        self._loss, self._tick = computer.built(compute_loss), computer.computed(tick, gradient=False)
 
     def show(self, batch: Batch, own: Sequence[int] = (), before: Tensor | None = None) -> Tensor:
         """Patches [B, T, L, P] of what the encoder is shown: real frames, and in the rows ``own`` the model's.

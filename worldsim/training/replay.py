@@ -20,9 +20,9 @@ from torch import Tensor
 
 from worldsim.model.patches import to_uint8
 from worldsim.model.world_model import WorldModel
+from worldsim.training.computing import Computer
 from worldsim.training.crops import Crops, cut
 from worldsim.training.loss import Batch, LossConfig, attention
-from worldsim.training.teaching import Computer
 
 NEAR = 2  # ticks around a frame whose errors count as its own when it arrives: what is hard comes with its neighbours
 HIGH = 0.9  # noise levels from here on tell how well a frame is foretold

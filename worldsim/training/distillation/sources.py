@@ -12,13 +12,14 @@ from torch import Tensor
 from worldsim.data.clips import ClipStore
 from worldsim.model.world_model import WorldModel
 from worldsim.training.batches import stream
+from worldsim.training.computing import Computer
 from worldsim.training.crops import cut
+from worldsim.training.distillation.self_forcing import RollOuts
+from worldsim.training.distillation.teaching import Begun, Encode, Moments
 from worldsim.training.loss import LossConfig
 from worldsim.training.objective import Objective
 from worldsim.training.own import own_rows
 from worldsim.training.rehearsal import Rehearsal
-from worldsim.training.self_forcing import RollOuts
-from worldsim.training.teaching import Begun, Computer, Encode, Moments
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def streamed(source: Source, ahead: range, again: int | None = None) -> Generato
 
 def rolled(source: Source, ahead: range, steps: int) -> Generator[Moments, None, None]:
     """All frames of the student's roll-outs, in so many denoising steps, from the first window of new clips; see
-    :mod:`worldsim.training.self_forcing`.
+    :mod:`worldsim.training.distillation.self_forcing`.
     """
     s, dtype, window = source, source.computer.dtype, source.teacher.config.window
     rolls = RollOuts(s.student, s.computer, steps=steps, rows=len(s.places))

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from worldsim.engine.sampler import levels
 from worldsim.model.decoder import FrameDecoder
 from worldsim.model.world_model import WorldModel
-from worldsim.training.teaching import Computer, Denoise, Method, Moments, weighted_error
+from worldsim.training.computing import Computer
+from worldsim.training.distillation.teaching import Denoise, Method, Moments, weighted_error
 
 
 def exit_frames(

@@ -1,15 +1,13 @@
-"""What ways to teach a decoder share: the moments that are learned from, and parts computed in a number format."""
+"""What ways to teach a decoder share: the moments that are learned from, and what they call a method."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from worldsim.model.decoder import FrameDecoder, without_margin
 from worldsim.model.world_model import WorldModel
@@ -95,30 +93,6 @@ class Method(ABC):
         """Losses of one step, each with the name of the network that is to be moved down it before the next is asked
         for.
         """
-
-
-class Computer:
-    """Modules called in ``dtype``, with the gradient going to their float32 weights."""
-
-    def __init__(self, dtype: torch.dtype, compiled: bool) -> None:
-        self.dtype, self.compiled = dtype, compiled
-
-    def call(self, module: nn.Module, *given: Any) -> Any:
-        """``module(*given)`` with its weights in ``dtype``."""
-        weights = {name: value.to(self.dtype) for name, value in module.named_parameters()}
-        return functional_call(module, weights, given)
-
-    def computed(self, module: nn.Module, *, gradient: bool = True) -> Callable[..., Any]:
-        """The module as a function of its inputs alone, see :meth:`call` and :meth:`built`."""
-
-        def compute(*given: Any) -> Any:
-            return self.call(module, *given)
-
-        return self.built(compute if gradient else torch.no_grad()(compute))
-
-    def built(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, compiled if that is wanted."""
-        return torch.compile(function) if self.compiled else function
 
 
 class Encode(nn.Module):

@@ -14,10 +14,11 @@ from worldsim.errors import RunError
 from worldsim.model.designs import Design
 from worldsim.model.dit import DiT
 from worldsim.model.world_model import WorldModel
-from worldsim.training.asymmetric import AsymmetricDMD, Stretches
-from worldsim.training.distill import main
+from worldsim.training.computing import Computer
+from worldsim.training.distillation.asymmetric import AsymmetricDMD, Stretches
+from worldsim.training.distillation.distill import main
+from worldsim.training.distillation.teaching import Begun, Moments
 from worldsim.training.forcing import Forcing
-from worldsim.training.teaching import Begun, Computer, Moments
 from worldsim.world import load_world
 
 

@@ -17,8 +17,9 @@ from worldsim.checkpoint import load_checkpoint, save_checkpoint
 from worldsim.engine.sampler import Denoise as DenoiseAt
 from worldsim.engine.sampler import levels
 from worldsim.model.world_model import WorldModel
+from worldsim.training.computing import Computer
+from worldsim.training.distillation.teaching import Denoise, Method, Moments, weighted_error
 from worldsim.training.optimizer import update_ema
-from worldsim.training.teaching import Computer, Denoise, Method, Moments, weighted_error
 
 
 def trajectory(denoise: DenoiseAt, noise: Tensor, at: Sequence[float], kept: Sequence[float]) -> list[Tensor]:

@@ -20,10 +20,11 @@ from worldsim.model.config import ModelConfig
 from worldsim.model.decoder import FrameDecoder, StepSizeEmbedding
 from worldsim.model.world_model import WorldModel
 from worldsim.training.ancestry import check_shape
-from worldsim.training.distill import main
-from worldsim.training.methods import METHODS, DistillConfig
-from worldsim.training.shortcut import Shortcut, TwoSteps, steps
-from worldsim.training.teaching import Computer, Moments
+from worldsim.training.computing import Computer
+from worldsim.training.distillation.distill import main
+from worldsim.training.distillation.methods import METHODS, DistillConfig
+from worldsim.training.distillation.shortcut import Shortcut, TwoSteps, steps
+from worldsim.training.distillation.teaching import Moments
 from worldsim.world import World, load_world, save_world
 
 SHAPE = ModelConfig(

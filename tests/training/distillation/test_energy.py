@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel
-from worldsim.training.energy import EnergyScore, distance, energy_score
-from worldsim.training.methods import DistillConfig
-from worldsim.training.teaching import Computer, Moments
+from worldsim.training.computing import Computer
+from worldsim.training.distillation.energy import EnergyScore, distance, energy_score
+from worldsim.training.distillation.methods import DistillConfig
+from worldsim.training.distillation.teaching import Moments
 
 SIDE = 16
 

@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from worldsim.model.decoder import FrameDecoder
 from worldsim.model.patches import unpatchify
 from worldsim.model.world_model import WorldModel
-from worldsim.training.teaching import Computer, Method, Moments
+from worldsim.training.computing import Computer
+from worldsim.training.distillation.teaching import Method, Moments
 
 WINDOWS = (8, 16)  # pixels, sides of the squares whose distances are summed
 STILL = 0.01  # values in [-1, 1]: root mean squares far below count as their squares do

@@ -17,19 +17,19 @@ from worldsim.locking import sole_writer
 from worldsim.model.world_model import WorldModel
 from worldsim.settings import command, from_dict, home
 from worldsim.training.ancestry import check_shape, collect_command, command_of, remember_parents
+from worldsim.training.computing import Computer
 from worldsim.training.crops import Crops
+from worldsim.training.distillation.methods import METHODS, DistillConfig, make_method
+from worldsim.training.distillation.sources import Source, drawn, rolled, streamed
 from worldsim.training.export import export
 from worldsim.training.loop import Loop
 from worldsim.training.loss import LossConfig
-from worldsim.training.methods import METHODS, DistillConfig, make_method
 from worldsim.training.objective import OwnPool
 from worldsim.training.optimizer import Optimizer, OptimizerConfig, schedule, update_ema
 from worldsim.training.own import whole_clips
 from worldsim.training.parallel import Ranks, ranks
 from worldsim.training.rehearsal import Rehearsal
 from worldsim.training.replay import DecoderObjective, Replay
-from worldsim.training.sources import Source, drawn, rolled, streamed
-from worldsim.training.teaching import Computer
 from worldsim.world import World, load_world
 
 

@@ -17,9 +17,10 @@ from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
 from worldsim.model.dit import DiT
 from worldsim.model.world_model import WorldModel
-from worldsim.training.dmd import Matching
+from worldsim.training.computing import Computer
+from worldsim.training.distillation.dmd import Matching
+from worldsim.training.distillation.teaching import Moments
 from worldsim.training.forcing import Forcing
-from worldsim.training.teaching import Computer, Moments
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class AsymmetricDMD(Matching):
         teacher: Of design ``clip``, frozen; the critic begins as a copy of it.
         forcing: Of the teacher's design: the critic is taught as the teacher was.
         computer: Of everything.
-        steps, critic_steps, head_start, seed: See :class:`~worldsim.training.dmd.Matching`.
+        steps, critic_steps, head_start, seed: See :class:`~worldsim.training.distillation.dmd.Matching`.
         weight: Of pixels that move in the critic's loss.
 
     Raises:
@@ -111,7 +112,7 @@ class AsymmetricDMD(Matching):
         self._judge, self._critic_loss = computer.built(judge), computer.computed(lesson)
 
     def judged(self, made: Tensor, moments: Moments, draw: int) -> tuple[Tensor, Tensor]:
-        """See :class:`~worldsim.training.dmd.Matching`."""
+        """See :class:`~worldsim.training.distillation.dmd.Matching`."""
         clean, led, t, noise = self._arranged(made, moments, draw)
         found = self._judge(torch.lerp(clean, noise, t.to(clean)[..., None, None]), t, led)
         rows, new = len(moments.begun().frames), slice(self.stretches.reference, None)
@@ -119,7 +120,7 @@ class AsymmetricDMD(Matching):
         return real, fake
 
     def critic_loss(self, made: Tensor, moments: Moments, draw: int) -> Tensor:
-        """See :class:`~worldsim.training.dmd.Matching`."""
+        """See :class:`~worldsim.training.distillation.dmd.Matching`."""
         loss: Tensor = self._critic_loss(*self._arranged(made, moments, draw))
         return loss
 

@@ -15,14 +15,15 @@ from worldsim.engine.sampler import levels, sample
 from worldsim.engine.session import Session
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel
-from worldsim.training.distill import Distiller, main
-from worldsim.training.dmd import DMD, exit_frames, matching_loss
-from worldsim.training.methods import METHODS, DistillConfig
+from worldsim.training.computing import Computer
+from worldsim.training.distillation.distill import Distiller, main
+from worldsim.training.distillation.dmd import DMD, exit_frames, matching_loss
+from worldsim.training.distillation.methods import METHODS, DistillConfig
+from worldsim.training.distillation.regression import Consistency, ODEInitialisation, trajectory
+from worldsim.training.distillation.self_forcing import RollOuts
+from worldsim.training.distillation.teaching import Moments
 from worldsim.training.parallel import Ranks
-from worldsim.training.regression import Consistency, ODEInitialisation, trajectory
 from worldsim.training.replay import KeptConfig
-from worldsim.training.self_forcing import RollOuts
-from worldsim.training.teaching import Computer, Moments
 from worldsim.world import World, load_world
 
 SHAPE = ModelConfig(

@@ -4,7 +4,7 @@ A clip's first window primes the cache; from there on every frame is the student
 under the recorded actions (Self-Forcing, arXiv 2506.08009, algorithm 1). The ring forgets what is older than a window,
 which is the paper's rolling cache. Distribution matching then judges every frame of the roll-out given the history
 that the roll-out had, and the gradient goes through one random exit step of each frame's own denoising
-(:func:`~worldsim.training.dmd.exit_frames`); none goes through the history, whose encoder is frozen.
+(:func:`~worldsim.training.distillation.dmd.exit_frames`); none goes through the history, whose encoder is frozen.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from worldsim.engine.sampler import levels
 from worldsim.model.patches import to_uint8
 from worldsim.model.world_model import WorldModel
 from worldsim.start import Start
-from worldsim.training.dmd import Exit
-from worldsim.training.teaching import Computer
+from worldsim.training.computing import Computer
+from worldsim.training.distillation.dmd import Exit
 
 
 class RollOuts:

@@ -12,15 +12,16 @@ from worldsim.errors import RunError
 from worldsim.model.designs import SEPARABLE, Design
 from worldsim.model.dit import DiT
 from worldsim.model.world_model import WorldModel
-from worldsim.training.asymmetric import AsymmetricDMD
-from worldsim.training.dmd import DMD
-from worldsim.training.energy import EnergyScore
+from worldsim.training.computing import Computer
+from worldsim.training.distillation.asymmetric import AsymmetricDMD
+from worldsim.training.distillation.dmd import DMD
+from worldsim.training.distillation.energy import EnergyScore
+from worldsim.training.distillation.regression import Consistency, ODEInitialisation
+from worldsim.training.distillation.shortcut import Shortcut
+from worldsim.training.distillation.teaching import Method
 from worldsim.training.forcing import Forcing
 from worldsim.training.loop import ReportConfig
-from worldsim.training.regression import Consistency, ODEInitialisation
 from worldsim.training.replay import KeptConfig
-from worldsim.training.shortcut import Shortcut
-from worldsim.training.teaching import Computer, Method
 from worldsim.world import load_world
 
 #: Ways to distil, and each one's learning rate: distribution matching, the same on the student's roll-outs, regression
