@@ -110,19 +110,60 @@ def test_a_killed_run_resumes_to_the_same_bytes(pong_data: Dataset, straight: Pa
     assert same(state(run), state(straight))
 
 
-def test_two_processes_train_as_one(pong_data: Dataset, straight: Path, tmp_path: Path) -> None:
-    run = tmp_path / "two"
+@pytest.fixture(scope="module")
+def pair(pong_data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run by two processes."""
+    run = tmp_path_factory.mktemp("pair") / "two"
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1",
         "--master-port=29617", "-m", "worldsim", "train", *arguments(pong_data, run, "steps=12"),
     ]  # fmt: skip
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
-    one, two = scalars(straight), scalars(run)
+    return run
+
+
+def test_two_processes_train_as_one(straight: Path, pair: Path) -> None:
+    one, two = scalars(straight), scalars(pair)
     # Before any update the losses agree to rounding; afterwards Muon's bfloat16 amplifies it a little. The last step
     # shows own frames in one clip of the two, whichever process has it.
     assert two["loss/denoise", 1] == pytest.approx(one["loss/denoise", 1], rel=1e-6)
     assert two["loss/denoise", 12] == pytest.approx(one["loss/denoise", 12], rel=2e-3)
+
+
+def test_two_killed_processes_resume_to_the_same_bytes(pong_data: Dataset, pair: Path, tmp_path: Path) -> None:
+    """Each of them has clips that show own frames, and contexts that it has kept."""
+    run, checkpoint = tmp_path / "killed", tmp_path / "killed" / "checkpoint.safetensors"
+
+    def together(port: int) -> list[subprocess.Popen[str]]:
+        """As torchrun begins them, whose workers outlive it when it is killed."""
+        told = arguments(pong_data, run, "steps=12", "report.save_seconds=0")
+        group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        return [
+            subprocess.Popen(
+                [sys.executable, "-m", "worldsim", "train", *told],
+                env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            )
+            for rank in range(2)
+        ]  # fmt: skip
+
+    processes, deadline, step = together(29618), time.monotonic() + 240, 0
+    while step < 6:
+        assert all(process.poll() is None for process in processes) and time.monotonic() < deadline, "no checkpoint"
+        step = load_checkpoint(checkpoint)[1]["step"] if checkpoint.exists() else 0
+        time.sleep(0.01)
+    for process in processes:
+        process.kill()
+        process.communicate()
+    step = load_checkpoint(checkpoint)[1]["step"]
+    assert 6 <= step < 20, "it had ended"
+    assert (run / f"checkpoint.1-{step}.safetensors").exists()
+    for process in together(29619):
+        _, said = process.communicate()
+        assert process.returncode == 0, said[-2000:]
+    assert same(state(run), state(pair))
+    assert {path.name for path in run.glob("checkpoint.*")} == {path.name for path in pair.glob("checkpoint.*")}
 
 
 def scalars(run: Path) -> dict[tuple[str, int], float]:

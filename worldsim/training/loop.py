@@ -28,6 +28,8 @@ from worldsim.training.parallel import Ranks
 from worldsim.training.progress import Scalars, held_out_error
 from worldsim.training.run import Run
 
+OWN_PARTS = ("made", "replay")  # of a checkpoint: what each process has for itself
+
 
 @dataclass(frozen=True)
 class ReportConfig:
@@ -147,9 +149,16 @@ class Loop(ABC):
     def state(self) -> dict[str, Tensor]:
         """All that the run needs to go on, by name; the averaged model as ``ema.*``."""
 
+    def own_state(self) -> dict[str, Tensor]:
+        """What this process alone knows, of those that train together: its clips' own frames, and what it has kept.
+
+        By names that begin with one of :data:`OWN_PARTS`.
+        """
+        return {}
+
     @abstractmethod
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what :meth:`state` gave.
+        """Put back what :meth:`state` and :meth:`own_state` gave.
 
         Raises:
             RuntimeError, KeyError: it is of another model.
@@ -161,12 +170,16 @@ class Loop(ABC):
             signal.signal(number, self._ask_to_stop)
 
     def load(self) -> None:
-        """Continue from the checkpoint.
+        """Continue from the checkpoint; without what other processes knew alone, if there were fewer or more of them.
 
         Raises:
             RunError: it is truncated, foreign, or of another model.
         """
         tensors, facts = load_checkpoint(self.run.checkpoint)
+        if not self.place.leads:
+            tensors = {name: one for name, one in tensors.items() if name.partition(".")[0] not in OWN_PARTS}
+            share = self.run.share(self.place.rank, int(facts["step"]))
+            tensors |= load_checkpoint(share)[0] if share.exists() else {}
         try:
             self.restore(tensors)
         except (RuntimeError, KeyError) as error:
@@ -174,21 +187,30 @@ class Loop(ABC):
         self.step, self._before = int(facts["step"]), float(facts.get("seconds", 0.0))
 
     def save(self) -> None:
-        """Write the whole state, atomically.
+        """Write the whole state, atomically; all processes that train together do so at the same step.
 
         Raises:
             RunError: the weights hold a NaN, or the disk is full. The last checkpoint is intact.
         """
-        tensors = self.state()
+        facts = {"step": self.step, "world": self.name, "seconds": self.seconds}
+        own = self.own_state()
+        if own and not self.place.leads:
+            save_checkpoint(self.run.share(self.place.rank, self.step), own, facts)
+        self.place.wait()  # what belongs to a checkpoint is there before it
+        if not self.place.leads:
+            return
+        tensors = self.state() | own
         if not all_finite(tensors):
             raise RunError(f"the weights hold NaN or infinity at step {self.step}: lower the learning rates and resume")
-        facts = {"step": self.step, "world": self.name, "seconds": self.seconds}
         save_checkpoint(self.run.checkpoint, tensors, facts)
+        self.run.forget_shares(self.step)
 
     def keep(self, last: int) -> bool:
-        """Save as often as wanted and at the end; whether to leave before it."""
+        """Save as often as wanted and at the end; whether to leave before it, because some process was asked to."""
         late = time.monotonic() - self._saved > self._how.save_seconds
-        if self.place.leads and (late or self._stop or self.step == last):
+        late, asked = self.place.any(late, self._stop)
+        self._stop |= asked
+        if late or self._stop or self.step == last:
             self.save()
             self._saved = time.monotonic()
         return self._stop

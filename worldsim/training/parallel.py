@@ -47,6 +47,20 @@ class Ranks:
         for tensor, mean in zip(present, flat.split([tensor.numel() for tensor in present]), strict=True):
             tensor.copy_(mean.view_as(tensor))
 
+    def any(self, *said: bool) -> tuple[bool, ...]:
+        """Of each thing, whether some rank says it: what all of them are to do together."""
+        if self.count == 1:
+            return said
+        device = "cuda" if distributed.get_backend() == "nccl" else "cpu"
+        flags = torch.tensor(said, dtype=torch.int32, device=device)
+        distributed.all_reduce(flags, distributed.ReduceOp.MAX)
+        return tuple(map(bool, flags.tolist()))
+
+    def wait(self) -> None:
+        """Until all ranks are here."""
+        if self.count > 1:
+            distributed.barrier()
+
 
 @contextmanager
 def ranks(device: torch.device) -> Iterator[Ranks]:

@@ -18,6 +18,7 @@ Made by `{command}`; the same command continues it where it stopped, bit for bit
 |---|---|
 | settings.json | everything the run was told, and what the data set said of itself |
 | checkpoint.safetensors | weights, their average, optimiser state, step; replaced at least once a minute |
+| checkpoint.*.safetensors | of processes that train together: what each of the others alone knows at that step |
 | tensorboard/ | scalars: `tensorboard --logdir {folder}` |
 | samples/ | roll-out grids, real play above the dream under the same actions, held-out starts |
 | world/ | the averaged weights as a world: `python play.py world={folder}/world` |
@@ -34,6 +35,16 @@ class Run:
     def checkpoint(self) -> Path:
         """The training state."""
         return self.folder / "checkpoint.safetensors"
+
+    def share(self, rank: int, step: int) -> Path:
+        """What a process other than the leading one alone knows, at a checkpoint's step."""
+        return self.folder / f"checkpoint.{rank}-{step}.safetensors"
+
+    def forget_shares(self, step: int) -> None:
+        """Remove those of other steps than the checkpoint's."""
+        for path in self.folder.glob("checkpoint.*-*.safetensors"):
+            if not path.name.endswith(f"-{step}.safetensors"):
+                path.unlink(missing_ok=True)
 
     @property
     def samples(self) -> Path:

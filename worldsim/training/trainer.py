@@ -135,10 +135,11 @@ class Trainer(Loop):
     def state(self) -> dict[str, Tensor]:
         """See :class:`~worldsim.training.loop.Loop`."""
         parts = {"model": self.model.state_dict(), "ema": self.ema.state_dict(), "optimizer": self.optimizer.state()}
-        parts["made"] = self._pool.state()
-        if self._replay:
-            parts["replay"] = self._replay.state()
         return {name: value for part_name, held in parts.items() for name, value in named(part_name, held).items()}
+
+    def own_state(self) -> dict[str, Tensor]:
+        """See :class:`~worldsim.training.loop.Loop`."""
+        return named("made", self._pool.state()) | named("replay", self._replay.state() if self._replay else {})
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """See :class:`~worldsim.training.loop.Loop`."""

@@ -143,9 +143,13 @@ class Distiller(Loop):
             **{who: network.state_dict() for who, network in self.method.networks.items()},
             **{f"adam-{who}": optimizer.state() for who, optimizer in self.optimizers.items()},
         }
-        if self._replay:
-            parts |= {"replay": self._replay.state(), "made": self._pool.state()}
         return {name: value for part_name, held in parts.items() for name, value in named(part_name, held).items()}
+
+    def own_state(self) -> dict[str, Tensor]:
+        """See :class:`~worldsim.training.loop.Loop`."""
+        if not self._replay:
+            return {}
+        return named("replay", self._replay.state()) | named("made", self._pool.state())
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """See :class:`~worldsim.training.loop.Loop`."""
