@@ -13,7 +13,7 @@ from worldsim.engine.precision import has_native_bfloat16
 from worldsim.engine.session import Session
 from worldsim.play import app
 from worldsim.play.gears import Gears
-from worldsim.play.threads import REST, WINDOW, Threads
+from worldsim.play.threads import LONGEST, REST, WINDOW, Threads
 from worldsim.world import World
 
 
@@ -54,6 +54,35 @@ def test_what_does_not_help_is_taken_back_and_not_tried_again_for_a_minute() -> 
     assert feed(threads, 40.0)[-1] and threads.count == 1
 
 
+def test_more_threads_are_tried_again_when_others_may_have_ended() -> None:
+    threads = Threads(4, 33.3)
+    feed(threads, 90.0)
+    assert feed(threads, 20.0)[-1] and threads.count == 2
+    assert not any(feed(threads, 20.0, REST - 1)) and threads.count == 2
+    assert feed(threads, 20.0)[-1] and threads.count == 4
+    assert feed(threads, 12.0)[-1] and threads.count == 4, "faster, so kept"
+    assert not any(feed(threads, 12.0, 3 * REST))
+
+
+def test_one_stalled_tick_ends_a_trial_of_more_threads_and_the_next_comes_later() -> None:
+    threads = Threads(2, 33.3)
+    feed(threads, 90.0)
+    feed(threads, 12.0)
+    for waited in (REST, 2 * REST, 4 * REST, LONGEST, LONGEST):
+        assert not any(feed(threads, 12.0, waited - 1)) and threads.count == 1
+        assert feed(threads, 12.0)[-1] and threads.count == 2
+        assert threads.feed(300.0) and threads.count == 1, "at once"
+
+
+def test_more_threads_that_are_no_faster_are_taken_back() -> None:
+    threads = Threads(2, 33.3)
+    feed(threads, 90.0)
+    feed(threads, 12.0)
+    feed(threads, 12.0, REST)
+    assert threads.count == 2
+    assert feed(threads, 13.0) == [False] * (WINDOW - 1) + [True] and threads.count == 1
+
+
 def test_a_session_whose_threads_wait_for_each_other_goes_on_with_one(make_world, two_threads: None) -> None:
     session = Session(make_world(seed=1), dtype="float32")
     session.reset(start=0)
@@ -71,6 +100,10 @@ def test_a_session_whose_threads_wait_for_each_other_goes_on_with_one(make_world
         notes.append(gears.feel(1000 * (time.perf_counter() - began)))
     assert [note for note in notes if note] == ["the cores are busy: threads=1 from here on"]
     assert torch.get_num_threads() == 1 and gears.shift() == ""
+    # The other program has ended.
+    notes = [gears.feel(ms) for ms in [10.0] * (REST * WINDOW) + [5.0] * WINDOW]
+    assert [note for note in notes if note] == ["the cores are free again: threads=2 from here on"]
+    assert torch.get_num_threads() == 2
 
 
 def test_a_game_begins_with_int8_where_the_processor_has_no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ class Gears:
 
     def __init__(self, session: Session, upgrade: Upgrade | None = None, threads: Threads | None = None) -> None:
         self._session, self._upgrade, self._threads = session, upgrade, threads
+        self._kept = threads.count if threads else 0
         self._plain: Parts | None = None  # what ran the ticks until the compiled step did
         self._compiled: Parts | None = None
 
@@ -43,17 +44,21 @@ class Gears:
         return ""
 
     def feel(self, busy_ms: float) -> str:
-        """Told how long a tick took, in milliseconds without its slack; gives it fewer threads if that helps.
+        """Told how long a tick took, in milliseconds without its slack; gives it as many threads as help.
 
         Returns:
             A note for the player; empty if nothing changed for good.
         """
         if self._threads is None or not self._threads.feed(busy_ms):
             return ""
-        kept = torch.get_num_threads() == self._threads.count
-        torch.set_num_threads(self._threads.count)
+        count = self._threads.count
+        kept = torch.get_num_threads() == count
+        torch.set_num_threads(count)
         self._choose()
-        return f"the cores are busy: threads={self._threads.count} from here on" if kept else ""
+        if not kept:
+            return ""
+        fewer, self._kept = count < self._kept, count
+        return f"the cores are {'busy' if fewer else 'free again'}: threads={count} from here on"
 
     def set_steps(self, steps: int) -> None:
         """Denoise in so many steps, 1 to 64, from the next tick on."""
