@@ -77,19 +77,29 @@ def test_squares_lie_around_what_has_moved(patch: int, squares: int, held: int, 
     layout = replace(LAYOUT, patch=patch)
     crops, n = Crops(layout, 4), 4000
     row, column = 4, 6
-    before = torch.full((1, layout.tokens, layout.patch_dim), 90, dtype=torch.uint8)
-    last = before.clone()
-    last[:, row * layout.columns + column, 7] = 200
-    last[:, 20, :] += 5  # trembles
-    busy = crops.busy_patches(before, last)
-    assert busy.sum() == 1 and busy[0, row, column]
-    film = unpatchify(torch.cat((before, last, before)), layout).numpy()
-    np.testing.assert_array_equal(crops.busy_frames(film), np.concatenate((np.zeros_like(busy), busy)))
+    film = torch.full((4, layout.tokens, layout.patch_dim), 90, dtype=torch.uint8)
+    film[2, row * layout.columns + column, 7] = 200
+    film[2, 20, :] += 5  # trembles
+    still, none, busy = crops.busy_frames(unpatchify(film, layout).numpy())[:, None]
+    assert busy.sum() == 1 and busy[0, row, column] and not still.any() and not none.any()
     found = places(crops.choose(np.random.default_rng(0), busy.repeat(n, 0)), crops)
     sees = (abs(row - found[:, 0] - 1.5) < 2) & (abs(column - found[:, 1] - 1.5) < 2)
     assert sees.mean() == pytest.approx(1 - ANYWHERE * (1 - held / squares), abs=0.015)
     inner = (abs(row - found[:, 0] - 1.5) < 1) & (abs(column - found[:, 1] - 1.5) < 1)
     assert inner.mean() > 0.9 * inside * sees.mean()
+
+
+@pytest.mark.parametrize("side", [4, 8])
+def test_a_square_lies_around_a_patch_as_far_as_the_frame_reaches(side: int) -> None:
+    crops = Crops(LAYOUT, side)
+    patches = np.arange(96)
+    found = places(crops.around(np.random.default_rng(0), patches), crops)
+    row, column = np.divmod(patches, 12)
+    inside = (row - found[:, 0] >= 0) & (row - found[:, 0] < side) & (column - found[:, 1] >= 0)
+    assert (inside & (column - found[:, 1] < side)).all() and not (found % 2).any()
+    inner = (column >= side // 2) & (column <= 11 - side // 2) & (row >= side // 2) & (row <= 7 - side // 2)
+    off = column[inner] - found[inner, 1] - (side - 1) / 2
+    assert side == 8 or (len(off) and abs(off).max() <= 1.5)
 
 
 def test_they_lie_anywhere_where_nothing_has() -> None:

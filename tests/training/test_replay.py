@@ -17,7 +17,7 @@ from worldsim.training.loss import Batch, LossConfig
 from worldsim.training.optimizer import OptimizerConfig
 from worldsim.training.outcomes import OutcomesConfig
 from worldsim.training.parallel import Ranks
-from worldsim.training.replay import DecoderObjective, Replay, ReplayConfig
+from worldsim.training.replay import DecoderObjective, Places, Replay, ReplayConfig
 from worldsim.training.trainer import PretrainConfig, Trainer
 
 TINY = ModelConfig(6, 80, 80, 20, dim=32, heads=2, encoder_layers=1, decoder_layers=1, decoder_width=8, window=4)
@@ -52,7 +52,7 @@ def filled(model: WorldModel, store: ClipStore, batches: int, rounds: int = 3) -
 
 def test_a_frame_is_kept_with_all_that_foretells_the_next(model: WorldModel, store: ClipStore) -> None:
     replay = filled(model, store, 1)
-    at, frames, _ = replay.draw(np.random.default_rng(0), 64, ReplayConfig())
+    places, frames, _ = replay.draw(np.random.default_rng(0), 64, ReplayConfig())
     batch = clips(store, 0)
     real = model.patchify(batch.frames)
     with torch.no_grad():
@@ -60,7 +60,7 @@ def test_a_frame_is_kept_with_all_that_foretells_the_next(model: WorldModel, sto
         views = model.views(patches)
         previous = model.previous_actions(batch.actions[:1])
         context = model.encode(views, previous, torch.zeros_like(previous))
-    for k, place in enumerate(at.tolist()):
+    for k, place in enumerate(places.frames.tolist()):
         row, tick = divmod(place, 7)
         assert torch.equal(frames.following[k], real[row, tick + 1]) and frames.action[k] == batch.actions[row, tick]
         if row == 1:
@@ -87,25 +87,49 @@ def test_frames_are_drawn_by_their_errors_and_weigh_what_that_takes_back(model: 
     real = np.tile(np.repeat([True, False], 7), 3)
     errors = np.where(at == 9 * 14 // 9, 0.5, 0.01).astype(np.float32)  # tick 0 of the second batch's real clip
     for _ in range(40):
-        replay.learn(at, np.ones(count, np.float32), errors)
+        replay.learn(Places(at, np.zeros_like(at)), np.ones(count, np.float32), errors)
     held = replay.state()["errors"].flatten().numpy()
     np.testing.assert_allclose(held[real], errors[real], rtol=1e-3)
     assert (held[~real] == -1).all(), "errors of own frames tell nothing"
     drawn, _, weights = replay.draw(np.random.default_rng(0), 20_000, ReplayConfig(emphasis=1, correction=1))
-    often = np.bincount(drawn, minlength=count)
+    often = np.bincount(drawn.frames, minlength=count)
     assert often[14] == often.max() and often[14] > 5 * np.median(often[real])
     # With all of it taken back, every frame weighs the same in the end.
-    total = np.bincount(drawn, weights.numpy(), count)
+    total = np.bincount(drawn.frames, weights.numpy(), count)
     np.testing.assert_allclose(total, total.mean(), rtol=0.25)
     assert float(weights.mean()) == pytest.approx(1, rel=1e-4)
     evenly, _, weights = replay.draw(np.random.default_rng(0), 20_000, ReplayConfig(emphasis=0))
-    assert np.bincount(evenly, minlength=count).max() < 1.3 * 20_000 / count and torch.allclose(weights, torch.ones(()))
+    assert np.bincount(evenly.frames, minlength=count).max() < 1.3 * 20_000 / count
+    assert torch.allclose(weights, torch.ones(()))
+
+
+def test_patches_are_drawn_by_their_own_errors_and_those_of_the_ticks_around(
+    model: WorldModel, store: ClipStore
+) -> None:
+    replay = Replay(DecoderObjective(model, LOSS, torch.float32, False), model, 2, 0, patches=True)
+    batch = clips(store, 0)
+    replay.add(0, batch, model.see(batch.frames, torch.float32), (1,))
+    kept = replay.state()
+    errors = torch.full((2, 2, 7, 16), 0.01, dtype=torch.float64)
+    errors[0, 0, 2:5, 5] = 1.0  # as an error at tick 3 is kept
+    errors[0, 1], own = -1, kept["errors"][0, 1]
+    assert float(own.mean()) == pytest.approx(-1) and bool((own[0] == -1).all()), "nothing came before the first"
+    replay.restore(kept | {"errors": errors}, lambda number: batch)
+    drawn, _, weights = replay.draw(np.random.default_rng(0), 20_000, ReplayConfig(emphasis=1, correction=1))
+    there = (drawn.patches == 5) & np.isin(drawn.frames, (2, 3, 4))
+    assert there.mean() == pytest.approx(0.285, abs=0.02)
+    assert np.ptp([np.mean(drawn.frames[there] == tick) for tick in (2, 3, 4)]) < 0.03
+    total = np.bincount(drawn.frames * 16 + drawn.patches, weights.numpy(), 14 * 16)
+    np.testing.assert_allclose(total[:112].mean(), total[112:].mean(), rtol=0.1)
+    np.testing.assert_allclose(total[[2 * 16 + 5, 3 * 16 + 5]], total.mean(), rtol=0.2)
+    replay.learn(drawn, np.ones(20_000, np.float32), np.zeros(20_000, np.float32))
+    assert torch.equal(replay.state()["errors"], errors)
 
 
 def test_low_noise_tells_nothing_of_how_well_a_frame_is_foretold(model: WorldModel, store: ClipStore) -> None:
     replay = filled(model, store, 1)
     before = replay.state()["errors"]
-    replay.learn(np.arange(14), np.full(14, 0.5, np.float32), np.ones(14, np.float32))
+    replay.learn(Places(np.arange(14), np.zeros(14, np.intp)), np.full(14, 0.5, np.float32), np.ones(14, np.float32))
     assert torch.equal(replay.state()["errors"], before)
 
 
@@ -114,7 +138,7 @@ def test_what_is_kept_comes_back_the_same(model: WorldModel, store: ClipStore) -
     again = Replay(DecoderObjective(model, LOSS, torch.float32, False), model, 3, 0)
     again.restore(replay.state(), lambda number: clips(store, number))
     one, other = (r.draw(np.random.default_rng(1), 50, ReplayConfig()) for r in (replay, again))
-    np.testing.assert_array_equal(one[0], other[0])
+    np.testing.assert_array_equal(one[0].frames, other[0].frames)
     assert all(torch.equal(a, b) for a, b in zip(vars(one[1]).values(), vars(other[1]).values(), strict=True))
     assert torch.equal(one[2], other[2])
 

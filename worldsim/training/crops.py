@@ -71,7 +71,7 @@ class Crops:
         Returns:
             Numbers of the squares' patches [N, side * side].
         """
-        c, n, every = self.layout, self.side, 1 if self.layout.patch % (2 * CELL) == 0 else 2
+        n, every = self.side, self._every
         middle = np.minimum(np.arange(n), np.arange(n)[::-1]) + 1.0  # what moves is to have surroundings on all sides
         squares = np.lib.stride_tricks.sliding_window_view(busy, (n, n), (1, 2))[:, ::every, ::every]
         around: NDArray[np.float64] = np.einsum("fyxij,i,j->fyx", squares, middle, middle).reshape(len(busy), -1)
@@ -79,10 +79,8 @@ class Crops:
         evenly = 1 / around.shape[1]
         chances = np.where(total > 0, ANYWHERE * evenly + (1 - ANYWHERE) * around / np.maximum(total, 1), evenly)
         at = (chances.cumsum(1) < rng.random((len(busy), 1))).sum(1).clip(max=around.shape[1] - 1)
-        top, left = (every * place for place in np.divmod(at, squares.shape[2]))
-        rows, columns = top[:, None, None] + np.arange(n)[:, None], left[:, None, None] + np.arange(n)
-        numbers: NDArray[np.int64] = (rows * c.columns + columns).reshape(len(busy), -1)
-        return numbers
+        top, left = np.divmod(at, squares.shape[2])
+        return self._numbers(every * top, every * left)
 
     def busy_frames(self, frames: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Patches of a clip's frames [T, H, W, 3] but the last that differ from the frame before, [T-1, rows, columns];
@@ -93,11 +91,38 @@ class Crops:
         busy = change.reshape(-1, c.rows, c.patch, c.columns, c.patch).any((2, 4))
         return np.concatenate((np.zeros_like(busy[:1], shape=(1, c.rows, c.columns)), busy))
 
-    def busy_patches(self, before: Tensor, last: Tensor) -> NDArray[np.bool_]:
-        """Likewise of single frames as uint8 patches [N, L, P], and the ones before them, [N, rows, columns]."""
-        change = (last.to(torch.int16) - before.to(torch.int16)).abs_().amax(-1) > _CHANGED
-        busy: NDArray[np.bool_] = change.view(-1, self.layout.rows, self.layout.columns).cpu().numpy()
-        return busy
+    def around(self, rng: np.random.Generator, patches: NDArray[np.intp]) -> NDArray[np.int64]:
+        """Squares with given patches [N] in the middle, or next to it, as far as the frame reaches.
+
+        Returns:
+            Numbers of the squares' patches [N, side * side].
+        """
+        c, n = self.layout, self.side
+        first = [at - (n - 1) // 2 - rng.integers(0, 2 - n % 2, len(at)) for at in np.divmod(patches, c.columns)]
+        top, left = (
+            np.clip(at, 0, most - n) // self._every * self._every
+            for at, most in zip(first, (c.rows, c.columns), strict=True)
+        )
+        return self._numbers(top, left)
+
+    @property
+    def _every(self) -> int:
+        """Patches from one place where the decoder's coarse cells begin, too, to the next."""
+        return 1 if self.layout.patch % (2 * CELL) == 0 else 2
+
+    def _numbers(self, top: NDArray[np.intp], left: NDArray[np.intp]) -> NDArray[np.int64]:
+        """Of the patches of squares whose first ones lie in such rows and columns [N]."""
+        side = np.arange(self.side)
+        rows, columns = top[:, None, None] + side[:, None], left[:, None, None] + side
+        numbers: NDArray[np.int64] = (rows * self.layout.columns + columns).reshape(len(top), -1)
+        return numbers
+
+
+def changed(before: Tensor, last: Tensor) -> NDArray[np.bool_]:
+    """Which uint8 patches [..., L, P] of frames differ from those of the frames before, [..., L]."""
+    change = (last.to(torch.int16) - before.to(torch.int16)).abs_().amax(-1) > _CHANGED
+    differs: NDArray[np.bool_] = change.cpu().numpy()
+    return differs
 
 
 def cut(patches: Tensor, squares: Tensor | None) -> Tensor:

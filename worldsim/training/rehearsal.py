@@ -19,7 +19,7 @@ from worldsim.training.loss import Batch, LossConfig, shift_levels
 from worldsim.training.objective import Objective, OwnPool
 from worldsim.training.own import own_rows
 from worldsim.training.parallel import Ranks
-from worldsim.training.replay import DecoderObjective, Frames, KeptConfig, Replay
+from worldsim.training.replay import DecoderObjective, Frames, KeptConfig, Places, Replay
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Drawn:
         squares: Patches that are learned from, int64 [N, K]; None: all.
     """
 
-    at: NDArray[np.intp]
+    at: Places
     frames: Frames
     worth: Tensor
     levels: NDArray[np.float32]
@@ -85,7 +85,7 @@ class Rehearsal:
         self._crops = Crops(model.config, how.crop) if how.crop else None
         self._batches: Generator[tuple[int, Batch], None, None] | None = None
         self._done = 0  # batches that have arrived
-        self.replay = Replay(objective, model, max(1, how.clips // batch), seed)
+        self.replay = Replay(objective, model, max(1, how.clips // batch), seed, patches=how.crop is not None)
 
     def begin(self, step: int, last: int, kept: dict[str, Tensor]) -> None:
         """Make ready for steps ``step`` to ``last``; ``kept`` is the replay's state after the step before."""
@@ -107,8 +107,7 @@ class Rehearsal:
         chance = torch.Generator().manual_seed(int(rng.integers(2**62)))
         squares = None
         if crops := self._crops:
-            chosen = crops.choose(rng, crops.busy_patches(frames.before, frames.last))
-            squares = torch.from_numpy(chosen).to(self._device)
+            squares = torch.from_numpy(crops.around(rng, at.patches)).to(self._device)
         count, patches, values = frames.last.shape
         noise = torch.randn(draws, count, patches if squares is None else squares.shape[1], values, generator=chance)
         return Drawn(at, frames, worth.to(self._device), levels, noise.to(self._device), squares)

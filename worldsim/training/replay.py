@@ -21,12 +21,13 @@ from torch import Tensor
 from worldsim.model.patches import to_uint8
 from worldsim.model.world_model import WorldModel
 from worldsim.training.computing import Computer
-from worldsim.training.crops import Crops, cut
+from worldsim.training.crops import ANYWHERE, Crops, changed, cut
 from worldsim.training.loss import Batch, LossConfig, attention
 
 NEAR = 2  # ticks around a frame whose errors count as its own when it arrives: what is hard comes with its neighbours
 HIGH = 0.9  # noise levels from here on tell how well a frame is foretold
 _CEILING, _FLOOR = 30.0, 0.3  # of errors, in means
+_CEILING_OF_PATCHES = 100.0  # a ball is a larger part of a patch than of a frame
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,9 @@ class KeptConfig:
         correction: They weigh what they were drawn too often, to this power (beta). With 0.8, what nobody can know (a
             served ball) was foretold too often (docs/experiments/2026-11-22-eighth-pong.md).
         crop: Patches along a side of the square of each frame that is learned from, see
-            :class:`~worldsim.training.crops.Crops`; None: whole frames.
+            :class:`~worldsim.training.crops.Crops`; None: whole frames. Squares are drawn by the errors of their middle
+            patches when they arrived, which are not learned anew: else the ticks before and after a hit would soon be
+            drawn less often than it, and hits foretold too early.
     """
 
     frames: int = 282
@@ -85,6 +88,19 @@ class Frames:
     action: Tensor
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where drawn frames are kept.
+
+    Attributes:
+        frames: Their numbers [N].
+        patches: Of each one patch that it was drawn for [N]; all 0 where frames are drawn whole.
+    """
+
+    frames: NDArray[np.intp]
+    patches: NDArray[np.intp]
+
+
 class DecoderObjective:
     """Errors of the decoder on single frames, computed in ``dtype`` from float32 weights.
 
@@ -115,11 +131,11 @@ class DecoderObjective:
             noisy = torch.lerp(following, noise, level[:, None, None])
             x0 = computer.call(decoder, noisy, level, context, view, frames.action)
             weights = attention(decoder.config, before, last, x0, weight)
-            each: Tensor = ((x0.float() - following.float()).square() * weights).mean((1, 2))
+            each: Tensor = ((x0.float() - following.float()).square() * weights).mean(2)
             return each
 
         def loss(squares: Tensor | None, weights: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
-            each = errors(squares, *given)
+            each = errors(squares, *given).mean(1)
             return (each * weights).mean(), each.detach()
 
         @torch.no_grad()
@@ -140,14 +156,13 @@ class DecoderObjective:
     ) -> tuple[Tensor, Tensor]:
         """The weighted mean error at noise levels t [N], and each frame's own [N].
 
-        Of ``squares`` [N, K] of the frames' patches, where they are given: ``noise`` is then that of theirs [N, K, P],
-        and a frame's own error what it would be if all else were foretold without one.
+        Of ``squares`` [N, K] of the frames' patches, where they are given: ``noise`` is then that of theirs [N, K, P].
         """
-        loss, errors = self._loss(squares, weights, t, noise.to(self.dtype), *_values(frames))
-        return loss, errors * (noise.shape[1] / frames.last.shape[1])
+        result: tuple[Tensor, Tensor] = self._loss(squares, weights, t, noise.to(self.dtype), *_values(frames))
+        return result
 
     def arrival(self, frames: Frames, noise: Tensor) -> Tensor:
-        """Errors [N] of the guess from pure noise."""
+        """Errors [N, L] of patches of the guess from pure noise."""
         errors: Tensor = self._arrival(noise.to(self.dtype), *_values(frames))
         return errors
 
@@ -165,14 +180,19 @@ class Replay:
         model: For its patches.
         rounds: Batches that are kept.
         seed: Of the noise that arriving frames are judged with.
+        patches: Whether each patch has an error of its own; else the frame has one.
     """
 
-    def __init__(self, objective: DecoderObjective, model: WorldModel, rounds: int, seed: int) -> None:
+    def __init__(
+        self, objective: DecoderObjective, model: WorldModel, rounds: int, seed: int, *, patches: bool = False
+    ) -> None:
         self._objective, self._model, self._rounds, self._seed = objective, model, rounds, seed
+        self._parts = model.config.tokens if patches else 1
         self._held: dict[str, Tensor] = {}
         self._numbers = np.full(rounds, -1)
         self._own: dict[int, tuple[tuple[int, ...], bytes]] = {}
         self._errors = np.zeros(0)
+        self._told: tuple[float, tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]] | None = None
 
     def __len__(self) -> int:
         """Batches so far."""
@@ -185,48 +205,62 @@ class Replay:
             number: Of the batch, one more than the last one's.
             batch: Real clips.
             seen: Patches [B, T, L, P] of what the encoder is shown of them.
-            own: The rows that show the model's own frames. They are drawn as often as the mean one: their errors may
-                be those of a history that has lost the ball.
+            own: The rows that show the model's own frames. They are drawn as often as the mean one, and their patches
+                by whether they have just changed: their errors may be those of a history that has lost the ball.
         """
         place = self._put(number, batch, seen, own)
         frames = Frames(*(value[place].flatten(0, 1) for value in self._held.values()))
         shape = frames.last.shape
         chance = int(np.random.default_rng((self._seed, number)).integers(2**62))
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(chance))
-        errors = self._objective.arrival(frames, noise.to(seen.device)).view(len(seen), -1).cpu().numpy()
-        padded = np.pad(errors, ((0, 0), (NEAR, NEAR)), mode="edge")
+        errors = self._objective.arrival(frames, noise.to(seen.device)).unflatten(1, (self._parts, -1)).mean(2)
+        errors = errors.view(len(seen), -1, self._parts).cpu().numpy()
+        padded = np.pad(errors, ((0, 0), (NEAR, NEAR), (0, 0)), mode="edge")
         near = np.lib.stride_tricks.sliding_window_view(padded, 2 * NEAR + 1, 1).max(-1)
         self._errors[place] = near
-        self._errors[place, list(own)] = -1
+        self._errors[place, list(own)] = -self._means(frames).reshape(near.shape)[list(own)]
+        self._told = None
 
-    def draw(self, rng: np.random.Generator, count: int, config: KeptConfig) -> tuple[NDArray[np.intp], Frames, Tensor]:
+    def draw(self, rng: np.random.Generator, count: int, config: KeptConfig) -> tuple[Places, Frames, Tensor]:
         """Some kept frames.
 
         Returns:
             Where they are kept, the frames, and the weights float32 [count], 1 in the mean, that make up for how often
             each is drawn.
         """
-        here = self._numbers >= 0
-        errors = self._errors[here]
-        mean = errors[errors >= 0].mean() if (errors >= 0).any() else 1.0
-        wanted = np.where(errors < 0, mean, np.minimum(errors, _CEILING * mean)) + _FLOOR * mean
-        chances = wanted.ravel() ** config.emphasis
-        chances /= chances.sum()
-        chosen = rng.choice(chances.size, count, p=chances)
-        weights = (chances[chosen] * chances.size) ** -config.correction
-        at = np.ravel_multi_index(
-            (np.flatnonzero(here)[chosen // errors[0].size], chosen % errors[0].size),
-            (self._rounds, errors[0].size),
-        )
+        here, frames, chances = self._chances(config.emphasis)
+        chosen = frames.searchsorted(rng.random(count) * frames[-1], side="right")
+        part = np.zeros(count, np.intp)
+        if self._parts > 1:
+            within = chances[chosen].cumsum(1)
+            part = (within <= rng.random((count, 1)) * within[:, -1:]).sum(1).clip(max=self._parts - 1)
+        weights = (chances[chosen, part] * (chances.size / frames[-1])) ** -config.correction
+        kept = len(chances) // len(here)
+        at = np.ravel_multi_index((here[chosen // kept], chosen % kept), (self._rounds, kept))
         index = torch.from_numpy(at)
-        frames = Frames(*(value.flatten(0, 2)[index.to(value.device)] for value in self._held.values()))
-        return at, frames, torch.from_numpy((weights / weights.mean()).astype(np.float32))
+        found = Frames(*(value.flatten(0, 2)[index.to(value.device)] for value in self._held.values()))
+        return Places(at, part), found, torch.from_numpy((weights / weights.mean()).astype(np.float32))
 
-    def learn(self, at: NDArray[np.intp], t: NDArray[np.float32], errors: NDArray[np.float32]) -> None:
-        """Remember the errors of drawn frames, of those that were nearly pure noise."""
-        flat = self._errors.reshape(-1)
+    def _chances(self, emphasis: float) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
+        """Where batches are kept, sums of frames' chances up to each, and of each those of its parts [F, parts]."""
+        if self._told is None or self._told[0] != emphasis:
+            here = np.flatnonzero(self._numbers >= 0)
+            errors = self._errors[here]
+            mean = errors[errors >= 0].mean() if (errors >= 0).any() else 1.0
+            highest = _CEILING if self._parts == 1 else _CEILING_OF_PATCHES
+            wanted = np.where(errors < 0, -errors * mean, np.minimum(errors, highest * mean)) + _FLOOR * mean
+            chances = wanted.reshape(-1, self._parts) ** emphasis
+            self._told = emphasis, (here, chances.sum(1).cumsum(), chances)
+        return self._told[1]
+
+    def learn(self, places: Places, t: NDArray[np.float32], errors: NDArray[np.float32]) -> None:
+        """Remember the errors of drawn frames, of those that were nearly pure noise; those of patches stay."""
+        if self._parts > 1:
+            return
+        flat, at = self._errors.reshape(-1), places.frames
         told = (t > HIGH) & (flat[at] >= 0)
         flat[at[told]] += 0.5 * (errors[told] - flat[at[told]])
+        self._told = None
 
     def state(self) -> dict[str, Tensor]:
         """All that is needed to keep the same again: not the contexts, which the encoder makes anew."""
@@ -254,7 +288,16 @@ class Replay:
                 frames = torch.frombuffer(bytearray(packed), dtype=torch.uint8).view(len(own), *seen.shape[1:])
                 seen[list(own)] = self._model.shown(frames.to(seen.device), seen.dtype)
             self._put(int(number), batch, seen, own)
-        self._errors = state["errors"].numpy().copy()
+        self._errors = state["errors"].numpy().reshape(self._errors.shape).copy()
+        self._told = None
+
+    def _means(self, frames: Frames) -> NDArray[np.float64]:
+        """As how many mean errors the parts of frames count [N, parts], by whether they have changed; 1 on average."""
+        if self._parts == 1:
+            return np.ones((len(frames.last), 1))
+        busy = changed(frames.before, frames.last).astype(np.float64)
+        total = busy.sum(1, keepdims=True)
+        return np.where(total > 0, ANYWHERE + (1 - ANYWHERE) * busy * busy.shape[1] / np.maximum(total, 1), 1.0)
 
     def _put(self, number: int, batch: Batch, seen: Tensor, own: Sequence[int]) -> int:
         place = number % self._rounds
@@ -272,7 +315,7 @@ class Replay:
                 self._held[name] = torch.empty(self._rounds, *value.shape, dtype=value.dtype, device=value.device)
             self._held[name][place] = value
         if not self._errors.size:
-            self._errors = np.zeros((self._rounds, *kept.action.shape))
+            self._errors = np.zeros((self._rounds, *kept.action.shape, self._parts))
         self._numbers[place] = number
         self._own.pop(place, None)
         if own:
