@@ -218,6 +218,14 @@ def test_the_command_records_and_says_what(cartpole: Path, tmp_path: Path) -> No
     assert _files(tmp_path / "data" / "cartpole-v1") == _files(cartpole)
 
 
+def test_the_command_says_nothing_else(tmp_path: Path) -> None:
+    """ALE's bindings print a page about every game that is still open when a process ends."""
+    pytest.importorskip("ale_py")
+    done = _run("source=pong", "steps=200", "processes=2", "episode_steps=100", home=tmp_path)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 1
+    assert all("collect pong" in line for line in done.stderr.split("\n") if line.strip()), done.stderr
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -138,6 +140,16 @@ def _start(job: Job) -> None:
     threading.Thread(target=_follow_parent, daemon=True).start()
     cv2.setNumThreads(0)  # the processes are the parallelism
     _worker = _Worker(job)
+    atexit.register(_end)
+
+
+def _end() -> None:
+    """Close the game before the interpreter ends: ALE's bindings print a page about every object that outlives them."""
+    global _worker
+    if _worker is not None:
+        _worker.source.close()
+    _worker = None
+    gc.collect()
 
 
 def _follow_parent() -> None:
