@@ -10,6 +10,7 @@ import torch
 
 from worldsim.data.clips import ClipStore
 from worldsim.data.episodes import Dataset
+from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.training.batches import make_batch
@@ -141,6 +142,13 @@ def test_what_is_kept_comes_back_the_same(model: WorldModel, store: ClipStore) -
     np.testing.assert_array_equal(one[0].frames, other[0].frames)
     assert all(torch.equal(a, b) for a, b in zip(vars(one[1]).values(), vars(other[1]).values(), strict=True))
     assert torch.equal(one[2], other[2])
+
+
+def test_what_was_kept_otherwise_is_refused(model: WorldModel, store: ClipStore) -> None:
+    kept, objective = filled(model, store, 2).state(), DecoderObjective(model, LOSS, torch.float32, False)
+    for other in (Replay(objective, model, 4, 0), Replay(objective, model, 3, 0, patches=True)):
+        with pytest.raises(RunError, match="replay.clips or replay.crop is not what this run began"):
+            other.restore(kept, lambda number: clips(store, number))
 
 
 def config(data: Dataset, run: Path, replay: ReplayConfig) -> PretrainConfig:

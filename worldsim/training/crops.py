@@ -1,8 +1,9 @@
 """Squares of frames for a decoder that does the same everywhere: what moves fills a few of a frame's patches.
 
 A ball's bounce is learned from the pixels around it, and a whole frame costs as much again as every square of that size
-in it (Patch Diffusion, arXiv 2304.12526, trains on patches for the same reason). Squares are drawn by what *has* moved,
-which the decoder is shown, and never by what follows: a weight told from what is given moves no best guess.
+in it (Patch Diffusion, arXiv 2304.12526, trains on patches for the same reason). Squares of clips are drawn by what *has*
+moved, which the decoder is shown: a weight told from what is given moves no best guess. Those of kept frames are drawn by
+how badly a patch was foretold (:class:`~worldsim.training.replay.KeptConfig`), which is told from what followed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from worldsim.model.config import CELL, ModelConfig
 from worldsim.model.world_model import WorldModel
 
 CHANGED = 8 / 255 * 2  # of values in [-1, 1]: a made frame's still pixels tremble by less
-ANYWHERE = 0.1  # of the squares, so that what appears where nothing moved is learned too
+ANYWHERE = 0.1  # of what is drawn by what has moved, so that what appears where nothing did is learned too
 _CHANGED = round(CHANGED * 127.5)  # of uint8 values
 
 

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldsim.errors import RunError
 from worldsim.model.patches import to_uint8
 from worldsim.model.world_model import WorldModel
 from worldsim.training.computing import Computer
@@ -276,8 +277,15 @@ class Replay:
         Args:
             state: See :meth:`state`.
             clips: The batch of a number.
+
+        Raises:
+            RunError: it kept another number of clips, or frames whole where squares of them are to be drawn.
         """
-        for number in np.sort(state["numbers"].numpy()):
+        numbers, errors = state["numbers"].numpy(), state["errors"].numpy()
+        parts = 1 if errors.ndim < 4 else errors.shape[-1]  # frames' own errors once had no dimension for parts
+        if errors.size and (len(numbers), parts) != (self._rounds, self._parts):
+            raise RunError("replay.clips or replay.crop is not what this run began its replay with: give what it was")
+        for number in np.sort(numbers):
             if number < 0:
                 continue
             batch, place = clips(int(number)), int(number) % self._rounds
@@ -288,7 +296,7 @@ class Replay:
                 frames = torch.frombuffer(bytearray(packed), dtype=torch.uint8).view(len(own), *seen.shape[1:])
                 seen[list(own)] = self._model.shown(frames.to(seen.device), seen.dtype)
             self._put(int(number), batch, seen, own)
-        self._errors = state["errors"].numpy().reshape(self._errors.shape).copy()
+        self._errors = errors.reshape(self._errors.shape).copy()
         self._told = None
 
     def _means(self, frames: Frames) -> NDArray[np.float64]:
