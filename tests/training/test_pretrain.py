@@ -24,7 +24,7 @@ from worldsim.training.optimizer import OptimizerConfig, schedule, split_paramet
 from worldsim.training.outcomes import OutcomesConfig
 from worldsim.training.parallel import Ranks
 from worldsim.training.pretrain import main
-from worldsim.training.replay import ReplayConfig
+from worldsim.training.replay import MomentsConfig, ReplayConfig
 from worldsim.training.run import Run
 from worldsim.training.trainer import PretrainConfig, Trainer
 from worldsim.world import load_world
@@ -34,6 +34,8 @@ TINY = [
     "model.encoder_layers=1", "model.decoder_layers=1", "model.decoder_width=8", "model.window=4",
     "report.held_out_clips=1", "report.grid_rows=1", "report.grid_ticks=[1,4]", "optimizer.warmup=2",
     "loss.own_share=0.67", "loss.own_pool=2", "loss.own_ticks=3",
+    "moments.steps=6", "moments.frames=8", "moments.clips=6", "moments.first=2", "moments.every=2",
+    "moments.own_after=0.5", "moments.own_share=0.5",
     "replay.steps=5", "replay.frames=8", "replay.clips=6", "replay.first=2",
     "outcomes.steps=3", "outcomes.batch=4", "outcomes.clips=8",
 ]  # fmt: skip
@@ -53,7 +55,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 @pytest.fixture(scope="module")
 def straight(pong_data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 12 steps that nothing disturbed."""
+    """A run of 6 + 12 + 5 + 3 steps that nothing disturbed."""
     run = tmp_path_factory.mktemp("run") / "straight"
     assert main(arguments(pong_data, run, "steps=12")) in (0, None)
     return run
@@ -72,10 +74,10 @@ def test_a_run_folder_explains_itself(straight: Path) -> None:
     assert json.loads((straight / "settings.json").read_text())["batch"] == 2
     assert list((straight / "samples").glob("*.png"))
     card = (straight / "world" / "CARD.md").read_text()
-    assert "12 steps" in card
-    assert "then 5 steps of the decoder alone, of 8 frames each; then 3 steps of the outcome heads alone" in card
-    assert "worldsim train world=pong steps=12 batch=2 model.patch=16 model.dim=32" in card
-    assert "optimizer.warmup=2" in card and "device" not in card
+    assert "| 6 steps of the decoder alone, of 8 frames each, from single moments; then 12 steps of 2 clips " in card
+    assert "; then 5 steps of the decoder alone, of 8 frames each; then 3 steps of the outcome heads alone |" in card
+    assert "worldsim train world=pong steps=12 batch=2 model.patch=16" in card
+    assert "optimizer.warmup=2" in card and "moments.steps=6" in card and "device" not in card
 
 
 def test_the_exported_world_is_the_averaged_weights_and_can_be_loaded(straight: Path) -> None:
@@ -105,26 +107,33 @@ def test_a_killed_run_resumes_to_the_same_bytes(pong_data: Dataset, straight: Pa
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     stopped_at = load_checkpoint(run / "checkpoint.safetensors")[1]["step"]
-    assert 1 <= stopped_at <= 20
+    assert 1 <= stopped_at <= 26
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     assert same(state(run), state(straight))
 
 
 @pytest.fixture(scope="module")
 def pair(pong_data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same run by two processes."""
+    """The same run by two processes, which draw other kept frames than one does."""
     run = tmp_path_factory.mktemp("pair") / "two"
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1",
-        "--master-port=29617", "-m", "worldsim", "train", *arguments(pong_data, run, "steps=12"),
-    ]  # fmt: skip
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-2000:]
+    torchrun(29617, arguments(pong_data, run, "steps=12"))
     return run
 
 
-def test_two_processes_train_as_one(straight: Path, pair: Path) -> None:
-    one, two = scalars(straight), scalars(pair)
+def torchrun(port: int, told: list[str]) -> None:
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1",
+        f"--master-port={port}", "-m", "worldsim", "train", *told,
+    ]  # fmt: skip
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_two_processes_train_as_one(pong_data: Dataset, tmp_path: Path) -> None:
+    clips = "moments=null", "steps=12", "replay.steps=0", "outcomes.steps=0"
+    assert main(arguments(pong_data, tmp_path / "one", *clips)) in (0, None)
+    torchrun(29620, arguments(pong_data, tmp_path / "two", *clips))
+    one, two = scalars(tmp_path / "one"), scalars(tmp_path / "two")
     # Before any update the losses agree to rounding; afterwards Muon's bfloat16 amplifies it a little. The last step
     # shows own frames in one clip of the two, whichever process has it.
     assert two["loss/denoise", 1] == pytest.approx(one["loss/denoise", 1], rel=1e-6)
@@ -149,7 +158,7 @@ def test_two_killed_processes_resume_to_the_same_bytes(pong_data: Dataset, pair:
         ]  # fmt: skip
 
     processes, deadline, step = together(29618), time.monotonic() + 240, 0
-    while step < 6:
+    while step < 12:
         assert all(process.poll() is None for process in processes) and time.monotonic() < deadline, "no checkpoint"
         step = load_checkpoint(checkpoint)[1]["step"] if checkpoint.exists() else 0
         time.sleep(0.01)
@@ -157,7 +166,7 @@ def test_two_killed_processes_resume_to_the_same_bytes(pong_data: Dataset, pair:
         process.kill()
         process.communicate()
     step = load_checkpoint(checkpoint)[1]["step"]
-    assert 6 <= step < 20, "it had ended"
+    assert 12 <= step < 26, "it had ended"
     assert (run / f"checkpoint.1-{step}.safetensors").exists()
     for process in together(29619):
         _, said = process.communicate()
@@ -298,6 +307,38 @@ def test_the_last_steps_train_the_outcome_heads_and_nothing_else(pong_data: Data
     assert trainer.finished and trainer.step == 5
     for name, value in trainer.ema.state_dict().items():
         assert torch.equal(value, before[name]) != name.startswith("heads."), name
+
+
+def test_the_decoder_begins_on_moments_and_the_rest_of_the_model_waits(pong_data: Dataset, tmp_path: Path) -> None:
+    how = MomentsConfig(steps=8, frames=16, clips=8, first=4, every=2, own_share=0.5)
+    shape = SHAPE | {"history": 4, "extrapolated": 0}
+    trainer = Trainer(config(pong_data, tmp_path / "run", steps=2, moments=how, model=shape), Ranks())
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.begin_decoder()
+    assert trainer.step == 8
+    after = trainer.model.state_dict()
+    waits = ("encoder.blocks.", "encoder.patches.", "heads.", "encoder.level.weight")
+    for name, value in before.items():
+        assert torch.equal(after[name], value) == name.startswith(waits), name
+    # The whole model's contexts are those that the decoder has learned from, whatever it sees and remembers.
+    with torch.no_grad():
+        patches = torch.rand(2, 5, trainer.shape.tokens, trainer.shape.patch_dim)
+        actions = torch.randint(0, 6, (2, 4))
+        previous = trainer.model.previous_actions(actions)
+        whole = trainer.ema.encode(trainer.ema.views(patches), previous, torch.zeros_like(previous))
+        torch.testing.assert_close(whole[:, 2], trainer.ema.encoder.blind(previous[:, 2]))
+    trainer.train()
+    assert trainer.step == 10
+    moved = trainer.model.state_dict()
+    assert not torch.equal(moved["encoder.patches.weight"], after["encoder.patches.weight"])
+
+
+def test_a_run_that_starts_from_a_world_has_no_moments(pong_data: Dataset, straight: Path, tmp_path: Path) -> None:
+    export(Run(straight), tmp_path / "first")
+    how = MomentsConfig(steps=8)
+    trainer = Trainer(config(pong_data, tmp_path / "run", init=str(tmp_path / "first"), steps=1, moments=how), Ranks())
+    trainer.begin_decoder()
+    assert trainer.step == 0 and trainer.model.encoder.patches.weight.any()
 
 
 def test_a_run_can_start_from_a_world_and_says_so(pong_data: Dataset, straight: Path, tmp_path: Path) -> None:

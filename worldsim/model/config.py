@@ -55,6 +55,9 @@ class ModelConfig:
         height, width: Frame size in pixels; multiples of ``patch``.
         patch: Side of a square patch in pixels; a frame is ``(height / patch) * (width / patch)`` tokens.
         margin: Pixels around its patch that a token of a seen frame sees too.
+        history: Frames that are seen at once, the last one among them: it, and how each came from the one before. Two
+            tell a speed; but a ball that has just hidden behind an edge, or moves by a pixel and by two in turns, is
+            only told by more.
         extrapolated: At most so many tokens of a frame, those around which most has changed, are also told how their
             patch changes if motion goes on; see :class:`~worldsim.model.motion.MotionExtrapolation`. 0: nobody asks.
         dim: Width of a token.
@@ -79,6 +82,7 @@ class ModelConfig:
     width: int = 64
     patch: int = 8
     margin: int = 4
+    history: int = 2
     extrapolated: int = 16
     dim: int = 256
     heads: int = 4
@@ -119,6 +123,8 @@ class ModelConfig:
                 f"model.patch must be a multiple of {CELL}, and a frame's sides of {2 * CELL}, "
                 f"not {self.patch} and {self.height}x{self.width}"
             )
+        if self.history < 2:
+            raise ValueError(f"model.history must be at least 2 frames, not {self.history}")
         if self.margin < 0 or self.extrapolated < 0:
             raise ValueError(
                 f"model.margin and model.extrapolated must be at least 0, "
@@ -171,9 +177,10 @@ class ModelConfig:
     def view_dim(self) -> int:
         """Values that a token sees of a frame (V), see :meth:`~worldsim.model.world_model.WorldModel.view`.
 
-        A patch with margin, how it changed and, with extrapolation, what change is due.
+        A patch with margin, how it changed, how it did in the frames before and, with extrapolation, what change is
+        due.
         """
-        return 2 * self.seen_dim + (self.patch_dim if self.extrapolated else 0)
+        return 2 * self.seen_dim + self.patch_dim * (self.history - 2 + bool(self.extrapolated))
 
     @property
     def seen_dim(self) -> int:

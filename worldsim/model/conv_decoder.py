@@ -26,8 +26,8 @@ class ConvDecoder(FrameDecoder):
         super().__init__(config)
         fine, coarse, values = config.decoder_width, 2 * config.decoder_width, 3 * CELL**2
         self.context = nn.Linear(config.dim, fine * (config.patch // CELL) ** 2, bias=False)
-        # Of the last frame, of its change and, with extrapolation, of the change that is due.
-        self.seen = Conv((3 if config.extrapolated else 2) * values, fine)
+        # Of the last frame, of its change and those before and, with extrapolation, of the change that is due.
+        self.seen = Conv((config.history + bool(config.extrapolated)) * values, fine)
         self.noisy = Conv(values, fine)
         self.down, self.up = Conv(fine, coarse, side=2), Upscale(coarse, fine)
         widths = [fine, *[coarse] * config.decoder_layers, fine]
@@ -48,11 +48,29 @@ class ConvDecoder(FrameDecoder):
     def scene(self, context: Tensor, last: Tensor) -> Tensor:
         """See :meth:`FrameDecoder.scene`: features of every cell [..., H / 2, W / 2, C]."""
         c, lead = self.config, context.shape[:-2]
-        seen, change, due = last.flatten(0, -3).split((c.seen_dim, c.seen_dim, c.view_dim - 2 * c.seen_dim), -1)
-        frames = [without_margin(seen, c), without_margin(change, c)] + [due] * bool(c.extrapolated)
-        told = self._cells(self.context(context.flatten(0, -3)), c.decoder_width, 1)
+        seen, change, rest = last.flatten(0, -3).split((c.seen_dim, c.seen_dim, c.view_dim - 2 * c.seen_dim), -1)
+        older = rest.split(c.patch_dim, -1) if rest.numel() else ()
+        x = self._scene(context.flatten(0, -3), [without_margin(seen, c), without_margin(change, c), *older])
+        return x.permute(0, 2, 3, 1).unflatten(0, lead)
+
+    def scene_of(self, context: Tensor, past: Tensor) -> Tensor:
+        """As :meth:`scene` where nothing is extrapolated, from patches of the last frames.
+
+        Args:
+            context: [N, L, D].
+            past: [N, history, L, P], the newest last.
+
+        Returns:
+            [N, H / 2, W / 2, C].
+        """
+        frames = past.unbind(1)[::-1]
+        changes = [one - other for one, other in zip(frames, frames[1:], strict=False)]
+        return self._scene(context, [frames[0], *changes]).permute(0, 2, 3, 1)
+
+    def _scene(self, context: Tensor, frames: Sequence[Tensor]) -> Tensor:
+        told = self._cells(self.context(context), self.config.decoder_width, 1)
         x = told + self.seen(torch.cat([self._cells(patches, 3, CELL) for patches in frames], 1))
-        return self._blocks()[0](x).permute(0, 2, 3, 1).unflatten(0, lead)
+        return self._blocks()[0](x)
 
     def modulations(self, t: Tensor, action: Tensor, size: Tensor | None = None) -> list[Tensor]:
         """See :meth:`FrameDecoder.modulations`: each block's and the output's shifts and scales [N, 2 C]."""

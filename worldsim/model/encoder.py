@@ -112,6 +112,20 @@ class CausalEncoder(nn.Module):
         """Bias [layers, B, h, 1, W-1] of ring slots by their age: int64 [B, W-1], 1 ... W-1, or 0 for an empty slot."""
         return ring_bias([block.time for block in self._blocks() if isinstance(block, EncoderBlock)], age)
 
+    @torch.no_grad()
+    def rest(self) -> None:
+        """Begin as :meth:`blind`: a frame's view adds nothing to its tokens, and no block to what it is given."""
+        self.patches.weight.zero_()
+        self.patches.bias.zero_()
+        for name, weight in self.blocks.named_parameters():
+            if name.endswith(("out.weight", "down.weight")):
+                weight.zero_()
+
+    def blind(self, previous_actions: Tensor) -> Tensor:
+        """Contexts [N, L, D] that tell where a token is and which action, int64 [N], came before its frame; no more."""
+        condition = self.action(previous_actions) + self.level.weight[0]
+        return self.norm(self.position + condition.unsqueeze(-2))
+
     def _blocks(self) -> Iterator[EncoderBlock | MultiScaleBlock]:
         for block in self.blocks:  # ModuleList forgets what it holds
             assert isinstance(block, EncoderBlock | MultiScaleBlock)

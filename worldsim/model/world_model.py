@@ -61,7 +61,8 @@ class WorldModel(nn.Module):
         return shown(patches, dtype)
 
     def view(self, patches: Tensor, before: Tensor | None) -> Tensor:
-        """What the networks see of a frame: each patch with its margin, how it changed, and how it will if all goes on.
+        """What the networks see of a frame: each patch with its margin, how it changed, now and before, and how it will
+        if all goes on.
 
         Speed is in the change: from single frames the network must find it by attention, and learns the few paths
         of a served ball by heart instead. What enters a patch within a frame is in the margin: without it, a fast ball
@@ -74,27 +75,40 @@ class WorldModel(nn.Module):
         Returns:
             [..., L, V].
         """
-        seen = self._with_margin(patches, self.config.margin)
-        past = seen if before is None else before[..., : seen.shape[-1]]
-        return self._with_due(seen, seen - past, without_margin(past, self.config))
+        c = self.config
+        seen = self._with_margin(patches, c.margin)
+        if before is None:
+            older = [torch.zeros_like(patches)] * (c.history - 2)
+            return self._joined(seen, torch.zeros_like(seen), older, patches)
+        past, change = (before[..., at : at + c.seen_dim] for at in (0, c.seen_dim))
+        older = [without_margin(change, c), *before[..., 2 * c.seen_dim :].split(c.patch_dim, -1)][: c.history - 2]
+        return self._joined(seen, seen - past, older, without_margin(past, c))
 
-    def view_after(self, patches: Tensor, before: Tensor) -> Tensor:
-        """As :meth:`view`, from the patches of the frame before [..., L, P]."""
-        return self.view(patches, self._with_margin(before, self.config.margin))
+    def view_of(self, past: Tensor) -> Tensor:
+        """As :meth:`view`, from patches of the last frames [..., history, L, P], the newest last."""
+        margin, frames = self.config.margin, past.unbind(-3)[::-1]
+        last, *older = (one - other for one, other in zip(frames, frames[1:], strict=False))
+        return self._joined(self._with_margin(frames[0], margin), self._with_margin(last, margin), older, frames[1])
 
     def views(self, patches: Tensor) -> Tensor:
         """The views [B, T, L, V] of whole clips [B, T, L, P]."""
-        seen, last = self._with_margin(patches, self.config.margin), torch.cat((patches[:, :1], patches[:, :-1]), 1)
-        change = self._with_margin(patches - last, self.config.margin)
-        return self._with_due(seen, change, last)
+        margin, last = self.config.margin, torch.cat((patches[:, :1], patches[:, :-1]), 1)
+        changes = [patches - last]
+        for _ in range(self.config.history - 2):
+            changes.append(torch.cat((torch.zeros_like(last[:, :1]), changes[-1][:, :-1]), 1))
+        change = self._with_margin(changes[0], margin)
+        return self._joined(self._with_margin(patches, margin), change, changes[1:], last)
 
-    def _with_due(self, seen: Tensor, change: Tensor, last: Tensor) -> Tensor:
-        """A view of patches and their change with margin [..., L, X], from patches [..., L, P] that came before."""
-        if self.motion is None:
-            return torch.cat((seen, change), -1)
-        flat = last.reshape(-1, *last.shape[-2:])
-        due: Tensor = self.motion(change.reshape(-1, *change.shape[-2:]), self._surroundings(flat))
-        return torch.cat((seen, change, due.view_as(last)), -1)
+    def _joined(self, seen: Tensor, change: Tensor, older: Sequence[Tensor], last: Tensor) -> Tensor:
+        """A view of patches and their change with margin [..., L, X], earlier changes [..., L, P], and the patches
+        [..., L, P] that came before.
+        """
+        parts = [seen, change, *older]
+        if self.motion is not None:
+            flat = last.reshape(-1, *last.shape[-2:])
+            due: Tensor = self.motion(change.reshape(-1, *change.shape[-2:]), self._surroundings(flat))
+            parts.append(due.view_as(last))
+        return torch.cat(parts, -1)
 
     def _surroundings(self, last: Tensor) -> Tensor:
         """Frames [N, L, P] less their mean colours, each patch with twice the margin: [N, rows, columns, wide, 3 wide]

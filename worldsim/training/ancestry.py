@@ -72,7 +72,12 @@ def command_of(verb: str, told: Mapping[str, Any], usual: Mapping[str, Any]) -> 
     said = ("world", "steps", "batch")  # always worth saying
     defaults = _flat(usual)
     given = _flat({key: value for key, value in told.items() if key not in where})
-    chosen = [f"{key}={value}" for key, value in given.items() if key in said or value != defaults.get(key)]
+    missing = object()
+    chosen = [
+        f"{key}={'null' if value is None else value}"
+        for key, value in given.items()
+        if key in said or value != defaults.get(key, missing)
+    ]
     return shlex.join(["worldsim", verb, *chosen])
 
 

@@ -32,7 +32,7 @@ A worldsim world: a neural copy of `{source}`, {parameters:.1f} M parameters, bf
 | | |
 |---|---|
 | data | {episodes} episodes, {frames} training frames; {held_out} held-out episodes never trained on |
-| training | {training}{later} |
+| training | {training} |
 | settings | everything else is the default of `worldsim train` at the version below |
 | version | {version} |
 """
@@ -121,8 +121,7 @@ def export(run: Run, folder: Path | None = None) -> World:
         episodes=len(dataset.train),
         frames=sum(info.steps + 1 for info in dataset.train),
         held_out=len(dataset.held_out),
-        training=_training(settings, min(facts["step"], settings["steps"]), clip),
-        later=_later(settings, facts["step"]),
+        training=_phases(settings, facts["step"], clip),
         version=__version__,
     )
     world = build_world(
@@ -132,28 +131,25 @@ def export(run: Run, folder: Path | None = None) -> World:
     return world
 
 
-def _training(settings: Mapping[str, Any], steps: int, clip: int) -> str:
-    """What so many steps of a run's own were."""
-    kept = settings.get("replay", {})
+def _phases(settings: Mapping[str, Any], step: int, clip: int) -> str:
+    """What a run had done when it stood at a step."""
+    kept, batch, frames = settings.get("replay", {}), settings["batch"], settings["batch"] * clip
+    first = settings.get("moments") if not settings.get("init") else None
+    whole = "of {batch} clips of {clip} frames: {seen} frames seen"
     if settings.get("method", "ode") not in ("ode", "self_forcing") and kept.get("clips"):
-        return f"{steps} steps of {kept['frames']} frames of {settings['batch']} clips in {kept['every']} steps"
-    batch = settings["batch"]
-    return f"{steps} steps of {batch} clips of {clip} frames: {steps * batch * clip} frames seen"
-
-
-def _later(settings: Mapping[str, Any], step: int) -> str:
-    """What a run had done after the steps of the whole model, when it stood at a step."""
-    said, left = "", step - settings["steps"]
-    for phase, what in (
-        ("replay", "the decoder alone, of {frames} frames each"),
-        ("outcomes", "the outcome heads alone"),
+        whole = "of {frames} frames of {batch} clips in {every} steps"
+    said = []
+    for how, what in (
+        (first or {}, "of the decoder alone, of {frames} frames each, from single moments"),
+        ({**kept, "steps": settings["steps"], "batch": batch, "clip": clip}, whole),
+        (kept if "method" not in settings else {}, "of the decoder alone, of {frames} frames each"),
+        (settings.get("outcomes", {}), "of the outcome heads alone"),
     ):
-        how = settings.get(phase, {"steps": 0})
-        done = min(left, how.get("steps", 0))
+        done = min(step, how.get("steps", 0))
         if done > 0:
-            said += f"; then {done} steps of " + what.format(**how)
-        left -= how.get("steps", 0)
-    return said
+            said.append(f"{done} steps " + what.format(**how, seen=done * frames))
+        step -= how.get("steps", 0)
+    return "; then ".join(said) or "none"
 
 
 @command("export")

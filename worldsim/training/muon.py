@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ class Muon(torch.optim.Muon):
 
     PyTorch's own computes in bfloat16 whatever the weights are in. Where that is emulated, its products took most of a
     training step (docs/experiments/2026-11-22-eleventh-pong.md). State and settings are PyTorch's, and so are the
-    results with ``dtype=torch.bfloat16``, to the bit.
+    results with ``dtype=torch.bfloat16``, up to its rounding: matrices of one shape move together here.
 
     Args:
         weights: Matrices.
@@ -33,39 +32,45 @@ class Muon(torch.optim.Muon):
         """Apply the gradients; weights without one stay as they are."""
         loss = closure() if closure else None
         for group in self.param_groups:
+            alike: dict[torch.Size, list[Tensor]] = {}
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._move(weight, weight.grad, group)
+                    alike.setdefault(weight.shape, []).append(weight)
+            for (high, wide), weights in alike.items():
+                told = group["ns_coefficients"], group["ns_steps"], group["eps"]
+                updates = orthogonal(torch.stack([self._update(w, group["momentum"]) for w in weights]), *told)
+                torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+                rate = group["lr"] * math.sqrt(max(1.0, high / wide))
+                torch._foreach_add_(weights, list(updates.to(weights[0].dtype).unbind(0)), alpha=-rate)
         return loss
 
-    def _move(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state, momentum = self.state[weight], group["momentum"]
+    def _update(self, weight: Tensor, momentum: float) -> Tensor:
+        """Nesterov's, in the format of the products."""
+        state, gradient = self.state[weight], weight.grad
+        assert gradient is not None
         if not state:
             state["momentum_buffer"] = torch.zeros_like(gradient)
         average = state["momentum_buffer"].lerp_(gradient, 1 - momentum)
-        update = gradient.lerp(average, momentum)  # Nesterov's
-        update = orthogonal(update.to(self._dtype), group["ns_coefficients"], group["ns_steps"], group["eps"])
-        high, wide = weight.shape
-        weight.mul_(1 - group["lr"] * group["weight_decay"])
-        weight.add_(update, alpha=-group["lr"] * math.sqrt(max(1.0, high / wide)))
+        return gradient.lerp(average, momentum).to(self._dtype)
 
 
-def orthogonal(matrix: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
-    """About the nearest matrix whose singular values are all one, by the quintic Newton-Schulz iteration.
+def orthogonal(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
+    """About the nearest matrices whose singular values are all one, by the quintic Newton-Schulz iteration.
 
     Args:
-        matrix: [A, B].
+        matrices: [N, A, B]. Together their products take a fraction of the time that they take one after the other.
         coefficients: Of x, x^3 and x^5.
         steps: Iterations.
         eps: Least norm that is divided by.
 
     Returns:
-        [A, B], with singular values between about 0.7 and 1.2.
+        [N, A, B], with singular values between about 0.7 and 1.2.
     """
     first, third, fifth = coefficients
-    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = x / x.norm().clamp(min=eps)
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
     for _ in range(steps):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=third, alpha=fifth), x, beta=first)
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=third, alpha=fifth), x, beta=first)
+    return x.mT if tall else x

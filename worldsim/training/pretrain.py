@@ -40,6 +40,7 @@ def main(settings: dict[str, Any]) -> int | None:
         if config.design == SEPARABLE:
             trainer = Trainer(config, place)
             trainer.stop_on_signals()
+            trainer.begin_decoder()
             trainer.train()
             trainer.finish_decoder()
             trainer.finish_outcomes()

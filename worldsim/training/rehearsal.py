@@ -43,6 +43,11 @@ class Drawn:
     squares: Tensor | None
 
 
+def arrivals(step: int, how: KeptConfig, batch: int) -> int:
+    """Batches of ``batch`` clips that have arrived before a step."""
+    return max(1, how.first // batch) + step // how.every
+
+
 class Rehearsal:
     """A :class:`~worldsim.training.replay.Replay` that clips go on arriving in. The same seed draws the same.
 
@@ -78,7 +83,7 @@ class Rehearsal:
         self._shift = loss.noise_shift
         self._places, self._share = place.places(batch), place.places(how.frames)
         self._own = own_rows(self._places, loss.own_share)
-        self._filled = max(1, how.first // batch)
+        self._batch_size = batch
         told = replace(loss, draws=1, context_noise_share=0.0, crop=None)
         self._batch = partial(make_batch, store, model.config, told, seed, places=self._places, device=device, begun=0)
         self._stream = partial(stream, store, model.config, told, seed, places=self._places, device=device, begun=0)
@@ -99,7 +104,8 @@ class Rehearsal:
         assert self._batches is not None
         while self._done < self._arrived(step):
             number, batch = next(self._batches)
-            self.replay.add(number, batch, self._pool.show(self._shows, batch, self._own, number), self._own)
+            own = self._own if number >= self._pool.begun else ()
+            self.replay.add(number, batch, self._pool.show(self._shows, batch, own, number), own)
             self._done = number + 1
         rng = np.random.default_rng((self._seed, step, self._share.start))
         at, frames, worth = self.replay.draw(rng, len(self._share), self._how)
@@ -108,7 +114,7 @@ class Rehearsal:
         squares = None
         if crops := self._crops:
             squares = torch.from_numpy(crops.around(rng, at.patches)).to(self._device)
-        count, patches, values = frames.last.shape
+        count, patches, values = frames.following.shape
         noise = torch.randn(draws, count, patches if squares is None else squares.shape[1], values, generator=chance)
         return Drawn(at, frames, worth.to(self._device), levels, noise.to(self._device), squares)
 
@@ -118,4 +124,4 @@ class Rehearsal:
             self._batches.close()
 
     def _arrived(self, step: int) -> int:
-        return self._filled + step // self._how.every
+        return arrivals(step, self._how, self._batch_size)

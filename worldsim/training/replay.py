@@ -16,9 +16,11 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldsim.errors import RunError
+from worldsim.model.config import ModelConfig
+from worldsim.model.conv_decoder import ConvDecoder
 from worldsim.model.patches import to_uint8
 from worldsim.model.world_model import WorldModel
 from worldsim.training.computing import Computer
@@ -26,9 +28,9 @@ from worldsim.training.crops import ANYWHERE, Crops, changed, cut
 from worldsim.training.loss import Batch, LossConfig, attention
 
 NEAR = 2  # ticks around a frame whose errors count as its own when it arrives: what is hard comes with its neighbours
-HIGH = 0.9  # noise levels from here on tell how well a frame is foretold
-_CEILING, _FLOOR = 30.0, 0.3  # of errors, in means
+_CEILING, _FLOOR = 30.0, 0.1  # of errors, in means
 _CEILING_OF_PATCHES = 100.0  # a ball is a larger part of a patch than of a frame
+_FORGETS = 0.05  # of what is usual, with each batch of clips
 
 
 @dataclass(frozen=True)
@@ -45,17 +47,43 @@ class KeptConfig:
             served ball) was foretold too often (docs/experiments/2026-11-22-eighth-pong.md).
         crop: Patches along a side of the square of each frame that is learned from, see
             :class:`~worldsim.training.crops.Crops`; None: whole frames. Squares are drawn by the errors of their middle
-            patches when they arrived, which are not learned anew: else the ticks before and after a hit would soon be
-            drawn less often than it, and hits foretold too early.
+            patches, frames by that of the patch which is foretold worst for its place; both by what they were on
+            arrival. Were they learned anew, the ticks before and after a hit would soon be drawn less often than it,
+            and hits foretold too early.
     """
 
     frames: int = 282
     clips: int = 2400
     first: int = 300
     every: int = 2
-    emphasis: float = 0.7
+    emphasis: float = 1.0
     correction: float = 1.0
     crop: int | None = None
+
+
+@dataclass(frozen=True)
+class MomentsConfig(KeptConfig):
+    """How the decoder begins.
+
+    A clip's pass through the encoder costs several times a pass of the decoder, and what happens near a thing is told
+    by the last few frames: so the decoder first learns from those alone, from many more moments than whole clips would
+    bring along, and most often from those that it still gets wrong.
+
+    Attributes:
+        steps: Steps of it, before those of the whole model; 0: none.
+        own_share: Of the clips that arrive, which show the model's own frames.
+        own_after: Share of these steps after which they do.
+    """
+
+    frames: int = 16
+    clips: int = 150
+    first: int = 60
+    every: int = 50
+    emphasis: float = 1.5
+    correction: float = 0.5
+    steps: int = 30_000
+    own_share: float = 0.34
+    own_after: float = 0.4
 
 
 @dataclass(frozen=True)
@@ -76,15 +104,16 @@ class Frames:
     """Single frames with all that the decoder needs to foretell the next one.
 
     Attributes:
-        context: [N, L, D].
-        before, last: Patches of the last two frames as they were shown, uint8 [N, L, P].
-        following: Of the recorded one that follows.
-        action: int64 [N].
+        context: [N, L, D]; [N, 0] where the decoder learns from blind ones.
+        past: Patches of the last frames as they were shown, the newest last, uint8 [N, history, L, P].
+        previous: int64 [N], the action before the last frame.
+        following: Patches of the recorded frame that follows, uint8 [N, L, P].
+        action: int64 [N], the action before that one.
     """
 
     context: Tensor
-    before: Tensor
-    last: Tensor
+    past: Tensor
+    previous: Tensor
     following: Tensor
     action: Tensor
 
@@ -102,6 +131,48 @@ class Places:
     patches: NDArray[np.intp]
 
 
+class _Guess(nn.Module):
+    """The next frame from kept ones, as a module, so that it can be called with its parameters in another format.
+
+    Args:
+        model: Whose decoder it is.
+        blind: Whether contexts are the encoder's blind ones.
+        drawer: Of squares, with the same weights; None: of whole frames.
+    """
+
+    def __init__(self, model: WorldModel, blind: bool, drawer: WorldModel | None = None) -> None:
+        super().__init__()
+        self.decoder, self._blind = model.decoder, blind
+        self.encoder = model.encoder if blind else None
+        # The same weights again: as parts of this module they would be swapped twice.
+        self._model, self._drawer = [model], [drawer or model]
+
+    @property
+    def layout(self) -> ModelConfig:
+        """Of what it draws."""
+        return self._drawer[0].config
+
+    def forward(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        context: Tensor,
+        past: Tensor,
+        previous: Tensor,
+        action: Tensor,
+        squares: Tensor | None,
+    ) -> Tensor:
+        decoder = self._drawer[0].decoder
+        if self.encoder is not None:
+            context = self.encoder.blind(previous)
+        context = cut(context, squares)
+        if isinstance(decoder, ConvDecoder) and not self.layout.extrapolated:  # views' margins are not looked at
+            scene = decoder.scene_of(context, cut(past, None if squares is None else squares[:, None]))
+        else:
+            scene = decoder.scene(context, cut(self._model[0].view_of(past), squares))
+        return decoder.denoise(noisy, scene, decoder.modulations(t, action))
+
+
 class DecoderObjective:
     """Errors of the decoder on single frames, computed in ``dtype`` from float32 weights.
 
@@ -111,33 +182,37 @@ class DecoderObjective:
         dtype: Of all that is computed.
         compiled: Whether with torch.compile.
         crops: Of the frames that :meth:`loss` is told squares of.
+        blind: Whether no context is kept, and the decoder learns from the encoder's blind ones, which learn with it.
     """
 
     def __init__(
-        self, model: WorldModel, config: LossConfig, dtype: torch.dtype, compiled: bool, crops: Crops | None = None
+        self,
+        model: WorldModel,
+        config: LossConfig,
+        dtype: torch.dtype,
+        compiled: bool,
+        crops: Crops | None = None,
+        *,
+        blind: bool = False,
     ) -> None:
         frozen = copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
         computer = Computer(dtype, compiled)
         weight = config.moved_weight
-        within = crops.within(model) if crops else model
+        whole, square = _Guess(model, blind), _Guess(model, blind, crops.within(model) if crops else None)
 
         def errors(squares: Tensor | None, t: Tensor, noise: Tensor, *given: Tensor) -> Tensor:
             frames = Frames(*given)
-            before, last, following = (model.shown(u, dtype) for u in (frames.before, frames.last, frames.following))
-            view = model.view_after(last, before)
-            before, last, following, context, view = (
-                cut(one, squares) for one in (before, last, following, frames.context, view)
-            )
-            decoder, level = (model if squares is None else within).decoder, t.to(dtype)
+            past, following = model.shown(frames.past, dtype), cut(model.shown(frames.following, dtype), squares)
+            guess, level = whole if squares is None else square, t.to(dtype)
             noisy = torch.lerp(following, noise, level[:, None, None])
-            x0 = computer.call(decoder, noisy, level, context, view, frames.action)
-            weights = attention(decoder.config, before, last, x0, weight)
+            x0 = computer.call(guess, noisy, level, frames.context, past, frames.previous, frames.action, squares)
+            before, last = (cut(past[:, at], squares) for at in (-2, -1))
+            weights = attention(guess.layout, before, last, x0, weight)
             each: Tensor = ((x0.float() - following.float()).square() * weights).mean(2)
             return each
 
-        def loss(squares: Tensor | None, weights: Tensor, *given: Tensor) -> tuple[Tensor, Tensor]:
-            each = errors(squares, *given).mean(1)
-            return (each * weights).mean(), each.detach()
+        def loss(squares: Tensor | None, weights: Tensor, *given: Tensor) -> Tensor:
+            return (errors(squares, *given).mean(1) * weights).mean()
 
         @torch.no_grad()
         def arrival(noise: Tensor, *given: Tensor) -> Tensor:
@@ -145,6 +220,8 @@ class DecoderObjective:
 
         @torch.no_grad()
         def encode(seen: Tensor, actions: Tensor) -> Tensor:
+            if blind:
+                return seen.new_empty(*actions.shape, 0)
             previous = frozen.previous_actions(actions)
             context: Tensor = frozen.encode(frozen.views(seen), previous, torch.zeros_like(previous))
             return context[:, :-1]
@@ -154,12 +231,12 @@ class DecoderObjective:
 
     def loss(
         self, frames: Frames, weights: Tensor, t: Tensor, noise: Tensor, squares: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """The weighted mean error at noise levels t [N], and each frame's own [N].
+    ) -> Tensor:
+        """The weighted mean error at noise levels t [N].
 
         Of ``squares`` [N, K] of the frames' patches, where they are given: ``noise`` is then that of theirs [N, K, P].
         """
-        result: tuple[Tensor, Tensor] = self._loss(squares, weights, t, noise.to(self.dtype), *_values(frames))
+        result: Tensor = self._loss(squares, weights, t, noise.to(self.dtype), *_values(frames))
         return result
 
     def arrival(self, frames: Frames, noise: Tensor) -> Tensor:
@@ -168,7 +245,7 @@ class DecoderObjective:
         return errors
 
     def encode(self, seen: Tensor, actions: Tensor) -> Tensor:
-        """Contexts [B, T-1, L, D] of clips' patches [B, T, L, P], but of their last frames."""
+        """Contexts [B, T-1, L, D] of clips' patches [B, T, L, P], but of their last frames; [B, T-1, 0] if blind."""
         contexts: Tensor = self._encode(seen, actions)
         return contexts
 
@@ -193,6 +270,7 @@ class Replay:
         self._numbers = np.full(rounds, -1)
         self._own: dict[int, tuple[tuple[int, ...], bytes]] = {}
         self._errors = np.zeros(0)
+        self._usual: NDArray[np.float64] | None = None  # of patches, where frames are drawn whole
         self._told: tuple[float, tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]] | None = None
 
     def __len__(self) -> int:
@@ -210,12 +288,15 @@ class Replay:
                 by whether they have just changed: their errors may be those of a history that has lost the ball.
         """
         place = self._put(number, batch, seen, own)
-        frames = Frames(*(value[place].flatten(0, 1) for value in self._held.values()))
-        shape = frames.last.shape
+        moments = batch.actions.numel()
+        frames = self._found(torch.arange(place * moments, (place + 1) * moments))
+        shape = frames.following.shape
         chance = int(np.random.default_rng((self._seed, number)).integers(2**62))
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(chance))
-        errors = self._objective.arrival(frames, noise.to(seen.device)).unflatten(1, (self._parts, -1)).mean(2)
-        errors = errors.view(len(seen), -1, self._parts).cpu().numpy()
+        errors = self._objective.arrival(frames, noise.to(seen.device)).cpu().numpy()
+        if self._parts == 1:
+            errors = self._surprise(errors).max(1)
+        errors = errors.reshape(len(seen), -1, self._parts)
         padded = np.pad(errors, ((0, 0), (NEAR, NEAR), (0, 0)), mode="edge")
         near = np.lib.stride_tricks.sliding_window_view(padded, 2 * NEAR + 1, 1).max(-1)
         self._errors[place] = near
@@ -239,8 +320,7 @@ class Replay:
         kept = len(chances) // len(here)
         at = np.ravel_multi_index((here[chosen // kept], chosen % kept), (self._rounds, kept))
         index = torch.from_numpy(at)
-        found = Frames(*(value.flatten(0, 2)[index.to(value.device)] for value in self._held.values()))
-        return Places(at, part), found, torch.from_numpy((weights / weights.mean()).astype(np.float32))
+        return Places(at, part), self._found(index), torch.from_numpy((weights / weights.mean()).astype(np.float32))
 
     def _chances(self, emphasis: float) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
         """Where batches are kept, sums of frames' chances up to each, and of each those of its parts [F, parts]."""
@@ -254,18 +334,22 @@ class Replay:
             self._told = emphasis, (here, chances.sum(1).cumsum(), chances)
         return self._told[1]
 
-    def learn(self, places: Places, t: NDArray[np.float32], errors: NDArray[np.float32]) -> None:
-        """Remember the errors of drawn frames, of those that were nearly pure noise; those of patches stay."""
-        if self._parts > 1:
-            return
-        flat, at = self._errors.reshape(-1), places.frames
-        told = (t > HIGH) & (flat[at] >= 0)
-        flat[at[told]] += 0.5 * (errors[told] - flat[at[told]])
-        self._told = None
+    def _surprise(self, errors: NDArray[np.float32]) -> NDArray[np.float64]:
+        """How much worse patches were foretold than is usual at their place [N, L].
+
+        Something is a little wrong at a paddle in every frame, and much where a ball has just been hit: by plain errors
+        the frames of hits were hardly drawn more often than others (docs/experiments/2026-11-27-fifteenth-pong.md).
+        """
+        now = errors.mean(0, dtype=np.float64)
+        self._usual = now if self._usual is None else self._usual + _FORGETS * (now - self._usual)
+        surprise: NDArray[np.float64] = errors / np.maximum(self._usual + 0.5 * self._usual.mean(), 1e-12)
+        return surprise
 
     def state(self) -> dict[str, Tensor]:
         """All that is needed to keep the same again: not the contexts, which the encoder makes anew."""
         state = {"numbers": torch.from_numpy(self._numbers.copy()), "errors": torch.from_numpy(self._errors.copy())}
+        if self._usual is not None:
+            state["usual"] = torch.from_numpy(self._usual.copy())
         for place, (rows, packed) in self._own.items():
             state[f"own.{place}.rows"] = torch.tensor(rows)
             state[f"own.{place}.frames"] = torch.frombuffer(bytearray(packed), dtype=torch.uint8)
@@ -297,33 +381,49 @@ class Replay:
                 seen[list(own)] = self._model.shown(frames.to(seen.device), seen.dtype)
             self._put(int(number), batch, seen, own)
         self._errors = errors.reshape(self._errors.shape).copy()
+        self._usual = state["usual"].numpy().copy() if "usual" in state else None
         self._told = None
 
     def _means(self, frames: Frames) -> NDArray[np.float64]:
         """As how many mean errors the parts of frames count [N, parts], by whether they have changed; 1 on average."""
         if self._parts == 1:
-            return np.ones((len(frames.last), 1))
-        busy = changed(frames.before, frames.last).astype(np.float64)
+            return np.ones((len(frames.past), 1))
+        busy = changed(frames.past[:, -2], frames.past[:, -1]).astype(np.float64)
         total = busy.sum(1, keepdims=True)
         return np.where(total > 0, ANYWHERE + (1 - ANYWHERE) * busy * busy.shape[1] / np.maximum(total, 1), 1.0)
+
+    def _found(self, at: Tensor) -> Frames:
+        """Frames by their numbers int64 [N] among all that there is room for."""
+        at = at.to(self._held["action"].device)
+        flat = {name: value.flatten(0, 2) for name, value in self._held.items()}
+        ticks = self._held["action"].shape[2]
+        ages = torch.arange(self._model.config.history - 1, -1, -1, device=at.device)
+        past = at[:, None] - torch.minimum(ages, (at % ticks)[:, None])  # before a clip's first frame it stood still
+        return Frames(
+            context=flat["context"][at],
+            past=flat["shown"][past],
+            previous=flat["previous"][at],
+            following=flat["following"][at],
+            action=flat["action"][at],
+        )
 
     def _put(self, number: int, batch: Batch, seen: Tensor, own: Sequence[int]) -> int:
         place = number % self._rounds
         shown = to_uint8(seen.float())
         real = self._model.patchify(batch.frames)
-        kept = Frames(
-            context=self._objective.encode(seen, batch.actions),
-            before=torch.cat((shown[:, :1], shown[:, :-2]), 1),
-            last=shown[:, :-1],
-            following=real[:, 1:],
-            action=batch.actions,
-        )
-        for name, value in vars(kept).items():
+        kept = {
+            "context": self._objective.encode(seen, batch.actions),
+            "shown": shown[:, :-1],
+            "previous": self._model.previous_actions(batch.actions)[:, :-1],
+            "following": real[:, 1:],
+            "action": batch.actions,
+        }
+        for name, value in kept.items():
             if name not in self._held:
                 self._held[name] = torch.empty(self._rounds, *value.shape, dtype=value.dtype, device=value.device)
             self._held[name][place] = value
         if not self._errors.size:
-            self._errors = np.zeros((self._rounds, *kept.action.shape, self._parts))
+            self._errors = np.zeros((self._rounds, *batch.actions.shape, self._parts))
         self._numbers[place] = number
         self._own.pop(place, None)
         if own:

@@ -1,9 +1,10 @@
-"""One pretraining run: its state and its two phases."""
+"""One pretraining run: its state and its phases."""
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ from worldsim.training.optimizer import Optimizer, OptimizerConfig, schedule, up
 from worldsim.training.outcomes import OutcomesConfig, gather_contexts, outcome_loss
 from worldsim.training.own import own_rows, whole_clips
 from worldsim.training.parallel import Ranks
-from worldsim.training.rehearsal import Rehearsal
-from worldsim.training.replay import DecoderObjective, Replay, ReplayConfig
+from worldsim.training.rehearsal import Rehearsal, arrivals
+from worldsim.training.replay import DecoderObjective, KeptConfig, MomentsConfig, Replay, ReplayConfig
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,17 @@ class PretrainConfig:
     model: dict[str, Any] = field(default_factory=dict)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    moments: MomentsConfig | None = None
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     outcomes: OutcomesConfig = field(default_factory=OutcomesConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     design: str = SEPARABLE
     forcing: str = "diffusion"
+
+    @property
+    def first(self) -> int:
+        """Steps before those of the whole model: none where weights are there to start from."""
+        return self.moments.steps if self.moments and not self.init else 0
 
 
 def model_of(config: PretrainConfig, dataset: Dataset) -> ModelConfig:
@@ -90,13 +97,13 @@ def run_settings(config: PretrainConfig, loop: Loop) -> dict[str, Any]:
         "run": str(loop.run.folder),
         "commands": {
             "collect": collect_command(loop.dataset),
-            "train": train_command(asdict(config), asdict(PretrainConfig(config.world))),
+            "train": train_command(asdict(config), asdict(PretrainConfig(config.world, moments=MomentsConfig()))),
         },
     }
 
 
 class Trainer(Loop):
-    """One pretraining run: state, resume, and its two phases.
+    """One pretraining run: state, resume, and its phases.
 
     Args:
         config: See :class:`PretrainConfig`.
@@ -113,11 +120,13 @@ class Trainer(Loop):
         self.shape = model_of(config, self.dataset)
         self.clips = self.training_clips(self.shape.window)
         self.model = init_weights(WorldModel(self.shape), config.seed).to(self.device)
+        if config.first:
+            self.model.encoder.rest()
         if config.init and not run.checkpoint.exists():
             adopt_weights(self.model, config.init, run)
         self.ema = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.optimizer = Optimizer(self.model, config.optimizer)
-        self._pool = OwnPool(self.loss, math.ceil(self.loss.own_after * config.steps))
+        self._pool = OwnPool(self.loss)
         self._replay: Replay | None = None
         self._replayed: dict[str, Tensor] = {}  # of the checkpoint
         if place.leads:
@@ -149,17 +158,35 @@ class Trainer(Loop):
         self._pool.restore(part(tensors, "made"))
         self._replayed = part(tensors, "replay")
 
+    def begin_decoder(self) -> None:
+        """Train the decoder and the encoder's first layer on single moments of recorded play; goes on where it stopped.
+
+        The encoder's blocks rest and say nothing until the whole model learns.
+        """
+        how = self.config.moments
+        if how is None or self._stop or self.step >= self.config.first:
+            return
+        self._pool.begun = arrivals(math.ceil(how.own_after * how.steps), how, self.config.batch)
+        loss = replace(self.loss, own_share=whole_clips(how.own_share, self.config.batch))
+        rates = (schedule(step, how.steps, self.config.optimizer) for step in range(self.step, how.steps))
+        self._rehearse(how, loss, range(how.steps), self.config.seed + 3, rates, blind=True)
+
     def train(self) -> None:
         """Train the whole model to the last of its steps; a signal to end saves and leaves."""
         config, place = self.config, self.place
-        if self.step >= config.steps:
+        first = config.first
+        if self._stop or not first <= self.step < first + config.steps:
             return
+        if self.step == first:
+            self.model.load_state_dict(self.ema.state_dict())
+            self._pool.clear()
+        self._pool.begun = math.ceil(self.loss.own_after * config.steps)
         objective = Objective(self.model, self.loss, self.dtype, config.compile)
-        places, ahead = place.places(config.batch), range(self.step, config.steps)
+        places, ahead = place.places(config.batch), range(self.step - first, config.steps)
         own = own_rows(places, self.loss.own_share)
         begun = self._pool.begun
         batches = stream(self.clips, self.shape, self.loss, config.seed, ahead, places, self.device, begun)
-        watch = self.watch(0, config.steps)
+        watch = self.watch(first, first + config.steps)
         parameters = list(self.model.parameters())
         for step, batch in batches:
             seen = self._pool.show(objective, batch, own, step)
@@ -168,7 +195,7 @@ class Trainer(Loop):
             place.average([p.grad for p in parameters if p.grad is not None])
             self.optimizer.step(schedule(step, config.steps, config.optimizer))
             update_ema(self.ema.parameters(), parameters, step, config.optimizer.ema)
-            self.step = step + 1
+            self.step = first + step + 1
             if self.stepped(watch, parts):
                 break
         batches.close()
@@ -176,49 +203,78 @@ class Trainer(Loop):
 
     def finish_decoder(self) -> None:
         """Train the decoder alone on kept contexts of the averaged, finished encoder; goes on where it stopped."""
-        config, how, place = self.config, self.config.replay, self.place
-        begun, last = config.steps, config.steps + how.steps
-        if self._stop or not begun <= self.step < last:
+        config, how = self.config, self.config.replay
+        begun = config.first + config.steps
+        if self._stop or not begun <= self.step < begun + how.steps:
             return
         if self.step == begun:
             self.model.load_state_dict(self.ema.state_dict())
             self._pool.clear()
         self._pool.begun = 0
+        warm = max(1, config.optimizer.warmup)
+        rates = (
+            how.rate * min(1.0, (step + 1) / warm) * (1 - step / how.steps)
+            for step in range(self.step - begun, how.steps)
+        )
+        steps = range(begun, begun + how.steps)
+        self._rehearse(how, self.loss, steps, config.seed + 2, rates)
+
+    def _rehearse(
+        self,
+        how: KeptConfig,
+        loss: LossConfig,
+        steps: range,
+        seed: int,
+        rates: Iterable[float],
+        *,
+        blind: bool = False,
+    ) -> None:
+        """Train on kept frames.
+
+        Args:
+            how: What is kept and drawn.
+            loss: Of it.
+            steps: Of the run, all of this stretch.
+            seed: Of everything.
+            rates: Of each step that is left.
+            blind: Whether without the encoder's eyes and memory.
+        """
+        config, place, begun = self.config, self.place, steps.start
         crops = Crops(self.shape, how.crop) if how.crop else None
-        objective = DecoderObjective(self.model, self.loss, self.dtype, config.compile, crops)
-        shows = Objective(self.model, self.loss, self.dtype, config.compile)
+        model = self.model
+        objective = DecoderObjective(model, loss, self.dtype, config.compile, crops, blind=blind)
+        shows = Objective(model, loss, self.dtype, config.compile)
         rehearsal = Rehearsal(
-            self.model, objective, shows, self._pool, self.clips, self.loss, how,
-            batch=config.batch, seed=config.seed + 2, place=place, device=self.device,
+            model, objective, shows, self._pool, self.clips, loss, how,
+            batch=config.batch, seed=seed, place=place, device=self.device,
         )  # fmt: skip
-        rehearsal.begin(self.step - begun, how.steps, self._replayed)
-        replay = self._replay = rehearsal.replay
-        watch = self.watch(begun, last)
-        weights, average = list(self.model.decoder.parameters()), list(self.ema.decoder.parameters())
-        for step in range(self.step - begun, how.steps):
+        rehearsal.begin(self.step - begun, len(steps), self._replayed)
+        self._replay = rehearsal.replay
+        watch = self.watch(begun, steps.stop)
+        weights, average = (
+            [one for name, one in of.named_parameters() if name.startswith(("decoder.", *["encoder."] * blind))]
+            for of in (model, self.ema)
+        )
+        for step, rate in zip(range(self.step - begun, len(steps)), rates, strict=True):
             drawn = rehearsal.draw(step, 1)
-            t = drawn.levels[0]
-            loss_now, errors = objective.loss(
-                drawn.frames, drawn.worth, torch.from_numpy(t).to(self.device), drawn.noise[0], drawn.squares
-            )
+            t = torch.from_numpy(drawn.levels[0]).to(self.device)
+            loss_now = objective.loss(drawn.frames, drawn.worth, t, drawn.noise[0], drawn.squares)
             loss_now.backward()
             place.average([p.grad for p in weights if p.grad is not None])
-            replay.learn(drawn.at, t, errors.cpu().numpy())
-            warm = min(1.0, (step + 1) / max(1, config.optimizer.warmup))
-            self.optimizer.step(how.rate * warm * (1 - step / how.steps))
+            self.optimizer.step(rate)
             update_ema(average, weights, step, config.optimizer.ema)
             self.step = begun + step + 1
             if self.stepped(watch, {"decoder": loss_now.detach()}):
                 break
         rehearsal.close()
         watch.bar.close()
-        if self.step == last:
-            self._replay = None
+        if self.step == steps.stop:
+            self._replay, self._replayed = None, {}
 
     def finish_outcomes(self) -> None:
         """Train the outcome heads on the averaged, finished encoder; goes on where it stopped."""
         config, place = self.config, self.place
-        begun = config.steps + config.replay.steps
+        begun = config.first + config.steps + config.replay.steps
         last = begun + config.outcomes.steps
         if self._stop or not begun <= self.step < last:
             return
@@ -248,4 +304,5 @@ class Trainer(Loop):
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to train."""
-        return self.step >= self.config.steps + self.config.replay.steps + self.config.outcomes.steps
+        config = self.config
+        return self.step >= config.first + config.steps + config.replay.steps + config.outcomes.steps

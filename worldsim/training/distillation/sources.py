@@ -111,8 +111,8 @@ def drawn(source: Source, ahead: range, rehearsal: Rehearsal) -> Generator[Momen
     model, dtype = source.teacher, source.computer.dtype
 
     @torch.no_grad()
-    def view(before: Tensor, last: Tensor) -> Tensor:
-        return model.view_after(model.shown(last, dtype), model.shown(before, dtype))
+    def view(past: Tensor) -> Tensor:
+        return model.view_of(model.shown(past, dtype))
 
     view = source.computer.built(view)
     with closing(rehearsal):
@@ -122,7 +122,7 @@ def drawn(source: Source, ahead: range, rehearsal: Rehearsal) -> Generator[Momen
             yield Moments(
                 step,
                 cut(frames.context, squares),
-                cut(view(frames.before, frames.last), squares),
+                cut(view(frames.past), squares),
                 frames.action,
                 model.shown(cut(frames.following, squares), dtype),
                 found.noise.to(dtype).unbind(0),
