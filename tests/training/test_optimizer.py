@@ -1,14 +1,18 @@
-"""The optimisers: Muon in a number format of choice is PyTorch's Muon."""
+"""The optimisers: Muon in a number format of choice is PyTorch's Muon; what learns slower than the rest."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from worldsim.model.config import ModelConfig
+from worldsim.model.world_model import WorldModel
 from worldsim.training.muon import Muon, orthogonal
+from worldsim.training.optimizer import Optimizer, OptimizerConfig, share, split_parameters
 
 SHAPES = ((12, 12), (48, 12), (12, 48))
 QUINTIC = (3.4445, -4.7750, 2.0315)
+SMALL = ModelConfig(3, 40, 40, 10, extrapolated=0, dim=32, heads=2, encoder_layers=1, decoder_layers=1, decoder_width=8)
 
 
 def matrices(seed: int) -> list[nn.Parameter]:
@@ -57,3 +61,32 @@ def test_weights_without_a_gradient_stay() -> None:
     optimizer.step()
     assert torch.equal(weights[1], matrices(0)[1])
     assert not torch.equal(weights[0], matrices(0)[0])
+
+
+def test_maps_of_steady_inputs_learn_slower_the_more_of_them_there_are() -> None:
+    model = WorldModel(SMALL)
+    told = {name: share(name, weight) for name, weight in split_parameters(model)[1]}
+    assert told["decoder.context.weight"] == told["decoder.modulation.0.weight"] == 0.5
+    assert told["encoder.patches.weight"] == 16 / model.config.view_dim
+    assert {told[name] for name in ("decoder.seen.weight", "decoder.out.weight", "encoder.position")} == {1.0}
+    whole = ("heads.context.weight", "decoder.modulation.0.bias", "encoder.action.weight")
+    assert {told[name] for name in whole} == {1.0}
+    optimizer = Optimizer(model, OptimizerConfig(adam_lr=0.01))
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    for weight in model.parameters():
+        weight.grad = torch.ones_like(weight)
+    optimizer.step(1.0)
+    for name, weight in model.named_parameters():
+        if name in told:
+            moved = torch.full_like(weight, 0.01 * told[name])
+            torch.testing.assert_close(before[name] - weight, moved, rtol=1e-3, atol=1e-6)
+    again = Optimizer(model, OptimizerConfig(adam_lr=0.01))
+    again.load_state(optimizer.state())
+    assert again.state().keys() == optimizer.state().keys()
+
+
+def test_a_decoder_of_convolutions_begins_the_same_everywhere() -> None:
+    model = WorldModel(SMALL)
+    context = torch.randn(1, SMALL.tokens, SMALL.dim)
+    scene = model.scene(context, torch.ones(1, SMALL.tokens, SMALL.view_dim))[0, 3:-3, 3:-3]
+    torch.testing.assert_close(scene, scene[:1, :1].expand_as(scene))

@@ -39,6 +39,9 @@ class ConvDecoder(FrameDecoder):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
         nn.init.zeros_(self.out.weight)
+        # Else every cell begins with a bias of its own, and convolutions learn each place by itself again: after the
+        # same 22 k moments the error of straight flight was .63 instead of .16 (docs/experiments, the fifteenth Pong).
+        nn.init.zeros_(self.context.weight)
 
     @property
     def repeated(self) -> list[nn.Module]:

@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from worldsim.engine.precision import pick_dtype
 from worldsim.training.muon import Muon
 
+#: Parts of the names of maps outside the blocks whose inputs are nearly the same in every frame: the background, a
+#: token's place, a noise level.
+STEADY = ("context.weight", "patches.weight", "modulation.", "level.up.weight", "level.down.weight")
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -18,7 +22,8 @@ class OptimizerConfig:
 
     Attributes:
         muon_lr: Learning rate of Muon, on the matrices inside the blocks; 0: AdamW moves those too.
-        adam_lr: Learning rate of AdamW, on embeddings, norms, convolutions, first and last layers.
+        adam_lr: Learning rate of AdamW, on embeddings, norms, convolutions, first and last layers; of some a share, see
+            :func:`share`.
         weight_decay: Of Muon; AdamW's is 0.
         warmup: Steps of linear warm-up.
         decay: Share of the run, at its end, over which the rates fall linearly to zero.
@@ -48,6 +53,17 @@ def split_parameters(
     return muon, adam
 
 
+def share(name: str, weight: Tensor) -> float:
+    """Of AdamW's rate, for a weight.
+
+    AdamW moves every weight by about its rate, whatever the gradient. What a map of n steady inputs gives out moves by
+    n of these in every step: of such maps the rate falls with n (muP, arXiv 2203.03466). At the whole rate the loss of
+    the decoder alone rose twentyfold every few hundred steps (docs/experiments/2026-11-27-fifteenth-pong.md).
+    """
+    steady = weight.ndim == 2 and any(part in name for part in STEADY) and not name.startswith("heads.")
+    return min(1.0, 16 / weight.shape[1]) if steady else 1.0
+
+
 class Optimizer:
     """Both optimisers behind one ``step``; its state is a flat dict of tensors."""
 
@@ -62,9 +78,11 @@ class Optimizer:
             dtype = pick_dtype(None, weights[0].device)
             mover: torch.optim.Optimizer = Muon(weights, dtype, lr=config.muon_lr, weight_decay=config.weight_decay)
             self._held.append((mover, config.muon_lr, [name for name, _ in muon]))
-        weights = [p for _, p in adam]
-        mover = torch.optim.AdamW(weights, lr=config.adam_lr, weight_decay=0.0, betas=config.betas, fused=True)
-        self._held.append((mover, config.adam_lr, [name for name, _ in adam]))
+        for part in sorted({share(*one) for one in adam}, reverse=True):
+            named = [(name, p) for name, p in adam if share(name, p) == part]
+            rate, weights = part * config.adam_lr, [p for _, p in named]
+            mover = torch.optim.AdamW(weights, lr=rate, weight_decay=0.0, betas=config.betas, fused=True)
+            self._held.append((mover, rate, [name for name, _ in named]))
 
     def step(self, scale: float) -> None:
         """Apply the gradients at ``scale`` times the configured rates, then clear them."""

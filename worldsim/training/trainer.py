@@ -136,8 +136,8 @@ class Trainer(Loop):
 
     def _begin(self) -> None:
         told = run_settings(self.config, self)
-        # What comes after the steps may be settled last.
-        later = "steps", "replay", "outcomes", "sampling_steps"
+        # How long its stretches last may be settled while it runs, and what comes later, last.
+        later = "steps", "moments", "replay", "outcomes", "sampling_steps"
         where = "run", "commands", "device", "dtype", "compile", "threads", "report"
         self.run.begin(told, told["commands"]["train"], may_differ=(*later, *where))
 
