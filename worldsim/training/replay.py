@@ -67,7 +67,8 @@ class MomentsConfig(KeptConfig):
 
     A clip's pass through the encoder costs several times a pass of the decoder, and what happens near a thing is told
     by the last few frames: so the decoder first learns from those alone, from many more moments than whole clips would
-    bring along, and most often from those that it still gets wrong.
+    bring along. They are drawn evenly unless told otherwise: drawn by how badly they are foretold from the beginning,
+    everything is learned later (docs/experiments/2026-11-27-fifteenth-pong.md).
 
     Attributes:
         steps: Steps of it, before those of the whole model; 0: none.
@@ -76,11 +77,10 @@ class MomentsConfig(KeptConfig):
     """
 
     frames: int = 16
-    clips: int = 150
-    first: int = 60
-    every: int = 50
-    emphasis: float = 1.5
-    correction: float = 0.5
+    clips: int = 1200
+    first: int = 300
+    every: int = 20
+    emphasis: float = 0.0
     steps: int = 30_000
     own_share: float = 0.34
     own_after: float = 0.4
