@@ -19,12 +19,12 @@ from worldsim.checkpoint import load_checkpoint, save_checkpoint, write_atomical
 from worldsim.data.episodes import Dataset
 from worldsim.errors import RunError
 from worldsim.training.export import export
+from worldsim.training.kept import MomentsConfig, ReplayConfig
 from worldsim.training.loss import LossConfig
 from worldsim.training.optimizer import OptimizerConfig, schedule, split_parameters
 from worldsim.training.outcomes import OutcomesConfig
 from worldsim.training.parallel import Ranks
 from worldsim.training.pretrain import main
-from worldsim.training.replay import MomentsConfig, ReplayConfig
 from worldsim.training.run import Run
 from worldsim.training.trainer import PretrainConfig, Trainer
 from worldsim.world import load_world

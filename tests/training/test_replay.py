@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,14 @@ from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.training.batches import make_batch
-from worldsim.training.loss import Batch, LossConfig
+from worldsim.training.crops import Crops, cut
+from worldsim.training.decoder_objective import DecoderObjective
+from worldsim.training.kept import ReplayConfig
+from worldsim.training.loss import Batch, LossConfig, attention
 from worldsim.training.optimizer import OptimizerConfig
 from worldsim.training.outcomes import OutcomesConfig
 from worldsim.training.parallel import Ranks
-from worldsim.training.replay import DecoderObjective, Replay, ReplayConfig
+from worldsim.training.replay import Replay
 from worldsim.training.trainer import PretrainConfig, Trainer
 
 TINY = ModelConfig(
@@ -204,3 +208,26 @@ def test_only_the_decoder_learns_and_it_does(pong_data: Dataset, tmp_path: Path,
     trainer.ema.load_state_dict(before)
     replay.add(0, batch, trainer.ema.see(batch.frames, torch.float32), ())
     assert after < 0.8 * replay.state()["errors"].mean()
+
+
+def test_a_square_is_cut_from_every_frame_that_is_seen(store: ClipStore) -> None:
+    layout = replace(TINY, history=4, extrapolated=0)
+    model, crops = init_weights(WorldModel(layout), 0), Crops(layout, 2)
+    with torch.no_grad():
+        for weight in model.decoder.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
+    objective = DecoderObjective(model, LOSS, torch.float32, False, crops)
+    kept = Replay(objective, model, 1, 0, patches=True)
+    batch = make_batch(store, layout, LOSS, 0, 0, range(2), begun=0)
+    kept.add(0, batch, model.see(batch.frames, torch.float32), ())
+    drawn, frames, _ = kept.draw(np.random.default_rng(0), 8, ReplayConfig())
+    squares = torch.from_numpy(crops.around(np.random.default_rng(1), drawn.patches))
+    noise, ones = torch.randn(8, 4, layout.patch_dim, generator=torch.Generator().manual_seed(1)), torch.ones(8)
+    past, within = model.shown(frames.past, torch.float32), crops.within(model)
+    following = cut(model.shown(frames.following, torch.float32), squares)
+    with torch.no_grad():
+        x0 = within.decoder(noise, ones, cut(frames.context, squares), cut(model.view_of(past), squares), frames.action)
+        weights = attention(within.config, cut(past[:, -2], squares), cut(past[:, -1], squares), x0, LOSS.moved_weight)
+        expected = ((x0 - following).square() * weights).mean()
+        assert expected > 0.01
+        torch.testing.assert_close(objective.loss(frames, ones, ones, noise, squares), expected)

@@ -3,7 +3,7 @@
 A ball's bounce is learned from the pixels around it, and a whole frame costs as much again as every square of that size
 in it (Patch Diffusion, arXiv 2304.12526, trains on patches for the same reason). Squares of clips are drawn by what
 *has* moved, which the decoder is shown: a weight told from what is given moves no best guess. Those of kept frames are
-drawn by how badly a patch was foretold (:class:`~worldsim.training.replay.KeptConfig`), which what followed told.
+drawn by how badly a patch was foretold (:class:`~worldsim.training.kept.KeptConfig`), which what followed told.
 """
 
 from __future__ import annotations

@@ -15,11 +15,13 @@ from worldsim.data.clips import ClipStore
 from worldsim.model.world_model import WorldModel
 from worldsim.training.batches import make_batch, stratified, stream
 from worldsim.training.crops import Crops
+from worldsim.training.decoder_objective import DecoderObjective
+from worldsim.training.kept import Frames, KeptConfig, Places
 from worldsim.training.loss import Batch, LossConfig, shift_levels
 from worldsim.training.objective import Objective, OwnPool
 from worldsim.training.own import own_rows
 from worldsim.training.parallel import Ranks
-from worldsim.training.replay import DecoderObjective, Frames, KeptConfig, Places, Replay
+from worldsim.training.replay import Replay
 
 
 @dataclass(frozen=True)

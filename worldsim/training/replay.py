@@ -8,246 +8,26 @@ experience replay, arXiv 1511.05952).
 
 from __future__ import annotations
 
-import copy
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldsim.errors import RunError
-from worldsim.model.config import ModelConfig
-from worldsim.model.conv_decoder import ConvDecoder
 from worldsim.model.patches import to_uint8
 from worldsim.model.world_model import WorldModel
-from worldsim.training.computing import Computer
-from worldsim.training.crops import ANYWHERE, Crops, changed, cut
-from worldsim.training.loss import Batch, LossConfig, attention
+from worldsim.training.crops import ANYWHERE, changed
+from worldsim.training.decoder_objective import DecoderObjective
+from worldsim.training.kept import Frames, KeptConfig, Places
+from worldsim.training.loss import Batch
 
 NEAR = 2  # ticks around a frame whose errors count as its own when it arrives: what is hard comes with its neighbours
 _CEILING, _FLOOR = 30.0, 0.1  # of errors, in means
 _CEILING_OF_PATCHES = 100.0  # a ball is a larger part of a patch than of a frame
 _FORGETS = 0.05  # of what is usual, with each batch of clips
-
-
-@dataclass(frozen=True)
-class KeptConfig:
-    """Which contexts are kept, and how frames of them are drawn.
-
-    Attributes:
-        frames: Frames in a step, over all processes.
-        clips: Clips whose contexts are kept, over all processes; 4 MB each for 48 frames of 64 tokens of 256 numbers.
-        first: Of these, how many before the first step.
-        every: Steps from which on ``batch`` new clips take the oldest ones' place.
-        emphasis: Frames are drawn by their error to this power (alpha in arXiv 1511.05952).
-        correction: They weigh what they were drawn too often, to this power (beta). With 0.8, what nobody can know (a
-            served ball) was foretold too often (docs/experiments/2026-11-22-eighth-pong.md).
-        crop: Patches along a side of the square of each frame that is learned from, see
-            :class:`~worldsim.training.crops.Crops`; None: whole frames. Squares are drawn by the errors of their middle
-            patches, frames by that of the patch which is foretold worst for its place; both by what they were on
-            arrival. Were they learned anew, the ticks before and after a hit would soon be drawn less often than it,
-            and hits foretold too early.
-    """
-
-    frames: int = 282
-    clips: int = 2400
-    first: int = 300
-    every: int = 2
-    emphasis: float = 1.0
-    correction: float = 1.0
-    crop: int | None = None
-
-
-@dataclass(frozen=True)
-class MomentsConfig(KeptConfig):
-    """How the decoder begins.
-
-    A clip's pass through the encoder costs several times a pass of the decoder, and what happens near a thing is told
-    by the last few frames: so the decoder first learns from those alone, from many more moments than whole clips would
-    bring along. They are drawn evenly unless told otherwise: drawn by how badly they are foretold from the beginning,
-    everything is learned later (docs/experiments/2026-11-27-fifteenth-pong.md).
-
-    Attributes:
-        steps: Steps of it, before those of the whole model; 0: none.
-        own_share: Of the clips that arrive, which show the model's own frames.
-        own_after: Share of these steps after which they do.
-    """
-
-    frames: int = 16
-    clips: int = 1200
-    first: int = 300
-    every: int = 20
-    emphasis: float = 0.0
-    steps: int = 30_000
-    own_share: float = 0.34
-    own_after: float = 0.4
-
-
-@dataclass(frozen=True)
-class ReplayConfig(KeptConfig):
-    """How the decoder is finished.
-
-    Attributes:
-        steps: Steps of it, after those of the whole model and before those of the heads; 0: none.
-        rate: The optimisers' rates at the beginning, in those of the whole model's; they fall linearly to zero.
-    """
-
-    steps: int = 4000
-    rate: float = 0.75
-
-
-@dataclass(frozen=True)
-class Frames:
-    """Single frames with all that the decoder needs to foretell the next one.
-
-    Attributes:
-        context: [N, L, D]; [N, 0] where the decoder learns from blind ones.
-        past: Patches of the last frames as they were shown, the newest last, uint8 [N, history, L, P].
-        previous: int64 [N], the action before the last frame.
-        following: Patches of the recorded frame that follows, uint8 [N, L, P].
-        action: int64 [N], the action before that one.
-    """
-
-    context: Tensor
-    past: Tensor
-    previous: Tensor
-    following: Tensor
-    action: Tensor
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where drawn frames are kept.
-
-    Attributes:
-        frames: Their numbers [N].
-        patches: Of each one patch that it was drawn for [N]; all 0 where frames are drawn whole.
-    """
-
-    frames: NDArray[np.intp]
-    patches: NDArray[np.intp]
-
-
-class _Guess(nn.Module):
-    """The next frame from kept ones, as a module, so that it can be called with its parameters in another format.
-
-    Args:
-        model: Whose decoder it is.
-        blind: Whether contexts are the encoder's blind ones.
-        drawer: Of squares, with the same weights; None: of whole frames.
-    """
-
-    def __init__(self, model: WorldModel, blind: bool, drawer: WorldModel | None = None) -> None:
-        super().__init__()
-        self.decoder, self._blind = model.decoder, blind
-        self.encoder = model.encoder if blind else None
-        # The same weights again: as parts of this module they would be swapped twice.
-        self._model, self._drawer = [model], [drawer or model]
-
-    @property
-    def layout(self) -> ModelConfig:
-        """Of what it draws."""
-        return self._drawer[0].config
-
-    def forward(
-        self,
-        noisy: Tensor,
-        t: Tensor,
-        context: Tensor,
-        past: Tensor,
-        previous: Tensor,
-        action: Tensor,
-        squares: Tensor | None,
-    ) -> Tensor:
-        decoder = self._drawer[0].decoder
-        if self.encoder is not None:
-            context = self.encoder.blind(previous)
-        context = cut(context, squares)
-        if isinstance(decoder, ConvDecoder) and not self.layout.extrapolated:  # views' margins are not looked at
-            scene = decoder.scene_of(context, cut(past, None if squares is None else squares[:, None]))
-        else:
-            scene = decoder.scene(context, cut(self._model[0].view_of(past), squares))
-        return decoder.denoise(noisy, scene, decoder.modulations(t, action))
-
-
-class DecoderObjective:
-    """Errors of the decoder on single frames, computed in ``dtype`` from float32 weights.
-
-    Args:
-        model: Its decoder is trained.
-        config: Of the loss.
-        dtype: Of all that is computed.
-        compiled: Whether with torch.compile.
-        crops: Of the frames that :meth:`loss` is told squares of.
-        blind: Whether no context is kept, and the decoder learns from the encoder's blind ones, which learn with it.
-    """
-
-    def __init__(
-        self,
-        model: WorldModel,
-        config: LossConfig,
-        dtype: torch.dtype,
-        compiled: bool,
-        crops: Crops | None = None,
-        *,
-        blind: bool = False,
-    ) -> None:
-        frozen = copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
-        computer = Computer(dtype, compiled)
-        weight = config.moved_weight
-        whole, square = _Guess(model, blind), _Guess(model, blind, crops.within(model) if crops else None)
-
-        def errors(squares: Tensor | None, t: Tensor, noise: Tensor, *given: Tensor) -> Tensor:
-            frames = Frames(*given)
-            past, following = model.shown(frames.past, dtype), cut(model.shown(frames.following, dtype), squares)
-            guess, level = whole if squares is None else square, t.to(dtype)
-            noisy = torch.lerp(following, noise, level[:, None, None])
-            x0 = computer.call(guess, noisy, level, frames.context, past, frames.previous, frames.action, squares)
-            before, last = (cut(past[:, at], squares) for at in (-2, -1))
-            weights = attention(guess.layout, before, last, x0, weight)
-            each: Tensor = ((x0.float() - following.float()).square() * weights).mean(2)
-            return each
-
-        def loss(squares: Tensor | None, weights: Tensor, *given: Tensor) -> Tensor:
-            return (errors(squares, *given).mean(1) * weights).mean()
-
-        @torch.no_grad()
-        def arrival(noise: Tensor, *given: Tensor) -> Tensor:
-            return errors(None, torch.ones(len(noise), device=noise.device), noise, *given)
-
-        @torch.no_grad()
-        def encode(seen: Tensor, actions: Tensor) -> Tensor:
-            if blind:
-                return seen.new_empty(*actions.shape, 0)
-            previous = frozen.previous_actions(actions)
-            context: Tensor = frozen.encode(frozen.views(seen), previous, torch.zeros_like(previous))
-            return context[:, :-1]
-
-        self.dtype = dtype
-        self._loss, self._arrival, self._encode = computer.built(loss), computer.built(arrival), computer.built(encode)
-
-    def loss(
-        self, frames: Frames, weights: Tensor, t: Tensor, noise: Tensor, squares: Tensor | None = None
-    ) -> Tensor:
-        """The weighted mean error at noise levels t [N].
-
-        Of ``squares`` [N, K] of the frames' patches, where they are given: ``noise`` is then that of theirs [N, K, P].
-        """
-        result: Tensor = self._loss(squares, weights, t, noise.to(self.dtype), *_values(frames))
-        return result
-
-    def arrival(self, frames: Frames, noise: Tensor) -> Tensor:
-        """Errors [N, L] of patches of the guess from pure noise."""
-        errors: Tensor = self._arrival(noise.to(self.dtype), *_values(frames))
-        return errors
-
-    def encode(self, seen: Tensor, actions: Tensor) -> Tensor:
-        """Contexts [B, T-1, L, D] of clips' patches [B, T, L, P], but of their last frames; [B, T-1, 0] if blind."""
-        contexts: Tensor = self._encode(seen, actions)
-        return contexts
 
 
 class Replay:
@@ -429,7 +209,3 @@ class Replay:
         if own:
             self._own[place] = tuple(own), zlib.compress(shown[list(own)].cpu().numpy().tobytes(), 1)
         return place
-
-
-def _values(frames: Frames) -> list[Tensor]:
-    return [getattr(frames, field.name) for field in fields(frames)]

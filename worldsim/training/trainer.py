@@ -21,6 +21,8 @@ from worldsim.settings import from_dict
 from worldsim.training.ancestry import adopt_weights, collect_command, train_command
 from worldsim.training.batches import stream
 from worldsim.training.crops import Crops
+from worldsim.training.decoder_objective import DecoderObjective
+from worldsim.training.kept import KeptConfig, MomentsConfig, ReplayConfig
 from worldsim.training.loop import Loop, ReportConfig
 from worldsim.training.loss import LossConfig
 from worldsim.training.objective import Objective, OwnPool
@@ -29,7 +31,7 @@ from worldsim.training.outcomes import OutcomesConfig, gather_contexts, outcome_
 from worldsim.training.own import own_rows, whole_clips
 from worldsim.training.parallel import Ranks
 from worldsim.training.rehearsal import Rehearsal, arrivals
-from worldsim.training.replay import DecoderObjective, KeptConfig, MomentsConfig, Replay, ReplayConfig
+from worldsim.training.replay import Replay
 
 
 @dataclass(frozen=True)
@@ -159,9 +161,9 @@ class Trainer(Loop):
         self._replayed = part(tensors, "replay")
 
     def begin_decoder(self) -> None:
-        """Train the decoder and the encoder's first layer on single moments of recorded play; goes on where it stopped.
+        """Train the decoder on single moments of recorded play; goes on where it stopped.
 
-        The encoder's blocks rest and say nothing until the whole model learns.
+        The encoder rests: until the whole model learns, its tokens tell where they are and which action came before.
         """
         how = self.config.moments
         if how is None or self._stop or self.step >= self.config.first:

@@ -22,8 +22,8 @@ from worldsim.training.distillation.methods import METHODS, DistillConfig
 from worldsim.training.distillation.regression import Consistency, ODEInitialisation, trajectory
 from worldsim.training.distillation.self_forcing import RollOuts
 from worldsim.training.distillation.teaching import Moments
+from worldsim.training.kept import KeptConfig
 from worldsim.training.parallel import Ranks
-from worldsim.training.replay import KeptConfig
 from worldsim.world import World, load_world
 
 SHAPE = ModelConfig(

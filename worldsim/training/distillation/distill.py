@@ -19,6 +19,7 @@ from worldsim.settings import command, from_dict, home
 from worldsim.training.ancestry import check_shape, collect_command, command_of, remember_parents
 from worldsim.training.computing import Computer
 from worldsim.training.crops import Crops
+from worldsim.training.decoder_objective import DecoderObjective
 from worldsim.training.distillation.methods import METHODS, DistillConfig, make_method
 from worldsim.training.distillation.sources import Source, drawn, rolled, streamed
 from worldsim.training.export import export
@@ -29,7 +30,7 @@ from worldsim.training.optimizer import Optimizer, OptimizerConfig, schedule, up
 from worldsim.training.own import whole_clips
 from worldsim.training.parallel import Ranks, ranks
 from worldsim.training.rehearsal import Rehearsal
-from worldsim.training.replay import DecoderObjective, Replay
+from worldsim.training.replay import Replay
 from worldsim.world import World, load_world
 
 

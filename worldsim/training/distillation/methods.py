@@ -20,8 +20,8 @@ from worldsim.training.distillation.regression import Consistency, ODEInitialisa
 from worldsim.training.distillation.shortcut import Shortcut
 from worldsim.training.distillation.teaching import Method
 from worldsim.training.forcing import Forcing
+from worldsim.training.kept import KeptConfig
 from worldsim.training.loop import ReportConfig
-from worldsim.training.replay import KeptConfig
 from worldsim.world import load_world
 
 #: Ways to distil, and each one's learning rate: distribution matching, the same on the student's roll-outs, regression

@@ -1,0 +1,141 @@
+"""What the decoder alone learns from, on kept frames."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import fields
+
+import torch
+from torch import Tensor, nn
+
+from worldsim.model.config import ModelConfig
+from worldsim.model.conv_decoder import ConvDecoder
+from worldsim.model.world_model import WorldModel
+from worldsim.training.computing import Computer
+from worldsim.training.crops import Crops, cut
+from worldsim.training.kept import Frames
+from worldsim.training.loss import LossConfig, attention
+
+
+class _Guess(nn.Module):
+    """The next frame from kept ones, as a module, so that it can be called with its parameters in another format.
+
+    Args:
+        model: Whose decoder it is.
+        blind: Whether contexts are the encoder's blind ones.
+        drawer: Of squares, with the same weights; None: of whole frames.
+    """
+
+    def __init__(self, model: WorldModel, blind: bool, drawer: WorldModel | None = None) -> None:
+        super().__init__()
+        self.decoder, self._blind = model.decoder, blind
+        self.encoder = model.encoder if blind else None
+        # The same weights again: as parts of this module they would be swapped twice.
+        self._model, self._drawer = [model], [drawer or model]
+
+    @property
+    def layout(self) -> ModelConfig:
+        """Of what it draws."""
+        return self._drawer[0].config
+
+    def forward(
+        self,
+        noisy: Tensor,
+        t: Tensor,
+        context: Tensor,
+        past: Tensor,
+        previous: Tensor,
+        action: Tensor,
+        squares: Tensor | None,
+    ) -> Tensor:
+        decoder = self._drawer[0].decoder
+        if self.encoder is not None:
+            context = self.encoder.blind(previous)
+        context = cut(context, squares)
+        if isinstance(decoder, ConvDecoder) and not self.layout.extrapolated:  # views' margins are not looked at
+            of_each = None if squares is None else squares[:, None].expand(-1, past.shape[1], -1)
+            scene = decoder.scene_of(context, cut(past, of_each))
+        else:
+            scene = decoder.scene(context, cut(self._model[0].view_of(past), squares))
+        return decoder.denoise(noisy, scene, decoder.modulations(t, action))
+
+
+class DecoderObjective:
+    """Errors of the decoder on single frames, computed in ``dtype`` from float32 weights.
+
+    Args:
+        model: Its decoder is trained.
+        config: Of the loss.
+        dtype: Of all that is computed.
+        compiled: Whether with torch.compile.
+        crops: Of the frames that :meth:`loss` is told squares of.
+        blind: Whether no context is kept, and the decoder learns from the encoder's blind ones, which learn with it.
+    """
+
+    def __init__(
+        self,
+        model: WorldModel,
+        config: LossConfig,
+        dtype: torch.dtype,
+        compiled: bool,
+        crops: Crops | None = None,
+        *,
+        blind: bool = False,
+    ) -> None:
+        frozen = copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
+        computer = Computer(dtype, compiled)
+        weight = config.moved_weight
+        whole, square = _Guess(model, blind), _Guess(model, blind, crops.within(model) if crops else None)
+
+        def errors(squares: Tensor | None, t: Tensor, noise: Tensor, *given: Tensor) -> Tensor:
+            frames = Frames(*given)
+            past, following = model.shown(frames.past, dtype), cut(model.shown(frames.following, dtype), squares)
+            guess, level = whole if squares is None else square, t.to(dtype)
+            noisy = torch.lerp(following, noise, level[:, None, None])
+            x0 = computer.call(guess, noisy, level, frames.context, past, frames.previous, frames.action, squares)
+            before, last = (cut(past[:, at], squares) for at in (-2, -1))
+            weights = attention(guess.layout, before, last, x0, weight)
+            each: Tensor = ((x0.float() - following.float()).square() * weights).mean(2)
+            return each
+
+        def loss(squares: Tensor | None, weights: Tensor, *given: Tensor) -> Tensor:
+            return (errors(squares, *given).mean(1) * weights).mean()
+
+        @torch.no_grad()
+        def arrival(noise: Tensor, *given: Tensor) -> Tensor:
+            return errors(None, torch.ones(len(noise), device=noise.device), noise, *given)
+
+        @torch.no_grad()
+        def encode(seen: Tensor, actions: Tensor) -> Tensor:
+            if blind:
+                return seen.new_empty(*actions.shape, 0)
+            previous = frozen.previous_actions(actions)
+            context: Tensor = frozen.encode(frozen.views(seen), previous, torch.zeros_like(previous))
+            return context[:, :-1]
+
+        self.dtype = dtype
+        self._loss, self._arrival, self._encode = computer.built(loss), computer.built(arrival), computer.built(encode)
+
+    def loss(
+        self, frames: Frames, weights: Tensor, t: Tensor, noise: Tensor, squares: Tensor | None = None
+    ) -> Tensor:
+        """The weighted mean error at noise levels t [N].
+
+        Of ``squares`` [N, K] of the frames' patches, where they are given: ``noise`` is then that of theirs [N, K, P].
+        """
+        result: Tensor = self._loss(squares, weights, t, noise.to(self.dtype), *_values(frames))
+        return result
+
+    def arrival(self, frames: Frames, noise: Tensor) -> Tensor:
+        """Errors [N, L] of patches of the guess from pure noise."""
+        errors: Tensor = self._arrival(noise.to(self.dtype), *_values(frames))
+        return errors
+
+    def encode(self, seen: Tensor, actions: Tensor) -> Tensor:
+        """Contexts [B, T-1, L, D] of clips' patches [B, T, L, P], but of their last frames; [B, T-1, 0] if blind."""
+        contexts: Tensor = self._encode(seen, actions)
+        return contexts
+
+
+def _values(frames: Frames) -> list[Tensor]:
+    return [getattr(frames, field.name) for field in fields(frames)]

@@ -1,0 +1,107 @@
+"""Single frames, kept with all that is needed to learn from them again and again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class KeptConfig:
+    """Which contexts are kept, and how frames of them are drawn.
+
+    Attributes:
+        frames: Frames in a step, over all processes.
+        clips: Clips whose contexts are kept, over all processes; 4 MB each for 48 frames of 64 tokens of 256 numbers.
+        first: Of these, how many before the first step.
+        every: Steps from which on ``batch`` new clips take the oldest ones' place.
+        emphasis: Frames are drawn by their error to this power (alpha in arXiv 1511.05952).
+        correction: They weigh what they were drawn too often, to this power (beta). With 0.8, what nobody can know (a
+            served ball) was foretold too often (docs/experiments/2026-11-22-eighth-pong.md).
+        crop: Patches along a side of the square of each frame that is learned from, see
+            :class:`~worldsim.training.crops.Crops`; None: whole frames. Squares are drawn by the errors of their middle
+            patches, frames by that of the patch which is foretold worst for its place; both by what they were on
+            arrival. Were they learned anew, the ticks before and after a hit would soon be drawn less often than it,
+            and hits foretold too early.
+    """
+
+    frames: int = 282
+    clips: int = 2400
+    first: int = 300
+    every: int = 2
+    emphasis: float = 1.0
+    correction: float = 1.0
+    crop: int | None = None
+
+
+@dataclass(frozen=True)
+class MomentsConfig(KeptConfig):
+    """How the decoder begins.
+
+    A clip's pass through the encoder costs several times a pass of the decoder, and what happens near a thing is told
+    by the last few frames: so the decoder first learns from those alone, from many more moments than whole clips would
+    bring along. They are drawn evenly unless told otherwise: drawn by how badly they are foretold from the beginning,
+    everything is learned later (docs/experiments/2026-11-27-fifteenth-pong.md).
+
+    Attributes:
+        steps: Steps of it, before those of the whole model; 0: none.
+        own_share: Of the clips that arrive, which show the model's own frames.
+        own_after: Share of these steps after which they do.
+    """
+
+    frames: int = 16
+    clips: int = 1200
+    first: int = 300
+    every: int = 20
+    emphasis: float = 0.0
+    steps: int = 30_000
+    own_share: float = 0.34
+    own_after: float = 0.4
+
+
+@dataclass(frozen=True)
+class ReplayConfig(KeptConfig):
+    """How the decoder is finished.
+
+    Attributes:
+        steps: Steps of it, after those of the whole model and before those of the heads; 0: none.
+        rate: The optimisers' rates at the beginning, in those of the whole model's; they fall linearly to zero.
+    """
+
+    steps: int = 4000
+    rate: float = 0.75
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Single frames with all that the decoder needs to foretell the next one.
+
+    Attributes:
+        context: [N, L, D]; [N, 0] where the decoder learns from blind ones.
+        past: Patches of the last frames as they were shown, the newest last, uint8 [N, history, L, P].
+        previous: int64 [N], the action before the last frame.
+        following: Patches of the recorded frame that follows, uint8 [N, L, P].
+        action: int64 [N], the action before that one.
+    """
+
+    context: Tensor
+    past: Tensor
+    previous: Tensor
+    following: Tensor
+    action: Tensor
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where drawn frames are kept.
+
+    Attributes:
+        frames: Their numbers [N].
+        patches: Of each one patch that it was drawn for [N]; all 0 where frames are drawn whole.
+    """
+
+    frames: NDArray[np.intp]
+    patches: NDArray[np.intp]
