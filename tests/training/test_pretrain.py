@@ -206,7 +206,8 @@ def test_losses_of_the_parts_average_to_the_loss_of_the_whole(pong_data: Dataset
         Ranks(0, 3).places(4)
 
 
-SHAPE = {"patch": 16, "dim": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "decoder_width": 8, "window": 4}
+SHAPE = {"patch": 16, "history": 4, "extrapolated": 0, "dim": 32, "heads": 2, "encoder_layers": 1, "window": 4}
+SHAPE |= {"decoder_layers": 1, "decoder_width": 8}
 
 
 def config(data: Dataset, run: Path, **more: object) -> PretrainConfig:
@@ -311,13 +312,12 @@ def test_the_last_steps_train_the_outcome_heads_and_nothing_else(pong_data: Data
 
 def test_the_decoder_begins_on_moments_and_the_rest_of_the_model_waits(pong_data: Dataset, tmp_path: Path) -> None:
     how = MomentsConfig(steps=8, frames=16, clips=8, first=4, every=2, own_share=0.5)
-    shape = SHAPE | {"history": 4, "extrapolated": 0}
-    trainer = Trainer(config(pong_data, tmp_path / "run", steps=2, moments=how, model=shape), Ranks())
+    trainer = Trainer(config(pong_data, tmp_path / "run", steps=2, moments=how), Ranks())
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     trainer.begin_decoder()
     assert trainer.step == 8
     after = trainer.model.state_dict()
-    waits = ("encoder.blocks.", "encoder.patches.", "heads.", "encoder.level.weight")
+    waits = ("encoder.blocks.", "encoder.patches.", "heads.")
     for name, value in before.items():
         assert torch.equal(after[name], value) == name.startswith(waits), name
     # The whole model's contexts are those that the decoder has learned from, whatever it sees and remembers.
@@ -355,7 +355,7 @@ def test_a_run_can_start_from_a_world_and_says_so(pong_data: Dataset, straight: 
     assert f"init={tmp_path / 'first'}" in card and parent.fingerprint[:16] in card
     assert card.count("worldsim collect") == 2, "both worlds' commands are there"
     with pytest.raises(RunError, match="has model.dim=32"):
-        Trainer(config(pong_data, tmp_path / "other", init=str(tmp_path / "first"), model={"patch": 16}), Ranks())
+        Trainer(config(pong_data, tmp_path / "other", init=str(tmp_path / "first"), model=SHAPE | {"dim": 64}), Ranks())
 
 
 def test_muon_takes_the_blocks_matrices_only(pong_data: Dataset, tmp_path: Path) -> None:
