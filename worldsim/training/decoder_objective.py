@@ -28,8 +28,7 @@ class _Guess(nn.Module):
 
     def __init__(self, model: WorldModel, blind: bool, drawer: WorldModel | None = None) -> None:
         super().__init__()
-        self.decoder, self._blind = model.decoder, blind
-        self.encoder = model.encoder if blind else None
+        self.decoder, self.encoder = model.decoder, model.encoder if blind else None
         # The same weights again: as parts of this module they would be swapped twice.
         self._model, self._drawer = [model], [drawer or model]
 
