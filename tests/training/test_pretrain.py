@@ -25,8 +25,9 @@ from worldsim.training.optimizer import OptimizerConfig, schedule, split_paramet
 from worldsim.training.outcomes import OutcomesConfig
 from worldsim.training.parallel import Ranks
 from worldsim.training.pretrain import main
+from worldsim.training.pretrain_config import PretrainConfig
 from worldsim.training.run import Run
-from worldsim.training.trainer import PretrainConfig, Trainer
+from worldsim.training.trainer import Trainer
 from worldsim.world import load_world
 
 TINY = [

@@ -22,8 +22,9 @@ from worldsim.training.loss import Batch, LossConfig, attention
 from worldsim.training.optimizer import OptimizerConfig
 from worldsim.training.outcomes import OutcomesConfig
 from worldsim.training.parallel import Ranks
+from worldsim.training.pretrain_config import PretrainConfig
 from worldsim.training.replay import Replay
-from worldsim.training.trainer import PretrainConfig, Trainer
+from worldsim.training.trainer import Trainer
 
 TINY = ModelConfig(
     6, 80, 80, 20, history=3, dim=32, heads=2, encoder_layers=1, decoder_layers=1, decoder_width=8, window=4

@@ -18,7 +18,7 @@ from worldsim.training.forcing import Forcing, ForcingObjective, Levelled, held_
 from worldsim.training.loop import Loop
 from worldsim.training.optimizer import Optimizer, schedule, update_ema
 from worldsim.training.parallel import Ranks
-from worldsim.training.trainer import PretrainConfig, model_of, run_name, run_settings
+from worldsim.training.pretrain_config import PretrainConfig, model_of, run_name, run_settings
 
 
 class DesignTrainer(Loop):

@@ -15,7 +15,8 @@ from worldsim.settings import command, from_dict, home
 from worldsim.training.design_trainer import DesignTrainer
 from worldsim.training.export import export
 from worldsim.training.parallel import ranks
-from worldsim.training.trainer import PretrainConfig, Trainer, run_name
+from worldsim.training.pretrain_config import PretrainConfig, run_name
+from worldsim.training.trainer import Trainer
 
 
 @command("train")
