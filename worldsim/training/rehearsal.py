@@ -92,7 +92,8 @@ class Rehearsal:
         self._crops = Crops(model.config, how.crop) if how.crop else None
         self._batches: Generator[tuple[int, Batch], None, None] | None = None
         self._done = 0  # batches that have arrived
-        self.replay = Replay(objective, model, max(1, how.clips // batch), seed, patches=how.crop is not None)
+        rounds, crop = max(1, how.clips // batch), how.crop is not None
+        self.replay = Replay(objective, model, rounds, seed, patches=crop, even=how.emphasis == 0)
 
     def begin(self, step: int, last: int, kept: dict[str, Tensor]) -> None:
         """Make ready for steps ``step`` to ``last``; ``kept`` is the replay's state after the step before."""
