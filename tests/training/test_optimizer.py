@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel
 from worldsim.training.muon import Muon, orthogonal
-from worldsim.training.optimizer import Optimizer, OptimizerConfig, share, split_parameters
+from worldsim.training.optimizer import Optimizer, OptimizerConfig, schedule, share, split_parameters
 
 SHAPES = ((12, 12), (48, 12), (12, 48))
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -90,3 +91,20 @@ def test_a_decoder_of_convolutions_begins_the_same_everywhere() -> None:
     context = torch.randn(1, SMALL.tokens, SMALL.dim)
     scene = model.scene(context, torch.ones(1, SMALL.tokens, SMALL.view_dim))[0, 3:-3, 3:-3]
     torch.testing.assert_close(scene, scene[:1, :1].expand_as(scene))
+
+
+def test_muon_takes_the_blocks_matrices_only() -> None:
+    muon, adam = split_parameters(WorldModel(SMALL))
+    assert all(parameter.ndim == 2 and ".blocks." in name for name, parameter in muon)
+    assert {"encoder.position", "decoder.out.weight", "encoder.blocks.0.time.age_bias"} <= {
+        name for name, _ in adam
+    }
+    assert all(any(part in name for name, _ in muon) for part in ("qkv", "mlp.up", "decoder.blocks.0.first"))
+
+
+def test_the_schedule_warms_up_holds_and_falls_to_zero() -> None:
+    config = OptimizerConfig(warmup=10, decay=0.5)
+    assert schedule(0, 100, config) == pytest.approx(0.1)
+    assert schedule(30, 100, config) == 1
+    assert schedule(75, 100, config) == pytest.approx(0.5)
+    assert schedule(100, 100, config) == 0

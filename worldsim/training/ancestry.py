@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
+
+import torch
 
 from worldsim.checkpoint import write_atomically
 from worldsim.data.episodes import Dataset
@@ -23,18 +25,24 @@ _MADE_BY = "## Made by\n"
 def adopt_weights(model: WorldModel, name: str, run: Run) -> None:
     """Start from a world's weights, and remember in the run how that world was made.
 
+    Its window may be another one: frames that are older than it knew are begun to be looked at as its oldest are.
+
     Raises:
         WorldError: there is no such world.
         RunError: its model has another shape.
     """
-    parent = load_world(name)
-    check_shape(parent, name, model.config)
-    model.load_state_dict(parent.model.state_dict())
+    parent, window = load_world(name), model.config.window
+    check_shape(parent, name, model.config, may_differ=("window",))
+    weights = parent.model.state_dict()
+    for key, theirs in weights.items():
+        if key.endswith("age_bias"):  # [h, window], by age
+            weights[key] = theirs[:, torch.arange(window).clamp(max=theirs.shape[1] - 1)]
+    model.load_state_dict(weights)
     remember_parents(run, {f"init={name}": parent})
 
 
-def check_shape(parent: World, name: str, shape: ModelConfig) -> None:
-    """Whether a world can be begun from.
+def check_shape(parent: World, name: str, shape: ModelConfig, may_differ: Sequence[str] = ()) -> None:
+    """Whether a world can be begun from, by all of its shape but what ``may_differ``.
 
     Raises:
         RunError: its model has another shape.
@@ -43,7 +51,7 @@ def check_shape(parent: World, name: str, shape: ModelConfig) -> None:
         raise RunError(f"init={name} takes shortcuts, which this would unlearn: name the world that it was made from")
     theirs, ours = asdict(parent.config.model), asdict(shape)
     for key in theirs:
-        if theirs[key] != ours[key]:
+        if key not in may_differ and theirs[key] != ours[key]:
             raise RunError(f"init={name} has model.{key}={theirs[key]}, not {ours[key]}: give the same, or no init")
 
 

@@ -1,0 +1,100 @@
+"""What each stretch of a pretraining run learns, and what a run may begin with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.runs import SHAPE, config
+from worldsim.data.episodes import Dataset
+from worldsim.errors import RunError
+from worldsim.training.export import export
+from worldsim.training.kept import MomentsConfig
+from worldsim.training.parallel import Ranks
+from worldsim.training.run import Run
+from worldsim.training.trainer import Trainer
+from worldsim.world import load_world
+
+
+def test_the_last_steps_train_the_outcome_heads_and_nothing_else(pong_data: Dataset, tmp_path: Path) -> None:
+    trainer = Trainer(config(pong_data, tmp_path / "run", steps=2), Ranks())
+    trainer.train()
+    before = {name: value.clone() for name, value in trainer.ema.state_dict().items()}
+    trainer.finish_outcomes()
+    assert trainer.finished and trainer.step == 5
+    for name, value in trainer.ema.state_dict().items():
+        assert torch.equal(value, before[name]) != name.startswith("heads."), name
+
+
+def test_the_decoder_begins_on_moments_and_the_rest_of_the_model_waits(pong_data: Dataset, tmp_path: Path) -> None:
+    how = MomentsConfig(steps=8, frames=16, clips=8, first=4, every=2, own_share=0.5)
+    trainer = Trainer(config(pong_data, tmp_path / "run", steps=2, moments=how), Ranks())
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.begin_decoder()
+    assert trainer.step == 8
+    after = trainer.model.state_dict()
+    waits = ("encoder.blocks.", "encoder.patches.", "heads.")
+    for name, value in before.items():
+        assert torch.equal(after[name], value) == name.startswith(waits), name
+    # The whole model's contexts are those that the decoder has learned from, whatever it sees and remembers.
+    with torch.no_grad():
+        patches = torch.rand(2, 5, trainer.shape.tokens, trainer.shape.patch_dim)
+        actions = torch.randint(0, 6, (2, 4))
+        previous = trainer.model.previous_actions(actions)
+        whole = trainer.ema.encode(trainer.ema.views(patches), previous, torch.zeros_like(previous))
+        torch.testing.assert_close(whole[:, 2], trainer.ema.encoder.blind(previous[:, 2]))
+    trainer.train()
+    assert trainer.step == 10
+    encoder = trainer.model.encoder
+    assert encoder.patches.weight.any() and all(block.mlp.down.weight.any() for block in encoder.blocks)
+
+
+def test_a_run_that_starts_from_a_world_has_no_moments(pong_data: Dataset, straight: Path, tmp_path: Path) -> None:
+    export(Run(straight), tmp_path / "first")
+    how = MomentsConfig(steps=8)
+    trainer = Trainer(config(pong_data, tmp_path / "run", init=str(tmp_path / "first"), steps=1, moments=how), Ranks())
+    trainer.begin_decoder()
+    assert trainer.step == 0 and trainer.model.encoder.patches.weight.any()
+
+
+def test_a_run_can_start_from_a_world_and_says_so(pong_data: Dataset, straight: Path, tmp_path: Path) -> None:
+    first = Trainer(config(pong_data, straight), Ranks())
+    export(Run(straight), tmp_path / "first")
+    parent = load_world(str(tmp_path / "first"))
+    trainer = Trainer(config(pong_data, tmp_path / "run", init=str(tmp_path / "first"), steps=2), Ranks())
+    for name, value in first.ema.state_dict().items():
+        assert torch.equal(trainer.model.state_dict()[name], value.bfloat16().float()), name
+    trainer.train()
+    resumed = Trainer(config(pong_data, tmp_path / "run", init=str(tmp_path / "first"), steps=2), Ranks())
+    assert resumed.step == 2 and not torch.equal(resumed.model.decoder.out.weight, first.ema.decoder.out.weight)
+    card = export(Run(tmp_path / "run"), tmp_path / "second").card
+    assert f"init={tmp_path / 'first'}" in card and parent.fingerprint[:16] in card
+    assert card.count("worldsim collect") == 2, "both worlds' commands are there"
+    with pytest.raises(RunError, match="has model.dim=32"):
+        Trainer(config(pong_data, tmp_path / "other", init=str(tmp_path / "first"), model=SHAPE | {"dim": 64}), Ranks())
+
+
+@pytest.mark.parametrize("window", [2, 9])
+def test_a_run_can_start_with_another_window(
+    pong_data: Dataset, straight: Path, tmp_path: Path, window: int
+) -> None:
+    export(Run(straight), tmp_path / "first")
+    first = load_world(str(tmp_path / "first")).model
+    shape = SHAPE | {"window": window}
+    told = config(pong_data, tmp_path / "run", init=str(tmp_path / "first"), steps=1, model=shape)
+    trainer = Trainer(told, Ranks())
+    ours, theirs = (model.encoder.blocks[0].time.age_bias for model in (trainer.model, first))
+    assert ours.shape == (2, window) and theirs.shape == (2, 4)
+    known = min(window, 4)
+    assert torch.equal(ours[:, :known], theirs[:, :known])
+    assert torch.equal(ours[:, 3:], theirs[:, 3:].expand(-1, max(0, window - 3)))
+    # As long as no frame is older than both know, what it remembers is the same.
+    patches = torch.rand(1, known, first.config.tokens, first.config.patch_dim)
+    none = torch.zeros(1, known, dtype=torch.long)
+    with torch.no_grad():
+        one, other = (model.encode(model.views(patches), none, none) for model in (trainer.model, first))
+    torch.testing.assert_close(one, other)
+    trainer.train()
+    assert trainer.step == 1
