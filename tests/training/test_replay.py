@@ -109,10 +109,10 @@ def test_frames_are_drawn_by_their_errors_and_weigh_what_that_takes_back(model: 
 
 def test_what_is_drawn_evenly_is_not_judged(model: WorldModel, store: ClipStore) -> None:
     objective, judged = DecoderObjective(model, LOSS, torch.float32, False), filled(model, store, 2, rounds=2)
-    even = Replay(objective, model, 2, 0, even=True)
+    even = Replay(objective, model, 2, 0)
     for number in range(2):
         batch = clips(store, number)
-        even.add(number, batch, model.see(batch.frames, torch.float32), (1,))
+        even.add(number, batch, model.see(batch.frames, torch.float32), (1,), judge=False)
     draws = [one.draw(np.random.default_rng(0), 32, ReplayConfig(emphasis=0)) for one in (even, judged)]
     (here, _, weights), (there, _, _) = draws
     assert np.array_equal(here.frames, there.frames) and torch.equal(weights, torch.ones(32))

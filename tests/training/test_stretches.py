@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from worldsim.errors import RunError
 from worldsim.training.export import export
 from worldsim.training.kept import MomentsConfig
 from worldsim.training.parallel import Ranks
+from worldsim.training.replay import Replay
 from worldsim.training.run import Run
 from worldsim.training.trainer import Trainer
 from worldsim.world import load_world
@@ -98,3 +100,22 @@ def test_a_run_can_start_with_another_window(
     torch.testing.assert_close(one, other)
     trainer.train()
     assert trainer.step == 1
+
+
+def test_moments_are_judged_only_where_their_errors_will_be_asked_for(
+    pong_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = MomentsConfig(steps=24, frames=2, clips=6, first=2, every=2, own_share=0.0, evenly=0.5)
+    assert [how.at(step).emphasis for step in (0, 11, 12, 23)] == [0, 0, 2, 2] and how.at(12).correction == 0.3
+    judged, errors, add = [], [], Replay.add
+
+    def noted(self: Replay, number: int, *given: Any, judge: bool = True) -> None:
+        add(self, number, *given, judge=judge)
+        judged.append(judge)
+        errors.append(self.state()["errors"][number % 3])
+
+    monkeypatch.setattr(Replay, "add", noted)
+    Trainer(config(pong_data, tmp_path / "run", steps=1, moments=how), Ranks()).begin_decoder()
+    # Three batches are kept; one comes with every second step, so the first that step 12 still draws from is number 4.
+    assert judged == [False] * 4 + [True] * 8
+    assert [bool(one.std() > 0) for one in errors] == judged

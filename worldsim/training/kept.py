@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,10 @@ class KeptConfig:
     correction: float = 1.0
     crop: int | None = None
 
+    def at(self, step: int) -> KeptConfig:
+        """How frames are drawn at a step of this stretch."""
+        return self
+
 
 @dataclass(frozen=True)
 class MomentsConfig(KeptConfig):
@@ -43,11 +47,13 @@ class MomentsConfig(KeptConfig):
 
     A clip's pass through the encoder costs several times a pass of the decoder, and what happens near a thing is told
     by the last few frames: so the decoder first learns from those alone, from many more moments than whole clips would
-    bring along. They are drawn evenly unless told otherwise: drawn by how badly they are foretold from the beginning,
-    everything is learned later (docs/experiments/2026-11-27-fifteenth-pong.md).
+    bring along. They are drawn evenly at first: drawn by how badly they are foretold from the beginning, everything is
+    learned later. Once what is common is known, what is rare is drawn more often (docs/experiments, the fifteenth and
+    the sixteenth Pong).
 
     Attributes:
         steps: Steps of it, before those of the whole model; 0: none.
+        evenly: Share of these steps before ``emphasis`` and ``correction`` count.
         own_share: Of the clips that arrive, which show the model's own frames.
         own_after: Share of these steps after which they do.
     """
@@ -56,10 +62,16 @@ class MomentsConfig(KeptConfig):
     clips: int = 1200
     first: int = 300
     every: int = 20
-    emphasis: float = 0.0
-    steps: int = 30_000
+    emphasis: float = 2.0
+    correction: float = 0.3
+    steps: int = 54_000
+    evenly: float = 0.45
     own_share: float = 0.34
     own_after: float = 0.4
+
+    def at(self, step: int) -> KeptConfig:
+        """See :meth:`KeptConfig.at`."""
+        return self if step >= self.evenly * self.steps else replace(self, emphasis=0.0, correction=0.0)
 
 
 @dataclass(frozen=True)

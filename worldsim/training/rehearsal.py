@@ -92,8 +92,8 @@ class Rehearsal:
         self._crops = Crops(model.config, how.crop) if how.crop else None
         self._batches: Generator[tuple[int, Batch], None, None] | None = None
         self._done = 0  # batches that have arrived
-        rounds, crop = max(1, how.clips // batch), how.crop is not None
-        self.replay = Replay(objective, model, rounds, seed, patches=crop, even=how.emphasis == 0)
+        self._rounds = max(1, how.clips // batch)
+        self.replay = Replay(objective, model, self._rounds, seed, patches=how.crop is not None)
 
     def begin(self, step: int, last: int, kept: dict[str, Tensor]) -> None:
         """Make ready for steps ``step`` to ``last``; ``kept`` is the replay's state after the step before."""
@@ -108,10 +108,12 @@ class Rehearsal:
         while self._done < self._arrived(step):
             number, batch = next(self._batches)
             own = self._own if number >= self._pool.begun else ()
-            self.replay.add(number, batch, self._pool.show(self._shows, batch, own, number), own)
+            last = self._arrives(number + self._rounds) - 1  # step before another takes its place
+            judge = self._how.at(last).emphasis != 0
+            self.replay.add(number, batch, self._pool.show(self._shows, batch, own, number), own, judge=judge)
             self._done = number + 1
         rng = np.random.default_rng((self._seed, step, self._share.start))
-        at, frames, worth = self.replay.draw(rng, len(self._share), self._how)
+        at, frames, worth = self.replay.draw(rng, len(self._share), self._how.at(step))
         levels = shift_levels(stratified(rng, draws, len(self._share)), self._shift)
         chance = torch.Generator().manual_seed(int(rng.integers(2**62)))
         squares = None
@@ -125,6 +127,10 @@ class Rehearsal:
         """No more clips."""
         if self._batches is not None:
             self._batches.close()
+
+    def _arrives(self, number: int) -> int:
+        """The first step before which a batch has arrived."""
+        return max(0, number + 1 - arrivals(0, self._how, self._batch_size)) * self._how.every
 
     def _arrived(self, step: int) -> int:
         return arrivals(step, self._how, self._batch_size)

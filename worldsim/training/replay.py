@@ -39,21 +39,12 @@ class Replay:
         rounds: Batches that are kept.
         seed: Of the noise that arriving frames are judged with.
         patches: Whether each patch has an error of its own; else the frame has one.
-        even: Whether frames are drawn evenly: nothing that arrives is judged then, which takes a tenth of such a
-            training's time.
     """
 
     def __init__(
-        self,
-        objective: DecoderObjective,
-        model: WorldModel,
-        rounds: int,
-        seed: int,
-        *,
-        patches: bool = False,
-        even: bool = False,
+        self, objective: DecoderObjective, model: WorldModel, rounds: int, seed: int, *, patches: bool = False
     ) -> None:
-        self._objective, self._model, self._rounds, self._seed, self._even = objective, model, rounds, seed, even
+        self._objective, self._model, self._rounds, self._seed = objective, model, rounds, seed
         self._parts = model.config.tokens if patches else 1
         self._held: dict[str, Tensor] = {}
         self._numbers = np.full(rounds, -1)
@@ -66,7 +57,7 @@ class Replay:
         """Batches so far."""
         return int((self._numbers >= 0).sum())
 
-    def add(self, number: int, batch: Batch, seen: Tensor, own: Sequence[int]) -> None:
+    def add(self, number: int, batch: Batch, seen: Tensor, own: Sequence[int], *, judge: bool = True) -> None:
         """Keep a batch.
 
         Args:
@@ -75,9 +66,11 @@ class Replay:
             seen: Patches [B, T, L, P] of what the encoder is shown of them.
             own: The rows that show the model's own frames. They are drawn as often as the mean one, and their patches
                 by whether they have just changed: their errors may be those of a history that has lost the ball.
+            judge: Whether its errors will be asked for. They are not where frames are drawn evenly for as long as it is
+                kept, and finding them took a tenth of the time.
         """
         place, self._told = self._put(number, batch, seen, own), None
-        if self._even:
+        if not judge:
             self._errors[place] = 1.0
             return
         moments = batch.actions.numel()
