@@ -13,6 +13,7 @@ from worldsim.data.episodes import Dataset
 from worldsim.errors import RunError
 from worldsim.training.export import export
 from worldsim.training.kept import MomentsConfig
+from worldsim.training.optimizer import Optimizer
 from worldsim.training.parallel import Ranks
 from worldsim.training.replay import Replay
 from worldsim.training.run import Run
@@ -119,3 +120,22 @@ def test_moments_are_judged_only_where_their_errors_will_be_asked_for(
     # Three batches are kept; one comes with every second step, so the first that step 12 still draws from is number 4.
     assert judged == [False] * 4 + [True] * 8
     assert [bool(one.std() > 0) for one in errors] == judged
+
+
+def test_the_whole_model_learns_more_slowly_after_moments(
+    pong_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates, move = [], Optimizer.step
+
+    def noted(self: Optimizer, scale: float) -> None:
+        rates.append(scale)
+        move(self, scale)
+
+    monkeypatch.setattr(Optimizer, "step", noted)
+    how = MomentsConfig(steps=2, frames=2, clips=4, first=2, own_share=0.0, then=0.25)
+    for name, moments in ("after", how), ("without", None):
+        trainer = Trainer(config(pong_data, tmp_path / name, steps=3, moments=moments), Ranks())
+        trainer.begin_decoder()
+        trainer.train()
+    after, without = rates[2:5], rates[5:]
+    assert after == [0.25 * rate for rate in without] and min(without) > 0

@@ -56,6 +56,8 @@ class MomentsConfig(KeptConfig):
         evenly: Share of these steps before ``emphasis`` and ``correction`` count.
         own_share: Of the clips that arrive, which show the model's own frames.
         own_after: Share of these steps after which they do.
+        then: The optimisers' rates at the whole model's steps that follow, in what they would be without moments: the
+            decoder has learned, and is not to unlearn while the encoder begins.
     """
 
     frames: int = 16
@@ -68,6 +70,7 @@ class MomentsConfig(KeptConfig):
     evenly: float = 0.45
     own_share: float = 0.34
     own_after: float = 0.4
+    then: float = 0.4
 
     def at(self, step: int) -> KeptConfig:
         """See :meth:`KeptConfig.at`."""

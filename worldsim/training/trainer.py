@@ -115,13 +115,14 @@ class Trainer(Loop):
         begun = self._pool.begun
         batches = stream(self.clips, self.shape, self.loss, config.seed, ahead, places, self.device, begun)
         watch = self.watch(first, first + config.steps)
+        rate = config.moments.then if config.moments and first else 1.0
         parameters = list(self.model.parameters())
         for step, batch in batches:
             seen = self._pool.show(objective, batch, own, step)
             loss, parts = objective.loss(batch, seen)
             loss.backward()
             place.average([p.grad for p in parameters if p.grad is not None])
-            self.optimizer.step(schedule(step, config.steps, config.optimizer))
+            self.optimizer.step(rate * schedule(step, config.steps, config.optimizer))
             update_ema(self.ema.parameters(), parameters, step, config.optimizer.ema)
             self.step = first + step + 1
             if self.stepped(watch, parts):
