@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,16 @@ from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.training.batches import _make_row, device_noise, make_batch, stratified, stream
-from worldsim.training.loss import Batch, LossConfig, attention, last_rewards, moved, pretrain_loss, shift_levels
+from worldsim.training.loss import (
+    Batch,
+    LossConfig,
+    attention,
+    last_rewards,
+    moved,
+    pretrain_loss,
+    shift_levels,
+    surprise,
+)
 from worldsim.training.objective import Objective
 from worldsim.training.outcomes import Contexts, event_at, gather_contexts, outcome_loss
 from worldsim.training.own import Turn, own_frames, own_rows, whole_clips
@@ -288,6 +298,55 @@ def test_a_clip_can_be_asked_to_hold_an_event(tmp_path: Path) -> None:
         chosen = [store.draw(0, step, 0, event=event)[0] for step in range(30)]
         assert all((np.sign(clip.rewards) == sign).any() for clip in chosen)
     assert not all((store.draw(0, step, 0)[0].rewards != 0).any() for step in range(30))
+
+
+def test_what_a_reward_leads_to_is_in_the_clip(tmp_path: Path) -> None:
+    config = CollectConfig(source="pong", steps=500, processes=1, held_out=0, folder=str(tmp_path), episode_steps=500)
+    data = collect(config, progress=False)
+    store, rng = ClipStore(data, data.train, 50), np.random.default_rng(0)
+    places = set()
+    for _ in range(40):
+        clip = store.after_reward(rng, 33)
+        assert clip is not None and (rewarded := np.flatnonzero(clip.rewards[: 49 - 33])).size
+        places.add(int(rewarded[0]))
+    assert len(places) > 8  # and not always at the same tick of a clip
+    told = replace(LOSS, rewarded=1.0, own_share=0.0)
+    for step in range(8):
+        batch = make_batch(store, TINY, told, 0, step, range(2))
+        assert ((batch.rewards != 1)[:, : 49 - TINY.window].sum(1) > 0).all()
+
+
+def test_where_nothing_is_rewarded_clips_are_drawn_as_ever(store: ClipStore) -> None:
+    quiet = copy.copy(store)
+    quiet._rewarded = np.zeros_like(store._rewarded)
+    assert quiet.after_reward(np.random.default_rng(0), 3) is None
+    told = replace(LOSS, rewarded=1.0)
+    for name, value in vars(make_batch(quiet, TINY, told, 5, 0, range(2))).items():
+        assert torch.equal(value, vars(batch_of(store))[name]), name
+
+
+def test_large_errors_count_more_and_those_of_own_frames_as_they_are() -> None:
+    errors = torch.tensor([[1.0, 1.0, 1.0, 5.0], [2.0, 2.0, 2.0, 2.0], [9.0, 1.0, 0.0, 0.0]])
+    weights = surprise(errors, torch.tensor([True, True, False]), 1.0)
+    torch.testing.assert_close(weights[2], torch.ones(4))
+    torch.testing.assert_close(weights[:2], errors[:2] / 2)
+    torch.testing.assert_close(surprise(errors, torch.ones(3, dtype=torch.bool), 0.0), torch.ones(3, 4))
+    rare = torch.zeros(1, 1000)
+    rare[0, 0] = 1.0
+    most = surprise(rare + 1e-9, torch.tensor([True]), 1.0)
+    torch.testing.assert_close(most.mean(), torch.tensor(1.0))
+
+
+def test_surprise_weighs_the_loss_and_is_not_what_is_reported(model: WorldModel, store: ClipStore) -> None:
+    batch = batch_of(store)
+    plain, parts = pretrain_loss(model, batch, LOSS)
+    weighed, same = pretrain_loss(model, batch, replace(LOSS, surprise=1.0))
+    assert weighed > plain
+    torch.testing.assert_close(parts["denoise"], same["denoise"])
+    own = torch.zeros_like(model.see(batch.frames, torch.float32))
+    first, _ = pretrain_loss(model, batch, LOSS, own)
+    second, _ = pretrain_loss(model, batch, replace(LOSS, surprise=1.0), own)
+    torch.testing.assert_close(first, second)  # no clip is real
 
 
 def test_events_take_turns_in_every_second_pair_of_clips() -> None:

@@ -60,11 +60,14 @@ class ClipStore:
         # Of every episode the number of its first clip, and at last how many there are.
         self._first = np.cumsum([0, *(episode.frames.count + 1 - length for episode in self._episodes)])
         holding: dict[str, list[NDArray[np.intp]]] = {"lost": [], "won": [], "end": []}
+        self._rewards: list[NDArray[np.intp]] = []
         for first, episode in zip(self._first[:-1], self._episodes, strict=True):
             events = {"lost": episode.rewards < 0, "won": episode.rewards > 0, "end": episode.terminated}
             for kind, event in events.items():
                 before = np.concatenate(([0], np.cumsum(event)))
                 holding[kind].append(first + np.flatnonzero(before[length - 1 :] > before[: 1 - length]))
+            self._rewards.append(np.flatnonzero(episode.rewards))
+        self._rewarded = np.cumsum([0, *map(len, self._rewards)])
         self._with = {kind: np.concatenate(numbers) for kind, numbers in holding.items() if any(map(len, numbers))}
 
     def __len__(self) -> int:
@@ -95,6 +98,28 @@ class ClipStore:
         if event is not None:
             return self[int(rng.choice(self._with[event]))], rng
         return self[int(rng.integers(len(self)))], rng
+
+    def after_reward(self, rng: np.random.Generator, ticks: int) -> Clip | None:
+        """A clip that holds a reward, won or lost, and so many ticks after it where the episode has them.
+
+        What a reward leads to may be long in coming (a ball is served a second after a point), and most clips hold none
+        or end before.
+
+        Args:
+            rng: Draws it.
+            ticks: At most a clip's.
+
+        Returns:
+            None where nothing was ever rewarded.
+        """
+        if not self._rewarded[-1]:
+            return None
+        which = int(rng.integers(self._rewarded[-1]))
+        number = int(np.searchsorted(self._rewarded, which, "right")) - 1
+        tick = int(self._rewards[number][which - self._rewarded[number]])
+        start = tick - int(rng.integers(max(1, self.length - 1 - ticks)))
+        first, last = int(self._first[number]), int(self._first[number + 1]) - 1
+        return self[int(np.clip(first + start, first, last))]
 
 
 @dataclass(frozen=True, eq=False)
