@@ -70,6 +70,7 @@ def test_maps_of_steady_inputs_learn_slower_the_more_of_them_there_are() -> None
     assert told["decoder.context.weight"] == told["decoder.modulation.0.weight"] == 0.5
     assert told["encoder.patches.weight"] == 16 / model.config.view_dim
     assert {told[name] for name in ("decoder.seen.weight", "decoder.out.weight", "encoder.position")} == {1.0}
+    assert told["encoder.blocks.0.time.age_bias"] == 30.0  # logits: they differ by units
     whole = ("heads.context.weight", "decoder.modulation.0.bias", "encoder.action.weight")
     assert {told[name] for name in whole} == {1.0}
     optimizer = Optimizer(model, OptimizerConfig(adam_lr=0.01))

@@ -20,6 +20,18 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
     return scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
 
 
+def recency(heads: int, ages: Tensor) -> Tensor:
+    """Biases [heads, ages] that age weighs down by another slope in each head (ALiBi, arXiv 2108.12409).
+
+    Slopes fall from 1 by a factor of 4, and the last head has none. Of heads that all begin without, each sees the
+    past as a bag of frames, and one that looks at a frame of a certain age is long in coming: after 1200 steps no bias
+    had left [-0.05, 0.05] (docs/experiments/2026-11-27-seventeenth-pong.md).
+    """
+    slopes = 0.25 ** torch.arange(heads)
+    slopes[-1] = 0
+    return -slopes[:, None] * ages.abs().to(slopes.dtype)
+
+
 class RMSNorm(nn.RMSNorm):
     """``x / rms(x) * weight`` over the last dimension.
 
@@ -95,7 +107,8 @@ class TemporalAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.query_norm = RMSNorm(dim // heads, eps=1e-6)
         self.key_norm = RMSNorm(dim // heads, eps=1e-6)
-        self.age_bias = nn.Parameter(torch.zeros(heads, window + 2 * (chunk - 1)))  # from age 1 - chunk on
+        # From age 1 - chunk on.
+        self.age_bias = nn.Parameter(recency(heads, torch.arange(1 - chunk, window + chunk - 1)))
         self.out = nn.Linear(dim, dim, bias=False)
         self.scale = (dim // heads) ** -0.5
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldsim.model.attention import MLP, GridConv, RMSNorm
+from worldsim.model.attention import MLP, GridConv, RMSNorm, recency
 from worldsim.model.config import ModelConfig, MultiScaleConfig
 
 
@@ -41,7 +41,7 @@ class MultiScaleAttention(nn.Module):
         self.query_norm, self.key_norm = (RMSNorm(self.size, eps=1e-6) for _ in range(2))
         widest = how.reach(how.near - 1)
         self.near_bias = nn.Parameter(torch.zeros(self.heads, how.near, (2 * widest + 1) ** 2))
-        self.age_bias = nn.Parameter(torch.zeros(self.heads, config.window))
+        self.age_bias = nn.Parameter(recency(self.heads, torch.arange(config.window)))
         self.gate = nn.Embedding(config.context_levels, config.heads)
         nn.init.ones_(self.gate.weight)
         self.out = nn.Linear(config.dim, config.dim, bias=False)

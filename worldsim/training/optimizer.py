@@ -16,6 +16,9 @@ from worldsim.training.muon import Muon
 STEADY = ("context.weight", "patches.weight", "modulation.", "level.up.weight", "level.down.weight")
 
 
+_OF_LOGITS = 30.0  # of AdamW's rate
+
+
 @dataclass(frozen=True)
 class OptimizerConfig:
     """How the weights move.
@@ -59,7 +62,12 @@ def share(name: str, weight: Tensor) -> float:
     AdamW moves every weight by about its rate, whatever the gradient. What a map of n steady inputs gives out moves by
     n of these in every step: of such maps the rate falls with n (muP, arXiv 2203.03466). At the whole rate the loss of
     the decoder alone rose twentyfold every few hundred steps (docs/experiments/2026-11-27-fifteenth-pong.md).
+
+    What is added to the logits of a softmax says little until it differs by whole units, which at the rate of a weight
+    no run was long enough for (docs/experiments/2026-11-27-seventeenth-pong.md): biases of age move faster.
     """
+    if name.endswith("age_bias"):
+        return _OF_LOGITS
     steady = weight.ndim == 2 and any(part in name for part in STEADY) and not name.startswith("heads.")
     return min(1.0, 16 / weight.shape[1]) if steady else 1.0
 
