@@ -18,7 +18,7 @@ TINY = [
     "batch=2", "compile=false", "dtype=float32", "threads=1", "model.patch=16", "model.dim=32", "model.heads=2",
     "model.encoder_layers=1", "model.decoder_layers=1", "model.decoder_width=8", "model.window=4",
     "report.held_out_clips=1", "report.grid_rows=1", "report.grid_ticks=[1,4]", "optimizer.warmup=2",
-    "loss.draws=2", "loss.own_share=0.67", "loss.own_pool=2", "loss.own_ticks=3",
+    "loss.draws=2", "loss.noise_shift=5", "loss.own_share=0.67", "loss.own_pool=2", "loss.own_ticks=3",
     "moments.steps=6", "moments.frames=8", "moments.clips=6", "moments.first=2", "moments.every=2",
     "moments.own_after=0.5", "moments.own_share=0.5",
     "replay.steps=5", "replay.frames=8", "replay.clips=6", "replay.first=2",
