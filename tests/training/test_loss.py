@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from worldsim.data.clips import ClipStore
-from worldsim.data.collect import CollectConfig, collect
 from worldsim.data.episodes import Dataset
 from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
@@ -284,45 +281,6 @@ def test_own_frames_carry_no_gradient_to_the_model_that_made_them(model: WorldMo
     clean = model.patchify(batch.frames.float() / 127.5 - 1)
     made = own_frames(model, clean, torch.zeros(2, 8, dtype=torch.long), batch.actions, batch.context_noise[:, 1:], 2)
     assert made.shape == clean.shape and not made.requires_grad
-
-
-def test_a_clip_can_be_asked_to_hold_an_event(tmp_path: Path) -> None:
-    config = CollectConfig(source="pong", steps=500, processes=1, held_out=0, folder=str(tmp_path), episode_steps=500)
-    data = collect(config, progress=False)
-    store = ClipStore(data, data.train, 8)
-    rewards = np.concatenate([data.load(info).rewards for info in data.train])
-    assert ("lost" in store.events, "won" in store.events) == ((rewards < 0).any(), (rewards > 0).any())
-    assert store.events and "end" not in store.events, "500 steps are points, but no whole game"
-    for event in store.events:
-        sign = {"lost": -1, "won": 1}[event]
-        chosen = [store.draw(0, step, 0, event=event)[0] for step in range(30)]
-        assert all((np.sign(clip.rewards) == sign).any() for clip in chosen)
-    assert not all((store.draw(0, step, 0)[0].rewards != 0).any() for step in range(30))
-
-
-def test_what_a_reward_leads_to_is_in_the_clip(tmp_path: Path) -> None:
-    config = CollectConfig(source="pong", steps=500, processes=1, held_out=0, folder=str(tmp_path), episode_steps=500)
-    data = collect(config, progress=False)
-    store, rng = ClipStore(data, data.train, 50), np.random.default_rng(0)
-    places = set()
-    for _ in range(40):
-        clip = store.after_reward(rng, 33)
-        assert clip is not None and (rewarded := np.flatnonzero(clip.rewards[: 49 - 33])).size
-        places.add(int(rewarded[0]))
-    assert len(places) > 8  # and not always at the same tick of a clip
-    told = replace(LOSS, rewarded=1.0, own_share=0.0)
-    for step in range(8):
-        batch = make_batch(store, TINY, told, 0, step, range(2))
-        assert ((batch.rewards != 1)[:, : 49 - TINY.window].sum(1) > 0).all()
-
-
-def test_where_nothing_is_rewarded_clips_are_drawn_as_ever(store: ClipStore) -> None:
-    quiet = copy.copy(store)
-    quiet._rewarded = np.zeros_like(store._rewarded)
-    assert quiet.after_reward(np.random.default_rng(0), 3) is None
-    told = replace(LOSS, rewarded=1.0)
-    for name, value in vars(make_batch(quiet, TINY, told, 5, 0, range(2))).items():
-        assert torch.equal(value, vars(batch_of(store))[name]), name
 
 
 def test_large_errors_count_more_and_those_of_own_frames_as_they_are() -> None:

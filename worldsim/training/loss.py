@@ -41,7 +41,8 @@ class LossConfig:
         rewarded: Share of clips that are drawn among those which hold a reward and a window after it, see
             :meth:`~worldsim.data.clips.ClipStore.after_reward`.
         surprise: Errors of real clips' patches count by their size to this power: with 1 the loss is one of fourth
-            powers, of which what is rare is a larger part. See :func:`surprise`.
+            powers, of which what is rare is a larger part. See :func:`surprise`. Sizes are told among the clips of one
+            process, so that several together weigh them otherwise than one does.
     """
 
     draws: int = 2

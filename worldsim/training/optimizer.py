@@ -14,8 +14,6 @@ from worldsim.training.muon import Muon
 #: Parts of the names of maps outside the blocks whose inputs are nearly the same in every frame: the background, a
 #: token's place, a noise level.
 STEADY = ("context.weight", "patches.weight", "modulation.", "level.up.weight", "level.down.weight")
-
-
 _OF_LOGITS = 30.0  # of AdamW's rate
 
 

@@ -1,0 +1,59 @@
+"""Which clips are drawn: all alike, those that hold an event, those that show what a reward leads to."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training.test_loss import LOSS, TINY
+from worldsim.data.clips import ClipStore
+from worldsim.data.collect import CollectConfig, collect
+from worldsim.data.episodes import Dataset
+from worldsim.training.batches import make_batch
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """500 steps of real Pong: points, but no whole game."""
+    folder = str(tmp_path_factory.mktemp("points"))
+    config = CollectConfig(source="pong", steps=500, processes=1, held_out=0, folder=folder, episode_steps=500)
+    return collect(config, progress=False)
+
+
+def test_a_clip_can_be_asked_to_hold_an_event(points: Dataset) -> None:
+    store = ClipStore(points, points.train, 8)
+    rewards = np.concatenate([points.load(info).rewards for info in points.train])
+    assert ("lost" in store.events, "won" in store.events) == ((rewards < 0).any(), (rewards > 0).any())
+    assert store.events and "end" not in store.events, "500 steps are points, but no whole game"
+    for event in store.events:
+        sign = {"lost": -1, "won": 1}[event]
+        chosen = [store.draw(0, step, 0, event=event)[0] for step in range(30)]
+        assert all((np.sign(clip.rewards) == sign).any() for clip in chosen)
+    assert not all((store.draw(0, step, 0)[0].rewards != 0).any() for step in range(30))
+
+
+def test_what_a_reward_leads_to_is_in_the_clip(points: Dataset) -> None:
+    store, rng = ClipStore(points, points.train, 50), np.random.default_rng(0)
+    places = set()
+    for _ in range(40):
+        clip = store.after_reward(rng, 33)
+        assert clip is not None and (rewarded := np.flatnonzero(clip.rewards[: 49 - 33])).size
+        places.add(int(rewarded[0]))
+    assert len(places) > 8  # and not always at the same tick of a clip
+    told = replace(LOSS, rewarded=1.0, own_share=0.0)
+    for step in range(8):
+        batch = make_batch(store, TINY, told, 0, step, range(2))
+        assert ((batch.rewards != 1)[:, : 49 - TINY.window].sum(1) > 0).all()
+
+
+def test_where_nothing_is_rewarded_clips_are_drawn_as_ever(points: Dataset) -> None:
+    quiet = copy.copy(ClipStore(points, points.train, 2 * TINY.window))
+    quiet._rewarded = np.zeros_like(quiet._rewarded)
+    assert quiet.after_reward(np.random.default_rng(0), 3) is None
+    told, plain = (make_batch(quiet, TINY, how, 5, 0, range(2)) for how in (replace(LOSS, rewarded=1.0), LOSS))
+    for name, value in vars(told).items():
+        assert torch.equal(value, vars(plain)[name]), name
