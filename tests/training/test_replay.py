@@ -140,6 +140,39 @@ def test_patches_are_drawn_by_their_own_errors_and_those_of_the_ticks_around(
     np.testing.assert_allclose(total[[2 * 16 + 5, 3 * 16 + 5]], total.mean(), rtol=0.2)
 
 
+def test_a_patch_counts_by_the_ticks_around_it_and_more_by_its_own(
+    model: WorldModel, store: ClipStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = DecoderObjective(model, LOSS, torch.float32, False)
+    errors = torch.full((14, 16), 0.01)
+    errors[3, 5] = 1.0
+    monkeypatch.setattr(objective, "arrival", lambda frames, noise: errors)
+    replay = Replay(objective, model, 1, 0, patches=True)
+    batch = clips(store, 0)
+    replay.add(0, batch, model.see(batch.frames, torch.float32), ())
+    own, around, usual = (float(replay.state()["errors"][0, 0, tick, 5]) for tick in (3, 4, 6))
+    surprise = replay._surprise(errors.numpy())
+    assert own == pytest.approx(surprise[3, 5]) and usual == pytest.approx(surprise[6, 5])
+    assert around == pytest.approx((surprise[3, 5] * surprise[4, 5]) ** 0.5)
+
+
+def test_a_share_of_the_draws_falls_anywhere(model: WorldModel, store: ClipStore) -> None:
+    replay = Replay(DecoderObjective(model, LOSS, torch.float32, False), model, 1, 0, patches=True)
+    batch = clips(store, 0)
+    replay.add(0, batch, model.see(batch.frames, torch.float32), ())
+    errors = torch.full((1, 2, 7, 16), 0.01, dtype=torch.float64)
+    errors[0, 0, 3, 5] = 1.0
+    replay.restore(replay.state() | {"errors": errors}, lambda number: batch)
+    for anywhere in (0.0, 0.3):
+        how = ReplayConfig(emphasis=4, correction=1, anywhere=anywhere)
+        drawn, _, weights = replay.draw(np.random.default_rng(0), 20_000, how)
+        there = (drawn.patches == 5) & (drawn.frames == 3)
+        assert there.mean() == pytest.approx(1 - anywhere * 223 / 224, abs=0.02)
+        if anywhere:  # whatever is drawn as often as it is kept, and what is drawn too often, weigh as much in the end
+            total = np.bincount(drawn.frames * 16 + drawn.patches, weights.numpy(), 14 * 16)
+            np.testing.assert_allclose(total[3 * 16 + 5], total.mean(), rtol=0.2)
+
+
 def test_a_frame_counts_by_the_patch_that_is_worst_for_its_place(model: WorldModel, store: ClipStore) -> None:
     replay = Replay(DecoderObjective(model, LOSS, torch.float32, False), model, 3, 0)
     errors = np.full((20, 16), 0.001, np.float32)

@@ -62,6 +62,37 @@ def test_a_run_that_starts_from_a_world_has_no_moments(pong_data: Dataset, strai
     assert trainer.step == 0 and trainer.model.encoder.patches.weight.any()
 
 
+def test_a_world_can_have_moments_once_more_and_its_encoder_begins_anew(
+    pong_data: Dataset, straight: Path, tmp_path: Path
+) -> None:
+    export(Run(straight), tmp_path / "first")
+    first = load_world(str(tmp_path / "first")).model
+    how = MomentsConfig(steps=4, frames=8, clips=6, first=2, every=2, own_share=0.0, anyway=True)
+    trainer = Trainer(config(pong_data, tmp_path / "run", init=str(tmp_path / "first"), steps=1, moments=how), Ranks())
+    ours = trainer.model
+    for one, other in zip(ours.decoder.parameters(), first.decoder.parameters(), strict=True):
+        torch.testing.assert_close(one, other.float())
+    assert not ours.encoder.patches.weight.any()
+    assert torch.equal(ours.encoder.blocks[0].time.age_bias[:, 0], torch.tensor([0.0, -1.0])), "a slope, and a tap"
+    trainer.begin_decoder()
+    trainer.train()
+    assert trainer.step == 5
+
+
+def test_the_decoder_can_rest_while_the_encoder_learns(
+    pong_data: Dataset, straight: Path, tmp_path: Path
+) -> None:
+    export(Run(straight), tmp_path / "first")
+    told = config(pong_data, tmp_path / "run", init=str(tmp_path / "first"), steps=2, decoder=0.0)
+    trainer = Trainer(told, Ranks())
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.train()
+    for name, value in trainer.model.state_dict().items():
+        if name.startswith(("decoder.", "encoder.patches.")):
+            rests = name.startswith("decoder.") and name != "decoder.context.weight"
+            assert torch.equal(value, before[name]) == rests, name
+
+
 def test_a_run_can_start_from_a_world_and_says_so(pong_data: Dataset, straight: Path, tmp_path: Path) -> None:
     first = Trainer(config(pong_data, straight), Ranks())
     export(Run(straight), tmp_path / "first")

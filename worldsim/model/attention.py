@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_TAP = 0.5  # slope on both sides of the age that a head begins to look around
+
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
     """Plain matmul-softmax attention over [..., S, hd], with a bias [..., S, S] on the scores.
@@ -20,16 +22,24 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
     return scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
 
 
-def recency(heads: int, ages: Tensor) -> Tensor:
+def recency(heads: int, ages: Tensor, tap: int | None = None) -> Tensor:
     """Biases [heads, ages] that age weighs down by another slope in each head (ALiBi, arXiv 2108.12409).
 
-    Slopes fall from 1 by a factor of 4, and the last head has none. Of heads that all begin without, each sees the
-    past as a bag of frames, and one that looks at a frame of a certain age is long in coming: after 1200 steps no bias
-    had left [-0.05, 0.05] (docs/experiments/2026-11-27-seventeenth-pong.md).
+    Slopes fall from 1 by a factor of 4, and the last head has none, or looks around frames of one age. Of heads that
+    all begin without, each sees the past as a bag of frames, and one that looks at a frame of a certain age is long in
+    coming: after 1200 steps no bias had left [-0.05, 0.05] (docs/experiments/2026-11-27-seventeenth-pong.md).
+
+    Args:
+        heads: How many.
+        ages: int64 [ages].
+        tap: What the last head looks around; None: all alike.
     """
     slopes = 0.25 ** torch.arange(heads)
     slopes[-1] = 0
-    return -slopes[:, None] * ages.abs().to(slopes.dtype)
+    biases = -slopes[:, None] * ages.abs().to(slopes.dtype)
+    if tap is not None:
+        biases[-1] = -_TAP * (ages - tap).abs()
+    return biases
 
 
 class RMSNorm(nn.RMSNorm):
@@ -99,16 +109,17 @@ class TemporalAttention(nn.Module):
         chunk: Frames that see each other, also those after them: frame i sees frame j of no later chunk,
             j // chunk <= i // chunk (CausVid, arXiv 2412.07772). With 1 the attention is causal; with as many as a clip
             has it is bidirectional.
+        tap: The age that one head begins to look around, see :func:`recency`.
     """
 
-    def __init__(self, dim: int, heads: int, window: int, chunk: int = 1) -> None:
+    def __init__(self, dim: int, heads: int, window: int, chunk: int = 1, tap: int | None = None) -> None:
         super().__init__()
         self.heads, self.window, self.chunk = heads, window, chunk
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.query_norm = RMSNorm(dim // heads, eps=1e-6)
         self.key_norm = RMSNorm(dim // heads, eps=1e-6)
         # From age 1 - chunk on.
-        self.age_bias = nn.Parameter(recency(heads, torch.arange(1 - chunk, window + chunk - 1)))
+        self.age_bias = nn.Parameter(recency(heads, torch.arange(1 - chunk, window + chunk - 1), tap))
         self.out = nn.Linear(dim, dim, bias=False)
         self.scale = (dim // heads) ** -0.5
 

@@ -13,14 +13,20 @@ from worldsim.model.multiscale import MultiScaleBlock
 
 
 class EncoderBlock(nn.Module):
-    """Attention within the frame, causal attention along time, MLP; each pre-normed and residual."""
+    """Attention within the frame, causal attention along time, MLP; each pre-normed and residual.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Args:
+        config: Of the model.
+        layer: Its number: each layer has a head that begins by looking around frames of another age.
+    """
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.space_norm = RMSNorm(config.dim, eps=1e-6)
         self.space = SpatialAttention(config.dim, config.heads, config.rows, config.columns)
         self.time_norm = RMSNorm(config.dim, eps=1e-6)
-        self.time = TemporalAttention(config.dim, config.heads, config.window)
+        tap = config.window * (layer + 1) // (config.encoder_layers + 1)
+        self.time = TemporalAttention(config.dim, config.heads, config.window, tap=tap)
         self.mlp_norm = RMSNorm(config.dim, eps=1e-6)
         self.mlp = MLP(config.dim, config.mlp_ratio)
 
@@ -52,7 +58,7 @@ class CausalEncoder(nn.Module):
         self.level = nn.Embedding(config.context_levels, config.dim)
         layers = range(config.encoder_layers)
         self.blocks = nn.ModuleList(
-            MultiScaleBlock(config, i) if config.multiscale else EncoderBlock(config) for i in layers
+            MultiScaleBlock(config, i) if config.multiscale else EncoderBlock(config, i) for i in layers
         )
         self.norm = RMSNorm(config.dim, eps=1e-6)
 

@@ -22,10 +22,16 @@ from worldsim.world import World, load_world
 _MADE_BY = "## Made by\n"
 
 
-def adopt_weights(model: WorldModel, name: str, run: Run) -> None:
+def adopt_weights(model: WorldModel, name: str, run: Run, anew: tuple[str, ...] = ()) -> None:
     """Start from a world's weights, and remember in the run how that world was made.
 
     Its window may be another one: frames that are older than it knew are begun to be looked at as its oldest are.
+
+    Args:
+        model: Is given them.
+        name: Of the world, or its folder.
+        run: Is told of it.
+        anew: Ends of the names of weights that stay as they are.
 
     Raises:
         WorldError: there is no such world.
@@ -37,7 +43,8 @@ def adopt_weights(model: WorldModel, name: str, run: Run) -> None:
     for key, theirs in weights.items():
         if key.endswith("age_bias"):  # [h, window], by age
             weights[key] = theirs[:, torch.arange(window).clamp(max=theirs.shape[1] - 1)]
-    model.load_state_dict(weights)
+    ours = model.state_dict()
+    model.load_state_dict({key: ours[key] if key.endswith(anew) else value for key, value in weights.items()})
     remember_parents(run, {f"init={name}": parent})
 
 

@@ -23,9 +23,10 @@ class KeptConfig:
             served ball) was foretold too often (docs/experiments/2026-11-22-eighth-pong.md).
         crop: Patches along a side of the square of each frame that is learned from, see
             :class:`~worldsim.training.crops.Crops`; None: whole frames. Squares are drawn by the errors of their middle
-            patches, frames by that of the patch which is foretold worst for its place; both by what they were on
+            patches, frames by that of the patch which is foretold worst; both for its place, and by what they were on
             arrival. Were they learned anew, the ticks before and after a hit would soon be drawn less often than it,
             and hits foretold too early.
+        anywhere: Share of the draws that fall on all frames, and all patches, alike.
     """
 
     frames: int = 282
@@ -35,6 +36,7 @@ class KeptConfig:
     emphasis: float = 1.0
     correction: float = 1.0
     crop: int | None = None
+    anywhere: float = 0.0
 
     def at(self, step: int) -> KeptConfig:
         """How frames are drawn at a step of this stretch."""
@@ -56,6 +58,7 @@ class MomentsConfig(KeptConfig):
         evenly: Share of these steps before ``emphasis`` and ``correction`` count.
         own_share: Of the clips that arrive, which show the model's own frames.
         own_after: Share of these steps after which they do.
+        anyway: Whether also a run that begins from a world begins so. Its encoder is then learned anew.
         then: The optimisers' rates at the whole model's steps that follow, in what they would be without moments: the
             decoder has learned, and is not to unlearn while the encoder begins.
     """
@@ -70,6 +73,7 @@ class MomentsConfig(KeptConfig):
     evenly: float = 0.45
     own_share: float = 0.34
     own_after: float = 0.4
+    anyway: bool = False
     then: float = 0.4
 
     def at(self, step: int) -> KeptConfig:

@@ -14,6 +14,7 @@ from worldsim.model.config import ModelConfig
 from worldsim.model.patches import patchify, unpatchify
 from worldsim.model.world_model import WorldModel
 from worldsim.training.crops import CHANGED, cut
+from worldsim.training.recall import Recall
 
 LARGEST = 100.0  # error that counts, in means, where errors count by their size
 REACH = 3  # pixels that what moves gets on in a tick, and its own size
@@ -43,6 +44,8 @@ class LossConfig:
         surprise: Errors of real clips' patches count by their size to this power: with 1 the loss is one of fourth
             powers, of which what is rare is a larger part. See :func:`surprise`. Sizes are told among the clips of one
             process, so that several together weigh them otherwise than one does.
+        recall: Weight of the cross-entropy of telling at every token how many ticks ago the last reward was, and which,
+            see :class:`~worldsim.training.recall.Recall`.
     """
 
     draws: int = 2
@@ -59,6 +62,7 @@ class LossConfig:
     crop: int | None = None
     rewarded: float = 0.0
     surprise: float = 0.0
+    recall: float = 0.0
 
 
 @dataclass
@@ -172,6 +176,7 @@ def pretrain_loss(
     config: LossConfig,
     seen: Tensor | None = None,
     within: WorldModel | None = None,
+    recall: Recall | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Weighted x0 error of every next frame of every clip, plus the outcome cross-entropies.
 
@@ -181,6 +186,7 @@ def pretrain_loss(
         config: See :class:`LossConfig`.
         seen: Patches [B, T, L, P] of the frames that the encoder is shown; None: those of ``batch.frames``.
         within: The model for squares, see :meth:`~worldsim.training.crops.Crops.within`; None: whole frames.
+        recall: Asks for the last reward; None: nobody does.
 
     Returns:
         The scalar loss, and detached parts: ``denoise``, ``reward``, ``end``.
@@ -227,4 +233,7 @@ def pretrain_loss(
     end = F.cross_entropy(end_logits.float().flatten(0, 1), batch.terminated.flatten())
     loss = learned + config.outcome_weight * (reward + end)
     parts = {"denoise": denoise.detach(), "reward": reward.detach(), "end": end.detach()}
+    if recall is not None:
+        told = recall(context[:, 1:], batch.rewards)
+        loss, parts = loss + config.recall * told, parts | {"recall": told.detach()}
     return loss, parts

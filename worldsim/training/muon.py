@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +18,20 @@ class Muon(torch.optim.Muon):
     results with ``dtype=torch.bfloat16``, up to its rounding: matrices of one shape move together here.
 
     Args:
-        weights: Matrices.
+        weights: Matrices, or groups of them.
         dtype: Of the orthogonalisation.
         lr: Learning rate, times the root of a matrix's height over its width where it is higher than wide.
         weight_decay: Decoupled.
     """
 
-    def __init__(self, weights: Iterable[nn.Parameter], dtype: torch.dtype, *, lr: float, weight_decay: float) -> None:
+    def __init__(
+        self,
+        weights: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+        dtype: torch.dtype,
+        *,
+        lr: float,
+        weight_decay: float,
+    ) -> None:
         super().__init__(weights, lr=lr, weight_decay=weight_decay, adjust_lr_fn="original")
         self._dtype = dtype
 

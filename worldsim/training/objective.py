@@ -13,6 +13,7 @@ from worldsim.training.computing import Computer
 from worldsim.training.crops import Crops
 from worldsim.training.loss import Batch, LossConfig, pretrain_loss
 from worldsim.training.own import Turn, own_frames
+from worldsim.training.recall import Recall
 
 
 class Objective:
@@ -110,10 +111,12 @@ class _Loss(nn.Module):
     def __init__(self, model: WorldModel, config: LossConfig) -> None:
         super().__init__()
         self.model, self.config = model, config
+        device = next(model.parameters()).device
+        self.recall = Recall(model.config).to(device) if config.recall else None
         self.within = [Crops(model.config, config.crop).within(model) if config.crop else None]  # the same weights
 
     def forward(self, batch: Batch, seen: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return pretrain_loss(self.model, batch, self.config, seen, self.within[0])
+        return pretrain_loss(self.model, batch, self.config, seen, self.within[0], self.recall)
 
 
 class _OwnTick(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,21 +81,26 @@ class Optimizer:
             muon, adam = [], muon + adam
         self._held: list[tuple[torch.optim.Optimizer, float, list[str]]] = []
         if muon:
-            weights = [p for _, p in muon]
-            dtype = pick_dtype(None, weights[0].device)
-            mover: torch.optim.Optimizer = Muon(weights, dtype, lr=config.muon_lr, weight_decay=config.weight_decay)
-            self._held.append((mover, config.muon_lr, [name for name, _ in muon]))
+            dtype = pick_dtype(None, muon[0][1].device)
+            groups, names = _grouped(muon)
+            mover: torch.optim.Optimizer = Muon(groups, dtype, lr=config.muon_lr, weight_decay=config.weight_decay)
+            self._held.append((mover, config.muon_lr, names))
         for part in sorted({share(*one) for one in adam}, reverse=True):
             named = [(name, p) for name, p in adam if share(name, p) == part]
-            rate, weights = part * config.adam_lr, [p for _, p in named]
-            mover = torch.optim.AdamW(weights, lr=rate, weight_decay=0.0, betas=config.betas, fused=True)
-            self._held.append((mover, rate, [name for name, _ in named]))
+            rate, (groups, names) = part * config.adam_lr, _grouped(named)
+            mover = torch.optim.AdamW(groups, lr=rate, weight_decay=0.0, betas=config.betas, fused=True)
+            self._held.append((mover, rate, names))
 
-    def step(self, scale: float) -> None:
-        """Apply the gradients at ``scale`` times the configured rates, then clear them."""
+    def step(self, scale: float, *, decoder: float = 1.0) -> None:
+        """Apply the gradients, then clear them.
+
+        Args:
+            scale: Of the configured rates.
+            decoder: And of the decoder's, but for what it makes of contexts.
+        """
         for optimizer, rate, _ in self._held:
             for group in optimizer.param_groups:
-                group["lr"] = rate * scale
+                group["lr"] = rate * scale * (decoder if group["decoder"] else 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
@@ -102,7 +108,7 @@ class Optimizer:
         """Momenta and counters by ``<optimizer>.<kind>.<parameter>``."""
         state = {}
         for i, (optimizer, _, names) in enumerate(self._held):
-            for name, parameter in zip(names, optimizer.param_groups[0]["params"], strict=True):
+            for name, parameter in zip(names, _weights(optimizer), strict=True):
                 for kind, value in optimizer.state.get(parameter, {}).items():
                     state[f"{i}.{kind}.{name}"] = value if isinstance(value, Tensor) else torch.tensor(value)
         return state
@@ -110,13 +116,26 @@ class Optimizer:
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Restore what :meth:`state` gave."""
         for i, (optimizer, _, names) in enumerate(self._held):
-            parameters = dict(zip(names, optimizer.param_groups[0]["params"], strict=True))
+            parameters = dict(zip(names, _weights(optimizer), strict=True))
             optimizer.state.clear()
             for key, value in state.items():
                 place, kind, name = key.split(".", 2)
                 if int(place) == i:
                     # Adam's step counter stays on the CPU's side of a fused step only where its parameter is.
                     optimizer.state[parameters[name]][kind] = value.to(parameters[name].device, copy=True)
+
+
+def _grouped(named: list[tuple[str, nn.Parameter]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """An optimiser's groups, the decoder's apart, and the names of all of their weights in order."""
+    parts: dict[bool, list[tuple[str, nn.Parameter]]] = {False: [], True: []}
+    for name, weight in named:
+        parts[name.startswith("decoder.") and not name.startswith("decoder.context.")].append((name, weight))
+    groups = [{"params": [weight for _, weight in one], "decoder": key} for key, one in parts.items() if one]
+    return groups, [name for one in parts.values() for name, _ in one]
+
+
+def _weights(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [weight for group in optimizer.param_groups for weight in group["params"]]
 
 
 def schedule(step: int, steps: int, config: OptimizerConfig) -> float:

@@ -25,6 +25,8 @@ class PretrainConfig:
     Attributes:
         design: ``scd``, or another one by its name, see :class:`~worldsim.model.designs.Design`.
         forcing: How a chunk-causal one is taught, one of :data:`~worldsim.training.forcing.FORCINGS`.
+        decoder: Share of the rates at which the decoder learns in the steps of the whole model; what it makes of
+            contexts learns at all of them. Clips hold few hits, and a decoder that knows them unlearns some there.
     """
 
     world: str
@@ -32,6 +34,7 @@ class PretrainConfig:
     run: Path | None = None
     init: str | None = None
     steps: int = 8000
+    decoder: float = 1.0
     batch: int = 3
     clip: int | None = None
     seed: int = 0
@@ -52,8 +55,8 @@ class PretrainConfig:
 
     @property
     def first(self) -> int:
-        """Steps before those of the whole model: none where weights are there to start from."""
-        return self.moments.steps if self.moments and not self.init else 0
+        """Steps before those of the whole model: none where weights are there to start from, unless asked for."""
+        return self.moments.steps if self.moments and (self.moments.anyway or not self.init) else 0
 
 
 def model_of(config: PretrainConfig, dataset: Dataset) -> ModelConfig:

@@ -86,7 +86,7 @@ class Rehearsal:
         self._places, self._share = place.places(batch), place.places(how.frames)
         self._own = own_rows(self._places, loss.own_share)
         self._batch_size = batch
-        told = replace(loss, draws=1, context_noise_share=0.0, crop=None, rewarded=0.0)
+        told = replace(loss, draws=0, context_noise_share=0.0, crop=None, rewarded=0.0)
         self._batch = partial(make_batch, store, model.config, told, seed, places=self._places, device=device, begun=0)
         self._stream = partial(stream, store, model.config, told, seed, places=self._places, device=device, begun=0)
         self._crops = Crops(model.config, how.crop) if how.crop else None

@@ -51,7 +51,9 @@ class Replay:
         self._own: dict[int, tuple[tuple[int, ...], bytes]] = {}
         self._errors = np.zeros(0)
         self._usual: NDArray[np.float64] | None = None  # of patches, where frames are drawn whole
-        self._told: tuple[float, tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]] | None = None
+        self._told: (
+            tuple[tuple[float, float], tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]] | None
+        ) = None
 
     def __len__(self) -> int:
         """Batches so far."""
@@ -79,12 +81,14 @@ class Replay:
         chance = int(np.random.default_rng((self._seed, number)).integers(2**62))
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(chance))
         errors = self._objective.arrival(frames, noise.to(seen.device)).cpu().numpy()
+        surprise = self._surprise(errors)
         if self._parts == 1:
-            errors = self._surprise(errors).max(1)
-        errors = errors.reshape(len(seen), -1, self._parts)
-        padded = np.pad(errors, ((0, 0), (NEAR, NEAR), (0, 0)), mode="edge")
+            surprise = surprise.max(1)
+        surprise = surprise.reshape(len(seen), -1, self._parts)
+        padded = np.pad(surprise, ((0, 0), (NEAR, NEAR), (0, 0)), mode="edge")
         near = np.lib.stride_tricks.sliding_window_view(padded, 2 * NEAR + 1, 1).max(-1)
-        self._errors[place] = near
+        # Of squares a hit itself is to be drawn more often than what surrounds it.
+        self._errors[place] = near if self._parts == 1 else np.sqrt(near * surprise)
         self._errors[place, list(own)] = -self._means(frames).reshape(near.shape)[list(own)]
 
     def draw(self, rng: np.random.Generator, count: int, config: KeptConfig) -> tuple[Places, Frames, Tensor]:
@@ -94,7 +98,7 @@ class Replay:
             Where they are kept, the frames, and the weights float32 [count], 1 in the mean, that make up for how often
             each is drawn.
         """
-        here, frames, chances = self._chances(config.emphasis)
+        here, frames, chances = self._chances(config.emphasis, config.anywhere)
         chosen = frames.searchsorted(rng.random(count) * frames[-1], side="right")
         part = np.zeros(count, np.intp)
         if self._parts > 1:
@@ -106,16 +110,19 @@ class Replay:
         index = torch.from_numpy(at)
         return Places(at, part), self._found(index), torch.from_numpy((weights / weights.mean()).astype(np.float32))
 
-    def _chances(self, emphasis: float) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
+    def _chances(
+        self, emphasis: float, anywhere: float
+    ) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
         """Where batches are kept, sums of frames' chances up to each, and of each those of its parts [F, parts]."""
-        if self._told is None or self._told[0] != emphasis:
+        if self._told is None or self._told[0] != (emphasis, anywhere):
             here = np.flatnonzero(self._numbers >= 0)
             errors = self._errors[here]
             mean = errors[errors >= 0].mean() if (errors >= 0).any() else 1.0
             highest = _CEILING if self._parts == 1 else _CEILING_OF_PATCHES
             wanted = np.where(errors < 0, -errors * mean, np.minimum(errors, highest * mean)) + _FLOOR * mean
             chances = wanted.reshape(-1, self._parts) ** emphasis
-            self._told = emphasis, (here, chances.sum(1).cumsum(), chances)
+            chances = (1 - anywhere) * chances / chances.sum() + anywhere / chances.size
+            self._told = (emphasis, anywhere), (here, chances.sum(1).cumsum(), chances)
         return self._told[1]
 
     def _surprise(self, errors: NDArray[np.float32]) -> NDArray[np.float64]:

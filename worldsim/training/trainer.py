@@ -48,10 +48,10 @@ class Trainer(Loop):
         self.shape = model_of(config, self.dataset)
         self.clips = self.training_clips(self.shape.window)
         self.model = init_weights(WorldModel(self.shape), config.seed).to(self.device)
+        if config.init and not run.checkpoint.exists():
+            adopt_weights(self.model, config.init, run, anew=("age_bias",) if config.first else ())
         if config.first:
             self.model.encoder.rest()
-        if config.init and not run.checkpoint.exists():
-            adopt_weights(self.model, config.init, run)
         self.ema = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.optimizer = Optimizer(self.model, config.optimizer)
         self._pool = OwnPool(self.loss)
@@ -122,7 +122,7 @@ class Trainer(Loop):
             loss, parts = objective.loss(batch, seen)
             loss.backward()
             place.average([p.grad for p in parameters if p.grad is not None])
-            self.optimizer.step(rate * schedule(step, config.steps, config.optimizer))
+            self.optimizer.step(rate * schedule(step, config.steps, config.optimizer), decoder=config.decoder)
             update_ema(self.ema.parameters(), parameters, step, config.optimizer.ema)
             self.step = first + step + 1
             if self.stepped(watch, parts):
