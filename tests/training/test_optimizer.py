@@ -87,6 +87,22 @@ def test_maps_of_steady_inputs_learn_slower_the_more_of_them_there_are() -> None
     assert again.state().keys() == optimizer.state().keys()
 
 
+def test_the_decoder_can_learn_at_a_share_of_the_rates_but_for_what_it_makes_of_contexts() -> None:
+    moves = []
+    for decoder in (1.0, 0.25):
+        torch.manual_seed(0)
+        model = WorldModel(SMALL)
+        optimizer = Optimizer(model, OptimizerConfig(weight_decay=0.0))
+        before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+        for weight in model.parameters():
+            weight.grad = torch.ones_like(weight)
+        optimizer.step(1.0, decoder=decoder)
+        moves.append({name: weight.detach() - before[name] for name, weight in model.named_parameters()})
+    for name, move in moves[0].items():
+        slower = name.startswith("decoder.") and name != "decoder.context.weight"
+        torch.testing.assert_close(moves[1][name], move * (0.25 if slower else 1.0), rtol=1e-3, atol=1e-6)
+
+
 def test_a_decoder_of_convolutions_begins_the_same_everywhere() -> None:
     model = WorldModel(SMALL)
     context = torch.randn(1, SMALL.tokens, SMALL.dim)
