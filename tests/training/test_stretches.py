@@ -158,9 +158,9 @@ def test_the_whole_model_learns_more_slowly_after_moments(
 ) -> None:
     rates, move = [], Optimizer.step
 
-    def noted(self: Optimizer, scale: float) -> None:
+    def noted(self: Optimizer, scale: float, **how: Any) -> None:
         rates.append(scale)
-        move(self, scale)
+        move(self, scale, **how)
 
     monkeypatch.setattr(Optimizer, "step", noted)
     how = MomentsConfig(steps=2, frames=2, clips=4, first=2, own_share=0.0, then=0.25)

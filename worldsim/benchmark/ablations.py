@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from worldsim.engine.cache import RingCache, slot_ages
 from worldsim.engine.parts import DecodePart
@@ -69,9 +70,13 @@ def _joined_scores(session: Session) -> None:
             torch.cat((past, now.unsqueeze(-2)), -2) for past, now in ((keys, key), (values, value))
         )
         now_bias = self.age_bias[:, :1, None, None].to(bias.dtype)  # [h, 1, 1, 1]
-        past_bias = bias.unsqueeze(-2)  # [B, h, 1, 1, W-1]
-        whole_bias = torch.cat((past_bias, now_bias.expand(*past_bias.shape[:-1], 1)), -1)
-        mixed = attend(query.unsqueeze(-2), whole_keys, whole_values, whole_bias.to(keys.dtype)).squeeze(-2)
+        past_bias = bias[:, :, :1, None]  # [B, h, 1, 1, W-1]
+        whole_bias = torch.cat((past_bias, now_bias.expand(*past_bias.shape[:-1], 1)), -1).to(keys.dtype)
+        if self.age_value is not None:
+            told = torch.cat((bias[:, :, 1:].mT, self.age_value[None, :, :1].expand(len(bias), -1, -1, -1)), 2)
+            rest = whole_values.shape[-1] - told.shape[-1]
+            whole_values = whole_values + F.pad(told.to(keys.dtype), (0, rest))[:, :, None]
+        mixed = attend(query.unsqueeze(-2), whole_keys, whole_values, whole_bias).squeeze(-2)
         return self.out(mixed.transpose(1, 2).reshape(b, length, dim).to(x.dtype)), key, value
 
     TemporalAttention.step = step  # type: ignore[method-assign]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import sys
 import time
@@ -147,18 +146,15 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) 
 
 
 def with_window(world: World, window: int) -> World:
-    """The world with another memory: the age biases are cut, or their last one repeated. For latency, not for looks."""
+    """The world with another memory, for latency, not for looks; see :func:`~worldsim.model.attention.of_window`."""
     from dataclasses import replace
 
+    from worldsim.model.attention import of_window
     from worldsim.world_files import bare_model
 
     config = replace(world.config.model, window=window)
-    model, weights = bare_model(config), copy.copy(world.model.state_dict())
-    for name, tensor in weights.items():
-        if name.endswith("age_bias"):
-            repeated = tensor[:, -1:].expand(-1, max(0, window - tensor.shape[1]))
-            weights[name] = torch.cat((tensor, repeated), 1)[:, :window].clone()
-    model.load_state_dict(weights)
+    model = bare_model(config)
+    model.load_state_dict(of_window(world.model.state_dict(), window))
     return World(replace(world.config, model=config), world.actions, model, world.starts, world.card)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_WAVES = 0.5  # of values, which are about as large
 _TAP = 0.5  # slope on both sides of the age that a head begins to look around
 
 
@@ -16,10 +17,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
 
     For the short sequences here its backward pass is several times faster on a CPU than that of the fused kernel.
     """
+    return weigh(query, key, bias).to(value.dtype) @ value
+
+
+def weigh(query: Tensor, key: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Softmax weights, float32 [..., S, S], of :func:`attend`."""
     scores = (query @ key.transpose(-1, -2)) * query.shape[-1] ** -0.5
     if bias is not None:
         scores = scores + bias
-    return scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
+    return scores.softmax(-1, dtype=torch.float32)
 
 
 def recency(heads: int, ages: Tensor, tap: int | None = None) -> Tensor:
@@ -40,6 +46,13 @@ def recency(heads: int, ages: Tensor, tap: int | None = None) -> Tensor:
     if tap is not None:
         biases[-1] = -_TAP * (ages - tap).abs()
     return biases
+
+
+def waves(ages: int, dim: int) -> Tensor:
+    """What says how old something is, [ages, dim]: cosines and sines of periods from 4 ticks to twice ``ages``."""
+    share = torch.arange(dim // 2) / max(1, dim // 2 - 1)
+    angle = 2 * torch.pi * torch.arange(ages)[:, None] / (4 * (ages / 2) ** share)
+    return _WAVES * torch.cat((angle.cos(), angle.sin()), 1)
 
 
 class RMSNorm(nn.RMSNorm):
@@ -110,9 +123,14 @@ class TemporalAttention(nn.Module):
             j // chunk <= i // chunk (CausVid, arXiv 2412.07772). With 1 the attention is causal; with as many as a clip
             has it is bidirectional.
         tap: The age that one head begins to look around, see :func:`recency`.
+        age_dim: So many values of each head are also told how old what it looks at is, by a vector for each age that is
+            added to what is there (Shaw et al., arXiv 1803.02155, equation 3): weights alone tell that something was,
+            and its age to a few ticks (docs/experiments/2026-11-27-eighteenth-pong.md). Even; of chunks of one frame.
     """
 
-    def __init__(self, dim: int, heads: int, window: int, chunk: int = 1, tap: int | None = None) -> None:
+    def __init__(
+        self, dim: int, heads: int, window: int, chunk: int = 1, tap: int | None = None, age_dim: int = 0
+    ) -> None:
         super().__init__()
         self.heads, self.window, self.chunk = heads, window, chunk
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
@@ -120,6 +138,7 @@ class TemporalAttention(nn.Module):
         self.key_norm = RMSNorm(dim // heads, eps=1e-6)
         # From age 1 - chunk on.
         self.age_bias = nn.Parameter(recency(heads, torch.arange(1 - chunk, window + chunk - 1), tap))
+        self.age_value = nn.Parameter(waves(window, age_dim).repeat(heads, 1, 1)) if age_dim else None
         self.out = nn.Linear(dim, dim, bias=False)
         self.scale = (dim // heads) ** -0.5
 
@@ -127,8 +146,22 @@ class TemporalAttention(nn.Module):
         """Attended tokens; ``band`` [h, T, T] in place of :meth:`band`."""
         query, key, value = self._projected(x)
         bias = self.band(x.shape[1]) if band is None else band
-        mixed = attend(query, key, value, bias.to(value.dtype))  # [B, L, h, T, hd]
+        if self.age_value is None:
+            mixed = attend(query, key, value, bias.to(value.dtype))  # [B, L, h, T, hd]
+        else:
+            weights = weigh(query, key, bias.to(value.dtype)).to(value.dtype)
+            mixed = _told(weights @ value, self._ages(weights))
         return self.out(mixed.permute(0, 3, 1, 2, 4).reshape(x.shape))
+
+    def _ages(self, weights: Tensor) -> Tensor:
+        """The mean of what says how old frames are, [B, L, h, T, age_dim], by weights [B, L, h, T, T]."""
+        assert self.age_value is not None
+        frame = torch.arange(weights.shape[-1], device=weights.device)
+        ages = (frame[:, None] - frame).clamp(0, self.window - 1)
+        told = self.age_value[:, ages].to(weights.dtype)  # [h, T, T, age_dim]
+        lead = weights.shape[:2]
+        mixed = weights.flatten(0, 1).permute(1, 2, 0, 3) @ told  # [h, T, B L, age_dim]
+        return mixed.permute(2, 0, 1, 3).unflatten(0, lead)
 
     def weights(self, x: Tensor, band: Tensor | None = None) -> Tensor:
         """How much each frame looks at each other, [B, L, h, T, T], for looking at; rows sum to 1."""
@@ -174,7 +207,7 @@ class TemporalAttention(nn.Module):
             x: This frame's tokens [B, L, D].
             keys, values: Past frames [B, h, L, W-1, hd], in any order. Attention is computed in their dtype: on a CPU
                 products this small are faster in float32, whatever the tokens are in.
-            bias: [B, h, 1, W-1], the age bias of each slot, ``-inf`` for an empty one.
+            bias: [B, h, 1 + age_dim, W-1], the age bias of each slot, ``-inf`` for an empty one, and what says its age.
 
         Returns:
             Attended tokens [B, L, D] and this frame's key and value [B, h, L, hd], in the dtype of the past ones.
@@ -184,11 +217,15 @@ class TemporalAttention(nn.Module):
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # 3 x [B, h, L, hd]
         query = self.query_norm(query).to(keys.dtype) * self.scale
         key, value = self.key_norm(key).to(keys.dtype), value.to(keys.dtype)
-        past = (query.unsqueeze(-2) @ keys.transpose(-1, -2)).squeeze(-2) + bias.to(keys.dtype)  # [B, h, L, W-1]
+        bias = bias.to(keys.dtype)
+        past = (query.unsqueeze(-2) @ keys.transpose(-1, -2)).squeeze(-2) + bias[:, :, :1]  # [B, h, L, W-1]
         now = (query * key).sum(-1, keepdim=True) + self.age_bias[:, :1, None].to(keys.dtype)
         # The present is joined to the scores, not to the cache: concatenating the cache would copy it every frame.
         weights = torch.cat((past, now), -1).softmax(-1, dtype=torch.float32).to(value.dtype)
         mixed = (weights[..., None, :-1] @ values).squeeze(-2) + weights[..., -1:] * value  # [B, h, L, hd]
+        if self.age_value is not None:
+            now_told = self.age_value[:, :1].to(weights.dtype)  # [h, 1, age_dim]
+            mixed = _told(mixed, weights[..., :-1] @ bias[:, :, 1:].transpose(-1, -2) + weights[..., -1:] * now_told)
         return self.out(mixed.transpose(1, 2).reshape(b, length, dim).to(x.dtype)), key, value
 
     def step_chunk(self, x: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -215,6 +252,12 @@ class TemporalAttention(nn.Module):
         return self.out(mixed.permute(0, 3, 2, 1, 4).reshape(b, k, length, dim).to(x.dtype)), key, value
 
 
+def _told(mixed: Tensor, ages: Tensor) -> Tensor:
+    """Values [..., hd] with ages [..., age_dim] added to the first of them."""
+    told = ages.shape[-1]
+    return torch.cat((mixed[..., :told] + ages, mixed[..., told:]), -1)
+
+
 def ring_bias(layers: Sequence[TemporalAttention], age: Tensor) -> Tensor:
     """Bias of a ring's slots by their age, for :meth:`TemporalAttention.step` of every layer.
 
@@ -223,13 +266,33 @@ def ring_bias(layers: Sequence[TemporalAttention], age: Tensor) -> Tensor:
         age: int64 [B, W-1]: 1 ... W-1 before the first frame of the chunk, or 0 for an empty slot.
 
     Returns:
-        [layers, B, h, k, W-1] for the k frames of a chunk, ``-inf`` for an empty slot.
+        [layers, B, h, k, W-1] for the k frames of a chunk, ``-inf`` for an empty slot; with vectors for ages
+        [layers, B, h, 1 + age_dim, W-1], these behind the bias.
     """
     tables = torch.stack([layer.age_bias for layer in layers])  # [layers, h, W + 2 (k - 1)]
     chunk = layers[0].chunk
     ages = age[:, None] + torch.arange(chunk, device=age.device)[:, None] + chunk - 1  # [B, k, W-1]
     bias = tables[:, :, ages].permute(0, 2, 1, 3, 4)  # [layers, B, h, k, W-1]
-    return bias.masked_fill((age == 0)[None, :, None, None], float("-inf"))
+    bias = bias.masked_fill((age == 0)[None, :, None, None], float("-inf"))
+    vectors = [layer.age_value for layer in layers if layer.age_value is not None]
+    if not vectors:
+        return bias
+    told = torch.stack(vectors)[:, :, age]  # [layers, h, B, W-1, age_dim]
+    return torch.cat((bias, told.permute(0, 2, 1, 4, 3).to(bias.dtype)), 3)
+
+
+def of_window(weights: Mapping[str, Tensor], window: int) -> dict[str, Tensor]:
+    """A model's weights for another window: what is older than it knew is looked at as its oldest frames are.
+
+    Args:
+        weights: By name; those of designs whose chunks are one frame.
+        window: Frames.
+    """
+    resized = dict(weights)
+    for name, value in weights.items():
+        if name.endswith(("age_bias", "age_value")):  # [h, window] and [h, window, age_dim]
+            resized[name] = value[:, torch.arange(window, device=value.device).clamp(max=value.shape[1] - 1)]
+    return resized
 
 
 class MLP(nn.Module):

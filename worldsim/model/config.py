@@ -68,6 +68,9 @@ class ModelConfig:
         decoder_layers: Frame-wise blocks, run once a denoising step; of convolutions, those on squares of 4x4 pixels.
         decoder_width: Channels of convolutions on squares of 2x2 pixels; twice as many on those of 4x4.
         window: Frames that an encoder block sees along time, the current one included.
+        age_dim: So many values of each head of the encoder are also told how old the frames are that it looks at, see
+            :class:`~worldsim.model.attention.TemporalAttention`; even. With ``multiscale``, which has positions of its
+            own, it is 0.
         mlp_ratio: Hidden width of an MLP over ``dim``.
         context_levels: Buckets of context noise that the encoder can be told of; bucket 0 is clean.
         max_context_noise: Noise level of the last bucket, in (0, 1).
@@ -91,6 +94,7 @@ class ModelConfig:
     decoder_layers: int = 3
     decoder_width: int = 32
     window: int = 16
+    age_dim: int = 0
     mlp_ratio: int = 4
     context_levels: int = 10
     max_context_noise: float = 0.3
@@ -134,6 +138,10 @@ class ModelConfig:
             raise ValueError(f"model.dim {self.dim} is not a multiple of model.heads {self.heads}")
         if self.window < 2:
             raise ValueError(f"model.window must be at least 2 frames, not {self.window}")
+        if self.age_dim % 2 or not 0 <= self.age_dim <= self.head_dim or (self.age_dim and self.multiscale):
+            raise ValueError(
+                f"model.age_dim must be even, at most {self.head_dim} and, with model.multiscale, 0, not {self.age_dim}"
+            )
         if self.multiscale is not None:
             self._check_scales(self.multiscale)
         if self.shortcut is not None and (self.shortcut < 2 or self.shortcut & (self.shortcut - 1)):

@@ -26,7 +26,7 @@ class EncoderBlock(nn.Module):
         self.space = SpatialAttention(config.dim, config.heads, config.rows, config.columns)
         self.time_norm = RMSNorm(config.dim, eps=1e-6)
         tap = config.window * (layer + 1) // (config.encoder_layers + 1)
-        self.time = TemporalAttention(config.dim, config.heads, config.window, tap=tap)
+        self.time = TemporalAttention(config.dim, config.heads, config.window, tap=tap, age_dim=config.age_dim)
         self.mlp_norm = RMSNorm(config.dim, eps=1e-6)
         self.mlp = MLP(config.dim, config.mlp_ratio)
 
@@ -99,7 +99,7 @@ class CausalEncoder(nn.Module):
             previous_action: int64 [B].
             level: int64 [B].
             keys, values: [layers, B, h, L, W-1, hd]; at two scales [layers, B, entries, hd].
-            bias: [layers, B, h, 1, W-1], see :meth:`ring_bias`; at two scales the slots' ages, see
+            bias: [layers, B, h, 1 + age_dim, W-1], see :meth:`ring_bias`; at two scales the slots' ages, see
                 :meth:`~worldsim.model.multiscale.MultiScaleAttention.step`.
 
         Returns:
@@ -115,7 +115,9 @@ class CausalEncoder(nn.Module):
         return self.norm(x), torch.stack(new_keys), torch.stack(new_values)
 
     def ring_bias(self, age: Tensor) -> Tensor:
-        """Bias [layers, B, h, 1, W-1] of ring slots by their age: int64 [B, W-1], 1 ... W-1, or 0 for an empty slot."""
+        """Bias [layers, B, h, 1 + age_dim, W-1] of ring slots by their age: int64 [B, W-1], 1 ... W-1, or 0 for an
+        empty slot; see :func:`~worldsim.model.attention.ring_bias`.
+        """
         return ring_bias([block.time for block in self._blocks() if isinstance(block, EncoderBlock)], age)
 
     @torch.no_grad()

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
 from worldsim.checkpoint import write_atomically
 from worldsim.data.episodes import Dataset
 from worldsim.envs.source_config import load_source
 from worldsim.errors import RunError
+from worldsim.model.attention import of_window
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel
 from worldsim.settings import group_names
@@ -37,14 +36,11 @@ def adopt_weights(model: WorldModel, name: str, run: Run, anew: tuple[str, ...] 
         WorldError: there is no such world.
         RunError: its model has another shape.
     """
-    parent, window = load_world(name), model.config.window
-    check_shape(parent, name, model.config, may_differ=("window",))
-    weights = parent.model.state_dict()
-    for key, theirs in weights.items():
-        if key.endswith("age_bias"):  # [h, window], by age
-            weights[key] = theirs[:, torch.arange(window).clamp(max=theirs.shape[1] - 1)]
+    parent = load_world(name)
+    check_shape(parent, name, model.config, may_differ=("window", "age_dim") if anew else ("window",))
+    weights = of_window(parent.model.state_dict(), model.config.window)
     ours = model.state_dict()
-    model.load_state_dict({key: ours[key] if key.endswith(anew) else value for key, value in weights.items()})
+    model.load_state_dict({key: ours[key] if key.endswith(anew) else weights[key] for key in ours})
     remember_parents(run, {f"init={name}": parent})
 
 

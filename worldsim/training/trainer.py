@@ -49,7 +49,7 @@ class Trainer(Loop):
         self.clips = self.training_clips(self.shape.window)
         self.model = init_weights(WorldModel(self.shape), config.seed).to(self.device)
         if config.init and not run.checkpoint.exists():
-            adopt_weights(self.model, config.init, run, anew=("age_bias",) if config.first else ())
+            adopt_weights(self.model, config.init, run, anew=("age_bias", "age_value") if config.first else ())
         if config.first:
             self.model.encoder.rest()
         self.ema = copy.deepcopy(self.model).requires_grad_(False).eval()
