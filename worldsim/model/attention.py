@@ -274,7 +274,7 @@ def ring_bias(layers: Sequence[TemporalAttention], age: Tensor) -> Tensor:
     ages = age[:, None] + torch.arange(chunk, device=age.device)[:, None] + chunk - 1  # [B, k, W-1]
     bias = tables[:, :, ages].permute(0, 2, 1, 3, 4)  # [layers, B, h, k, W-1]
     bias = bias.masked_fill((age == 0)[None, :, None, None], float("-inf"))
-    vectors = [layer.age_value for layer in layers if layer.age_value is not None]
+    vectors: list[Tensor] = [layer.age_value for layer in layers if layer.age_value is not None]
     if not vectors:
         return bias
     told = torch.stack(vectors)[:, :, age]  # [layers, h, B, W-1, age_dim]
