@@ -22,7 +22,6 @@ from worldsim.training.loss import (
     moved,
     pretrain_loss,
     shift_levels,
-    surprise,
 )
 from worldsim.training.objective import Objective
 from worldsim.training.outcomes import Contexts, event_at, gather_contexts, outcome_loss
@@ -281,30 +280,6 @@ def test_own_frames_carry_no_gradient_to_the_model_that_made_them(model: WorldMo
     clean = model.patchify(batch.frames.float() / 127.5 - 1)
     made = own_frames(model, clean, torch.zeros(2, 8, dtype=torch.long), batch.actions, batch.context_noise[:, 1:], 2)
     assert made.shape == clean.shape and not made.requires_grad
-
-
-def test_large_errors_count_more_and_those_of_own_frames_as_they_are() -> None:
-    errors = torch.tensor([[1.0, 1.0, 1.0, 5.0], [2.0, 2.0, 2.0, 2.0], [9.0, 1.0, 0.0, 0.0]])
-    weights = surprise(errors, torch.tensor([True, True, False]), 1.0)
-    torch.testing.assert_close(weights[2], torch.ones(4))
-    torch.testing.assert_close(weights[:2], errors[:2] / 2)
-    torch.testing.assert_close(surprise(errors, torch.ones(3, dtype=torch.bool), 0.0), torch.ones(3, 4))
-    rare = torch.zeros(1, 1000)
-    rare[0, 0] = 1.0
-    most = surprise(rare + 1e-9, torch.tensor([True]), 1.0)
-    torch.testing.assert_close(most.mean(), torch.tensor(1.0))
-
-
-def test_surprise_weighs_the_loss_and_is_not_what_is_reported(model: WorldModel, store: ClipStore) -> None:
-    batch = batch_of(store)
-    plain, parts = pretrain_loss(model, batch, LOSS)
-    weighed, same = pretrain_loss(model, batch, replace(LOSS, surprise=1.0))
-    assert weighed > plain
-    torch.testing.assert_close(parts["denoise"], same["denoise"])
-    own = torch.zeros_like(model.see(batch.frames, torch.float32))
-    first, _ = pretrain_loss(model, batch, LOSS, own)
-    second, _ = pretrain_loss(model, batch, replace(LOSS, surprise=1.0), own)
-    torch.testing.assert_close(first, second)  # no clip is real
 
 
 def test_events_take_turns_in_every_second_pair_of_clips() -> None:

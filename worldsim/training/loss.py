@@ -16,7 +16,6 @@ from worldsim.model.world_model import WorldModel
 from worldsim.training.crops import CHANGED, cut
 from worldsim.training.recall import Recall
 
-LARGEST = 100.0  # error that counts, in means, where errors count by their size
 REACH = 3  # pixels that what moves gets on in a tick, and its own size
 
 
@@ -41,9 +40,6 @@ class LossConfig:
             :class:`~worldsim.training.crops.Crops`; None: whole frames.
         rewarded: Share of clips that are drawn among those which hold a reward and a window after it, see
             :meth:`~worldsim.data.clips.ClipStore.after_reward`.
-        surprise: Errors of real clips' patches count by their size to this power: with 1 the loss is one of fourth
-            powers, of which what is rare is a larger part. See :func:`surprise`. Sizes are told among the clips of one
-            process, so that several together weigh them otherwise than one does.
         recall: Weight of the cross-entropy of telling at every token how many ticks ago the last reward was, and which,
             see :class:`~worldsim.training.recall.Recall`.
     """
@@ -61,7 +57,6 @@ class LossConfig:
     own_after: float = 0.15
     crop: int | None = None
     rewarded: float = 0.0
-    surprise: float = 0.0
     recall: float = 0.0
 
 
@@ -138,33 +133,6 @@ def attention(layout: ModelConfig, before: Tensor, last: Tensor, made: Tensor, w
     return patchify(weights[..., None].expand(*weights.shape, 3), layout)
 
 
-@torch.no_grad()
-def surprise(errors: Tensor, real: Tensor, power: float) -> Tensor:
-    """Weights, 1 in the mean, by how large errors are among those of real clips.
-
-    A ball that is served is one patch of one frame in two hundred, and its error a hundredth of all: a whole run
-    learned nothing from it. As in a focal loss (arXiv 1708.02002) what is foretold well counts less. What the model's
-    own frames have lost cannot be foretold, and is not to count more: such clips have a weight of 1.
-
-    The weight is told from what followed, so that what nobody can know is foretold too often (see :func:`attention`):
-    for a stretch in which what is rare and certain is learned, and not for the last one.
-
-    Args:
-        errors: Of patches [B, ...].
-        real: bool [B], the clips that show real frames.
-        power: Of errors in their mean, of which no more than a hundred count.
-
-    Returns:
-        As ``errors``.
-    """
-    shape = [-1] + [1] * (errors.ndim - 1)
-    known = real.view(shape).to(errors.dtype).expand_as(errors)
-    mean = (errors * known).sum() / known.sum().clamp(min=1)
-    weights = (errors / mean.clamp(min=1e-12)).clamp(max=LARGEST) ** power
-    weights = weights / ((weights * known).sum() / known.sum().clamp(min=1)).clamp(min=1e-12)
-    return torch.where(known > 0, weights, 1.0)
-
-
 def last_rewards(rewards: Tensor) -> Tensor:
     """Of rewards [..., T-1] as signs + 1, those of the tick before; none (1) before the first."""
     return torch.cat((torch.ones_like(rewards[..., :1]), rewards[..., :-1]), -1)
@@ -219,19 +187,12 @@ def pretrain_loss(
     modulations = drawer.modulations(batch.t.flatten(), per_draw(batch.actions).flatten())
     x0 = drawer.denoise(noisy.flatten(0, 2), per_draw(scene).flatten(0, 2), modulations).view_as(target)
     weights = attention(drawer.config, before[:, None], last[:, None], x0, config.moved_weight)
-    errors = ((x0.float() - target.float()).square() * weights).mean(-1)  # [B, S, T-1, L]
-    denoise = errors.mean()
-    learned = denoise
-    if config.surprise:
-        real = torch.ones(b, dtype=torch.bool, device=errors.device)
-        if seen is not None:
-            real = (seen == clean).all(-1).all(-1).all(-1)
-        learned = (errors * surprise(errors, real, config.surprise)).mean()
+    denoise = ((x0.float() - target.float()).square() * weights).mean()
 
     reward_logits, end_logits = model.outcome(context[:, 1:], views[:, 1:], last_rewards(batch.rewards))
     reward = F.cross_entropy(reward_logits.float().flatten(0, 1), batch.rewards.flatten())
     end = F.cross_entropy(end_logits.float().flatten(0, 1), batch.terminated.flatten())
-    loss = learned + config.outcome_weight * (reward + end)
+    loss = denoise + config.outcome_weight * (reward + end)
     parts = {"denoise": denoise.detach(), "reward": reward.detach(), "end": end.detach()}
     if recall is not None:
         told = recall(context[:, 1:], batch.rewards)
