@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from worldsim.model.attention import TemporalAttention, of_window, recency, ring_bias, waves
+from worldsim.model.ages import of_window, recency, waves
+from worldsim.model.attention import TemporalAttention, ring_bias
 
 
 def test_heads_begin_with_the_past_at_other_distances() -> None:
@@ -41,9 +42,10 @@ def test_values_tell_how_old_what_is_looked_at_is() -> None:
 def test_one_frame_at_a_time_computes_what_whole_clips_do_with_ages_too() -> None:
     torch.manual_seed(0)
     layer, frames = TemporalAttention(16, 2, window=4, age_dim=6), torch.randn(2, 9, 3, 16)
+    assert layer.age_value is not None
     with torch.no_grad():
         layer.age_bias.normal_()
-        layer.age_value.normal_()  # type: ignore[union-attr]
+        layer.age_value.normal_()
         whole = layer(frames)
         keys = values = torch.zeros(2, 2, 3, 3, 8)
         for tick in range(9):

@@ -146,10 +146,10 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.5) 
 
 
 def with_window(world: World, window: int) -> World:
-    """The world with another memory, for latency, not for looks; see :func:`~worldsim.model.attention.of_window`."""
+    """The world with another memory, for latency, not for looks; see :func:`~worldsim.model.ages.of_window`."""
     from dataclasses import replace
 
-    from worldsim.model.attention import of_window
+    from worldsim.model.ages import of_window
     from worldsim.world_files import bare_model
 
     config = replace(world.config.model, window=window)

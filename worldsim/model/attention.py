@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_WAVES = 0.5  # of values, which are about as large
-_TAP = 0.5  # slope on both sides of the age that a head begins to look around
+from worldsim.model.ages import recency, waves
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -26,33 +25,6 @@ def weigh(query: Tensor, key: Tensor, bias: Tensor | None = None) -> Tensor:
     if bias is not None:
         scores = scores + bias
     return scores.softmax(-1, dtype=torch.float32)
-
-
-def recency(heads: int, ages: Tensor, tap: int | None = None) -> Tensor:
-    """Biases [heads, ages] that age weighs down by another slope in each head (ALiBi, arXiv 2108.12409).
-
-    Slopes fall from 1 by a factor of 4, and the last head has none, or looks around frames of one age. Of heads that
-    all begin without, each sees the past as a bag of frames, and one that looks at a frame of a certain age is long in
-    coming: after 1200 steps no bias had left [-0.05, 0.05] (docs/experiments/2026-11-27-seventeenth-pong.md).
-
-    Args:
-        heads: How many.
-        ages: int64 [ages].
-        tap: What the last head looks around; None: all alike.
-    """
-    slopes = 0.25 ** torch.arange(heads)
-    slopes[-1] = 0
-    biases = -slopes[:, None] * ages.abs().to(slopes.dtype)
-    if tap is not None:
-        biases[-1] = -_TAP * (ages - tap).abs()
-    return biases
-
-
-def waves(ages: int, dim: int) -> Tensor:
-    """What says how old something is, [ages, dim]: cosines and sines of periods from 4 ticks to twice ``ages``."""
-    share = torch.arange(dim // 2) / max(1, dim // 2 - 1)
-    angle = 2 * torch.pi * torch.arange(ages)[:, None] / (4 * (ages / 2) ** share)
-    return _WAVES * torch.cat((angle.cos(), angle.sin()), 1)
 
 
 class RMSNorm(nn.RMSNorm):
@@ -122,7 +94,7 @@ class TemporalAttention(nn.Module):
         chunk: Frames that see each other, also those after them: frame i sees frame j of no later chunk,
             j // chunk <= i // chunk (CausVid, arXiv 2412.07772). With 1 the attention is causal; with as many as a clip
             has it is bidirectional.
-        tap: The age that one head begins to look around, see :func:`recency`.
+        tap: The age that one head begins to look around, see :func:`~worldsim.model.ages.recency`.
         age_dim: So many values of each head are also told how old what it looks at is, by a vector for each age that is
             added to what is there (Shaw et al., arXiv 1803.02155, equation 3): weights alone tell that something was,
             and its age to a few ticks (docs/experiments/2026-11-27-eighteenth-pong.md). Even; of chunks of one frame.
@@ -146,11 +118,10 @@ class TemporalAttention(nn.Module):
         """Attended tokens; ``band`` [h, T, T] in place of :meth:`band`."""
         query, key, value = self._projected(x)
         bias = self.band(x.shape[1]) if band is None else band
-        if self.age_value is None:
-            mixed = attend(query, key, value, bias.to(value.dtype))  # [B, L, h, T, hd]
-        else:
-            weights = weigh(query, key, bias.to(value.dtype)).to(value.dtype)
-            mixed = _told(weights @ value, self._ages(weights))
+        weights = weigh(query, key, bias.to(value.dtype)).to(value.dtype)
+        mixed = weights @ value  # [B, L, h, T, hd]
+        if self.age_value is not None:
+            mixed = _told(mixed, self._ages(weights))
         return self.out(mixed.permute(0, 3, 1, 2, 4).reshape(x.shape))
 
     def _ages(self, weights: Tensor) -> Tensor:
@@ -279,20 +250,6 @@ def ring_bias(layers: Sequence[TemporalAttention], age: Tensor) -> Tensor:
         return bias
     told = torch.stack(vectors)[:, :, age]  # [layers, h, B, W-1, age_dim]
     return torch.cat((bias, told.permute(0, 2, 1, 4, 3).to(bias.dtype)), 3)
-
-
-def of_window(weights: Mapping[str, Tensor], window: int) -> dict[str, Tensor]:
-    """A model's weights for another window: what is older than it knew is looked at as its oldest frames are.
-
-    Args:
-        weights: By name; those of designs whose chunks are one frame.
-        window: Frames.
-    """
-    resized = dict(weights)
-    for name, value in weights.items():
-        if name.endswith(("age_bias", "age_value")):  # [h, window] and [h, window, age_dim]
-            resized[name] = value[:, torch.arange(window, device=value.device).clamp(max=value.shape[1] - 1)]
-    return resized
 
 
 class MLP(nn.Module):

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from worldsim.model.attention import MLP, GridConv, RMSNorm, recency
+from worldsim.model.ages import recency
+from worldsim.model.attention import MLP, GridConv, RMSNorm
 from worldsim.model.config import ModelConfig, MultiScaleConfig
 
 

@@ -11,7 +11,7 @@ from worldsim.checkpoint import write_atomically
 from worldsim.data.episodes import Dataset
 from worldsim.envs.source_config import load_source
 from worldsim.errors import RunError
-from worldsim.model.attention import of_window
+from worldsim.model.ages import of_window
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel
 from worldsim.settings import group_names
