@@ -19,6 +19,8 @@ class Start:
         name: ``"episode..."`` for one at an episode's beginning.
         frames: uint8 [N, H, W, 3].
         actions: int64 [N-1]; action t was taken between frames t and t+1.
+        since: The last reward at the last frame, its sign times the ticks since, 1 where it came with that frame; 0:
+            none is known. See :func:`~worldsim.model.cue.since_rewards`.
 
     Raises:
         StartError: wrong dtypes, shapes or lengths.
@@ -27,6 +29,7 @@ class Start:
     name: str
     frames: NDArray[np.uint8]
     actions: NDArray[np.int64]
+    since: int = 0
 
     def __post_init__(self) -> None:
         frames, actions = np.asarray(self.frames), np.asarray(self.actions)
@@ -38,7 +41,10 @@ class Start:
         if actions.shape != (len(frames) - 1,):
             wanted = f"{len(frames) - 1} for {len(frames)} frames (the next one is the player's)"
             raise StartError(f"start {self.name!r}: actions must be [{wanted}], not {list(actions.shape)}")
+        if isinstance(self.since, bool) or not isinstance(self.since, int | np.integer):
+            raise StartError(f"start {self.name!r}: since must be a whole number of ticks, not {self.since!r}")
         object.__setattr__(self, "frames", frames)
+        object.__setattr__(self, "since", int(self.since))
         object.__setattr__(self, "actions", actions.astype(np.int64))
 
     def check(self, model: ModelConfig) -> Start:

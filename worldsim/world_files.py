@@ -109,9 +109,10 @@ def read_starts(folder: Path, config: ModelConfig) -> tuple[Start, ...]:
     try:
         with np.load(path, allow_pickle=False) as file:
             frames, actions, names = file["frames"], file["actions"], file["names"]
-        if names.dtype.kind != "U" or not len(set(names)) == len(frames) == len(actions) > 0:
+            since = file["since"] if "since" in file else np.zeros(len(names), np.int64)  # older worlds do not say
+        if names.dtype.kind != "U" or not len(set(names)) == len(frames) == len(actions) == len(since) > 0:
             raise WorldError(f"{path} does not hold a name of its own for each of its starts: {_MEND}")
-        starts = (Start(str(name), frames[i], actions[i]) for i, name in enumerate(names))
+        starts = (Start(str(name), frames[i], actions[i], since[i]) for i, name in enumerate(names))
         return tuple(start.check(config) for start in starts)
     except StartError as error:
         raise WorldError(f"{path}: {error}; {_MEND}") from error
@@ -159,6 +160,7 @@ def write_folder(
             frames=np.stack([start.frames for start in starts]),
             actions=np.stack([start.actions for start in starts]),
             names=np.array([start.name for start in starts]),
+            since=np.array([start.since for start in starts], np.int64),
         )
         (draft / WEIGHTS).chmod((draft / STARTS).stat().st_mode)  # safetensors makes files for their owner alone
         if card:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from worldsim.engine.session import Session
 from worldsim.errors import ActionError, BackendError, StartError, WorldsimError
+from worldsim.model.cue import cues, since_rewards
 from worldsim.world import Start, World
 
 MakeWorld = Callable[..., World]
@@ -185,6 +186,41 @@ def test_the_end_head_ends_an_episode(make_world: MakeWorld) -> None:
 def test_where_there_is_a_score_limit_the_end_head_is_not_asked(make_world: MakeWorld) -> None:
     session = started(make_world(end=True, reward=1, settings={"score_limit": 2}))
     assert [session.step([0])[1].terminated.tolist() for _ in range(2)] == [[False], [True]]
+
+
+def test_a_start_tells_of_its_last_reward(tiny_world: World) -> None:
+    def after(since: int) -> NDArray[np.uint8]:
+        session = Session(tiny_world, seed=3)
+        session.reset(start=replace(tiny_world.starts[0], since=since))
+        return session.render([1])
+
+    forgotten = after(0)
+    assert (after(-2) != forgotten).any() and (after(2) != after(-2)).any()
+    np.testing.assert_array_equal(after(tiny_world.config.model.reward_ages + 1), forgotten)
+
+
+def test_the_decoder_is_told_of_the_rewards_that_were_given(make_world: MakeWorld) -> None:
+    world, told = make_world(), []
+    with torch.no_grad():  # so that what is seen says which it is
+        world.model.heads.reward.bias.zero_()
+        world.model.heads.reward.weight.mul_(30)
+    session = Session(world, 2, seed=5)
+    parts = session.make_parts("eager")
+
+    def decode(noise: torch.Tensor, scene: torch.Tensor, cue: torch.Tensor) -> Any:
+        told.append(cue.clone())
+        return parts.decode(noise, scene, cue)
+
+    session.adopt(replace(parts, decode=decode))
+    session.reset(start=[replace(world.starts[0], since=-2), world.starts[1]])
+    random = np.random.default_rng(0)
+    actions = random.integers(0, 3, (12, 2))
+    rewards = np.stack([session.step(action)[1].reward for action in actions])
+    assert len(np.unique(rewards)) > 1
+    before = np.array([[-1, 0], [0, 0]], np.float32)  # what the starts say
+    since = np.stack([since_rewards(row)[2:-1] for row in np.concatenate((before, rewards)).T], 1)
+    expected = cues(torch.from_numpy(actions), torch.from_numpy(since), world.config.model)
+    assert torch.equal(torch.stack(told), expected)
 
 
 def test_the_default_start_is_an_episodes_beginning_drawn_by_the_rows_own_generator(

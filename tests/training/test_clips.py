@@ -50,6 +50,23 @@ def test_what_a_reward_leads_to_is_in_the_clip(points: Dataset) -> None:
         assert ((batch.rewards != 1)[:, : 49 - TINY.window].sum(1) > 0).all()
 
 
+def test_a_batch_knows_of_rewards_before_its_clips(points: Dataset) -> None:
+    """And tells the decoder of each at the tick after it, not before."""
+    store, told = ClipStore(points, points.train, 8), replace(TINY, reward_ages=40)
+    earlier = 0
+    for step in range(30):
+        batch = make_batch(store, told, LOSS, 0, step, range(2))
+        ages = batch.cues(told) // told.num_actions
+        for row in range(2):
+            rewards, since = batch.rewards[row] - 1, batch.since[row]
+            earlier += int(since[0] != 0 and since[0].abs() <= 40)
+            for tick in range(1, 7):
+                before = rewards[tick - 1]
+                assert since[tick] == (before if before else since[tick - 1] + since[tick - 1].sign())
+                assert not before or ages[row, tick] == (41 if before > 0 else 1)
+    assert earlier
+
+
 def test_where_nothing_is_rewarded_clips_are_drawn_as_ever(points: Dataset) -> None:
     quiet = copy.copy(ClipStore(points, points.train, 2 * TINY.window))
     quiet._rewarded = np.zeros_like(quiet._rewarded)

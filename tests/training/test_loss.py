@@ -12,6 +12,7 @@ from worldsim.data.clips import ClipStore
 from worldsim.data.episodes import Dataset
 from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
+from worldsim.model.cue import since_rewards
 from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.training.batches import _make_row, device_noise, make_batch, stratified, stream
 from worldsim.training.loss import (
@@ -114,6 +115,7 @@ def test_clips_obey_the_time_convention(pong_data: Dataset, store: ClipStore) ->
     assert (clip.frames == episode.frames[7 : 7 + store.length]).all()
     assert (clip.actions == episode.actions[7 : 7 + store.length - 1]).all()
     assert len(clip.rewards) == len(clip.terminated) == store.length - 1
+    assert (clip.since == since_rewards(episode.rewards)[7 : 7 + store.length]).all()
 
 
 def test_held_out_episodes_are_not_in_the_training_clips(pong_data: Dataset) -> None:

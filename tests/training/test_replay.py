@@ -70,7 +70,7 @@ def test_a_frame_is_kept_with_all_that_foretells_the_next(model: WorldModel, sto
         context = model.encode(views, previous, torch.zeros_like(previous))
     for k, place in enumerate(places.frames.tolist()):
         row, tick = divmod(place, 7)
-        assert torch.equal(frames.following[k], real[row, tick + 1]) and frames.action[k] == batch.actions[row, tick]
+        assert torch.equal(frames.following[k], real[row, tick + 1]) and frames.cue[k] == batch.actions[row, tick]
         if row == 1:
             continue
         assert torch.equal(frames.past[k], torch.stack([real[0, max(0, tick - age)] for age in (2, 1, 0)]))
@@ -272,7 +272,7 @@ def test_a_square_is_cut_from_every_frame_that_is_seen(store: ClipStore) -> None
     past, within = model.shown(frames.past, torch.float32), crops.within(model)
     following = cut(model.shown(frames.following, torch.float32), squares)
     with torch.no_grad():
-        x0 = within.decoder(noise, ones, cut(frames.context, squares), cut(model.view_of(past), squares), frames.action)
+        x0 = within.decoder(noise, ones, cut(frames.context, squares), cut(model.view_of(past), squares), frames.cue)
         weights = attention(within.config, cut(past[:, -2], squares), cut(past[:, -1], squares), x0, LOSS.moved_weight)
         expected = ((x0 - following).square() * weights).mean()
         assert expected > 0.01

@@ -110,6 +110,34 @@ def test_a_run_can_start_from_a_world_and_says_so(pong_data: Dataset, straight: 
         Trainer(config(pong_data, tmp_path / "other", init=str(tmp_path / "first"), model=SHAPE | {"dim": 64}), Ranks())
 
 
+def test_a_run_can_be_told_of_rewards_that_its_world_was_not_told_of(
+    pong_data: Dataset, straight: Path, tmp_path: Path
+) -> None:
+    export(Run(straight), tmp_path / "first")
+    first = load_world(str(tmp_path / "first")).model
+    shape = SHAPE | {"reward_ages": 5}
+    told = config(pong_data, tmp_path / "run", init=str(tmp_path / "first"), steps=1, model=shape)
+    trainer = Trainer(told, Ranks())
+    t, action = torch.tensor([0.5]), torch.tensor([1])
+    for age in range(11):  # at first it tells nothing
+        cue = action + age * first.config.num_actions
+        for ours, theirs in zip(trainer.model.modulations(t, cue), first.modulations(t, action), strict=True):
+            torch.testing.assert_close(ours, theirs)
+    trainer.train()
+    export(Run(tmp_path / "run"), tmp_path / "second")
+    with pytest.raises(RunError, match="has model.reward_ages=5, not 6"):
+        Trainer(
+            config(
+                pong_data,
+                tmp_path / "other",
+                init=str(tmp_path / "second"),
+                steps=1,
+                model=SHAPE | {"reward_ages": 6},
+            ),
+            Ranks(),
+        )
+
+
 @pytest.mark.parametrize("window", [2, 9])
 def test_a_run_can_start_with_another_window(
     pong_data: Dataset, straight: Path, tmp_path: Path, window: int

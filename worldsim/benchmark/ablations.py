@@ -23,13 +23,13 @@ __all__ = ["ABLATIONS", "go_without"]
 
 
 def _modulation_table(session: Session) -> None:
-    """AdaLN of every level and action looked up, not computed: a third of the decoder's weights is not read."""
+    """AdaLN of every level and cue looked up, not computed: a third of the decoder's weights is not read."""
 
-    def forward(self: DecodePart, noise: Tensor, scene: Tensor, action: Tensor) -> Tensor:
+    def forward(self: DecodePart, noise: Tensor, scene: Tensor, cue: Tensor) -> Tensor:
         def denoise(x: Tensor, t: float) -> Tensor:
             levels = torch.full((len(x),), t, device=x.device)
             size = torch.full((len(x),), 1 / (len(self.levels) - 1), device=x.device)
-            modulations = session.model.modulations(levels, action, size)
+            modulations = session.model.modulations(levels, cue, size)
             return self.decoder.denoise(x.to(scene.dtype), scene, modulations).float()
 
         return sample(denoise, noise, self.levels)

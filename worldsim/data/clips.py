@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from worldsim.data.episodes import Dataset, Episode, EpisodeInfo
 from worldsim.data.packed import PackedFrames
 from worldsim.errors import DataError
+from worldsim.model.cue import since_rewards
 
 _READERS = 2  # episodes read at a time; each is in memory whole until it is packed
 
@@ -28,12 +29,15 @@ class Clip:
         actions: int64 [T-1]; action t is taken between frames t and t+1.
         rewards: float32 [T-1].
         terminated: bool [T-1].
+        since: int64 [T], the last reward at every frame, those before the clip included; see
+            :func:`~worldsim.model.cue.since_rewards`.
     """
 
     frames: NDArray[np.uint8]
     actions: NDArray[np.int64]
     rewards: NDArray[np.float32]
     terminated: NDArray[np.bool_]
+    since: NDArray[np.int64]
 
 
 class ClipStore:
@@ -80,7 +84,8 @@ class ClipStore:
         episode, start = self._episodes[number], index - int(self._first[number])
         acts = slice(start, start + self.length - 1)
         frames = episode.frames.unpack(start, start + self.length)
-        return Clip(frames, episode.actions[acts], episode.rewards[acts], episode.terminated[acts])
+        since = episode.since[start : start + self.length]
+        return Clip(frames, episode.actions[acts], episode.rewards[acts], episode.terminated[acts], since)
 
     @property
     def events(self) -> tuple[str, ...]:
@@ -130,8 +135,9 @@ class _PackedEpisode:
     actions: NDArray[np.int64]
     rewards: NDArray[np.float32]
     terminated: NDArray[np.bool_]
+    since: NDArray[np.int64]
 
     @classmethod
     def of(cls, episode: Episode) -> _PackedEpisode:
-        frames = PackedFrames.pack(episode.frames)
-        return cls(frames, episode.actions.astype(np.int64), episode.rewards, episode.terminated)
+        frames, since = PackedFrames.pack(episode.frames), since_rewards(episode.rewards)
+        return cls(frames, episode.actions.astype(np.int64), episode.rewards, episode.terminated, since)

@@ -18,8 +18,9 @@ from worldsim.model.world_model import WorldModel
 class DecodePart(nn.Module):
     """Noise to the clean frame: every denoising step of one frame, between an action and its picture.
 
-    A sampler asks for a handful of noise levels and a game has a handful of actions. What the two do to the decoder is
-    computed once, here, and looked up in a tick; computing it every time reads a third of the decoder's weights.
+    A sampler asks for a handful of noise levels and a game has a handful of actions, or some hundred cues. What the two
+    do to the decoder is computed once, here, and looked up in a tick; computing it every time reads a third of the
+    decoder's weights.
 
     Args:
         model: Shares its weights with this module.
@@ -31,28 +32,28 @@ class DecodePart(nn.Module):
     def __init__(self, model: WorldModel, levels: Sequence[float]) -> None:
         super().__init__()
         self.decoder, self.levels = model.decoder, tuple(levels)
-        actions = torch.arange(model.config.num_actions, device=next(model.parameters()).device)
+        cues = torch.arange(model.config.cues, device=next(model.parameters()).device)
         with torch.no_grad():
-            ones = torch.ones(len(actions), device=actions.device)
+            ones = torch.ones(len(cues), device=cues.device)
             by_level = [
-                model.modulations(t * ones, actions, (t - s) * ones)
+                model.modulations(t * ones, cues, (t - s) * ones)
                 for t, s in zip(levels[:-1], levels[1:], strict=True)
             ]
         self.sizes = [part.shape[-1] for part in by_level[0]]
         self.register_buffer("table", torch.stack([torch.cat(parts, -1) for parts in by_level]), persistent=False)
 
-    def forward(self, noise: Tensor, scene: Tensor, action: Tensor) -> Tensor:
+    def forward(self, noise: Tensor, scene: Tensor, cue: Tensor) -> Tensor:
         """Clean patches.
 
         Args:
             noise: Standard normal, float32 [B, L, P].
             scene: [B, H / 2, W / 2, C], see :meth:`WorldModel.scene`.
-            action: int64 [B], the action taken now.
+            cue: int64 [B], the action taken now and what else is told, see :func:`~worldsim.model.cue.cues`.
 
         Returns:
             x0, float32 [B, L, P]; the arithmetic between two denoising steps is in float32.
         """
-        chosen = self.table.index_select(1, action)  # [levels, B, M]
+        chosen = self.table.index_select(1, cue)  # [levels, B, M]
         at = {t: i for i, t in enumerate(self.levels[:-1])}
 
         def denoise(x: Tensor, t: float) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldsim.model.cue import tick_later
+
 
 class Outcome(NamedTuple):
     """What followed from an action, read from the frame it led to."""
@@ -31,6 +33,8 @@ class Referee:
         score: int64 [B, 2], points rewarded with +1 and with -1 since the row began.
         tick: int64 [B], judged ticks since the row began.
         told: int64 [B], sign of the last reward + 1, on the device: the heads hear it.
+        since: int64 [B], the last reward that was given, its sign times its age, see
+            :func:`~worldsim.model.cue.since_rewards`, on the device: the decoder hears it.
     """
 
     def __init__(self, batch: int, score_limit: int | None, device: torch.device) -> None:
@@ -38,10 +42,12 @@ class Referee:
         self.score = np.zeros((batch, 2), np.int64)
         self.tick = np.zeros(batch, np.int64)
         self.told = torch.ones(batch, dtype=torch.int64, device=device)
+        self.since = torch.zeros_like(self.told)
 
-    def begin(self, rows: Sequence[int]) -> None:
-        """Rows start over."""
+    def begin(self, rows: Sequence[int], since: Sequence[int]) -> None:
+        """Rows start over, each a given time after its last reward."""
         self.score[rows], self.tick[rows], self.told[rows] = 0, 0, 1
+        self.since[rows] = torch.tensor(since, device=self.since.device)
 
     def judge(self, reward_logits: Tensor, end_logits: Tensor, idle: Sequence[int]) -> Outcome:
         """The outcome of a tick.
@@ -53,6 +59,7 @@ class Referee:
         """
         torch.argmax(reward_logits, -1, out=self.told)
         self.told[idle] = 1
+        self.since.copy_(tick_later(self.since, self.told - 1))
         playing = np.ones(len(self.tick), bool)
         playing[idle] = False
         sign = self.told.cpu().numpy() - 1

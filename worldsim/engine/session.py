@@ -22,6 +22,7 @@ from worldsim.engine.sampler import levels
 from worldsim.engine.state import SessionState, checked_state, gather_state
 from worldsim.engine.stopwatch import Stopwatch
 from worldsim.errors import StartError, WorldsimError
+from worldsim.model.cue import cues
 from worldsim.model.patches import to_uint8
 from worldsim.world import World
 
@@ -192,7 +193,7 @@ class Session:
         self._noise.replace(chosen, generators)
         self._pending = False
         self._memory.begin(chosen, starts)
-        self._referee.begin(chosen)
+        self._referee.begin(chosen, [one.since for one in starts])
         self._started[chosen] = True
         return to_host(self._memory.frames[chosen])
 
@@ -240,7 +241,8 @@ class Session:
         with self.stopwatch("decode"):
             memory.action.numpy()[:] = given
             action, noise = memory.action.to(self.device), self._noise.draw(waiting).to(self.device)
-            patches = self._parts.decode(noise, memory.scene, action)
+            cue = cues(action, self._referee.since, self.model.config)
+            patches = self._parts.decode(noise, memory.scene, cue)
         with self.stopwatch("to_uint8"):
             memory.frames.copy_(self.model.unpatchify(to_uint8(patches)))
             shown = take(memory.frames)
@@ -286,6 +288,7 @@ class Session:
             pending=self._pending,
             **self._memory.held(chosen),
             told=self._referee.told[chosen],
+            since=self._referee.since[chosen],
             generators=self._noise.states(chosen),
             score=self.score[chosen],
             tick=self.tick[chosen],
@@ -308,6 +311,7 @@ class Session:
             )
         self._memory.restore(chosen, vars(held))
         self._referee.told[chosen] = held.told.to(self.device)
+        self._referee.since[chosen] = held.since.to(self.device)
         self._noise.set_states(chosen, held.generators)
         self.score[chosen] = state.score
         self.tick[chosen] = state.tick

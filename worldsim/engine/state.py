@@ -14,7 +14,7 @@ from torch import Tensor
 from worldsim.errors import WorldsimError
 from worldsim.world import World
 
-STATE_VERSION = 3
+STATE_VERSION = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +32,7 @@ class SessionState:
         context: [n, L, D].
         view: [n, L, V], of the last committed frame.
         told: int64 [n], sign of the last committed reward, + 1.
+        since: int64 [n], the last reward's sign times its age, see :func:`~worldsim.model.cue.since_rewards`.
         frames: uint8 [n, H, W, 3].
         actions: int64 [n].
         generators: uint8 [n, G].
@@ -49,6 +50,7 @@ class SessionState:
     context: NDArray[Any]
     view: NDArray[Any]
     told: NDArray[np.int64]
+    since: NDArray[np.int64]
     frames: NDArray[np.uint8]
     actions: NDArray[np.int64]
     generators: NDArray[np.uint8]
@@ -104,6 +106,7 @@ def checked_state(
         "context": ((rows, c.tokens, c.dim), _stored(dtype)),
         "view": ((rows, c.tokens, c.view_dim), _stored(dtype)),
         "told": ((rows,), whole),
+        "since": ((rows,), whole),
         "frames": ((rows, c.height, c.width, 3), np.dtype(np.uint8)),
         "actions": ((rows,), whole),
         "generators": ((rows, *random), np.dtype(np.uint8)),

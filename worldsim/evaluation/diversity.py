@@ -18,6 +18,7 @@ from worldsim.evaluation.events import GONE
 from worldsim.evaluation.objects import BALL
 from worldsim.evaluation.roll_outs import dream
 from worldsim.evaluation.subject import Subject
+from worldsim.model.cue import since_rewards
 from worldsim.start import Start
 from worldsim.vision.reading import Reading
 
@@ -125,7 +126,8 @@ def _serves(subject: Subject) -> Iterator[tuple[Start, NDArray[np.int64], dict[s
                 continue
             actions = episode.actions.astype(np.int64)
             frames = episode.frames[begun + 1 - window : begun + 1].copy()
-            start = Start(f"{info.file} at {begun}", frames, actions[begun + 1 - window : begun])
+            since = since_rewards(episode.rewards)[begun]
+            start = Start(f"{info.file} at {begun}", frames, actions[begun + 1 - window : begun], since)
             yield start, actions[begun:over], flight
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from worldsim.data.episodes import Dataset, EpisodeInfo
 from worldsim.envs.sources import Source, SourceState
 from worldsim.errors import DataError
+from worldsim.model.cue import since_rewards
 from worldsim.start import Start
 
 
@@ -25,6 +26,8 @@ class Moment:
         past_actions: uint8 [tick], every action since the episode began: the way here in the real game.
         frames: uint8 [T, H, W, 3], what followed; ``frames[k]`` after ``actions[k]``.
         actions: int64 [T].
+        since: int64 [N-1+T], the last reward before each of the start's actions and of these; see
+            :func:`~worldsim.model.cue.since_rewards`.
     """
 
     episode: EpisodeInfo
@@ -33,6 +36,7 @@ class Moment:
     past_actions: NDArray[np.uint8]
     frames: NDArray[np.uint8]
     actions: NDArray[np.int64]
+    since: NDArray[np.int64]
 
 
 def spread_moments(dataset: Dataset, count: int, window: int, ticks: int, seed: int) -> list[Moment]:
@@ -65,12 +69,13 @@ def spread_moments(dataset: Dataset, count: int, window: int, ticks: int, seed: 
         if not len(mine):
             continue
         episode = dataset.load(info)
+        actions, since = episode.actions.astype(np.int64), since_rewards(episode.rewards)
         for tick in mine.tolist():
             before, after = slice(tick + 1 - window, tick + 1), slice(tick + 1, tick + 1 + ticks)
-            actions = episode.actions.astype(np.int64)
-            start = Start(f"{info.file} at {tick}", episode.frames[before].copy(), actions[tick + 1 - window : tick])
-            past = episode.actions[:tick].copy()
-            moments.append(Moment(info, tick, start, past, episode.frames[after].copy(), actions[tick : tick + ticks]))
+            led, taken = actions[tick + 1 - window : tick], actions[tick : tick + ticks]
+            start = Start(f"{info.file} at {tick}", episode.frames[before].copy(), led, since[tick])
+            past, told = episode.actions[:tick].copy(), since[tick + 1 - window : tick + ticks]
+            moments.append(Moment(info, tick, start, past, episode.frames[after].copy(), taken, told))
     return moments
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from worldsim.engine.precision import pick_device, pick_dtype
 from worldsim.evaluation.moments import Moment
 from worldsim.evaluation.subject import Subject, spread
+from worldsim.model.cue import cues
 from worldsim.model.patches import to_uint8
 from worldsim.training.loss import REACH, LossConfig, moved
 from worldsim.training.own import own_frames
@@ -94,11 +95,12 @@ def _one_ahead(subject: Subject, moments: list[Moment]) -> NDArray[np.uint8]:
         moment = moments[number]
         frames = torch.from_numpy(np.concatenate((moment.start.frames, moment.frames)))[None].to(device)
         actions = torch.from_numpy(np.concatenate((moment.start.actions, moment.actions)))[None].to(device)
+        told = cues(actions, torch.from_numpy(moment.since)[None].to(device), c)
         clean = model.see(frames, dtype)
         previous = model.previous_actions(actions)
         generator = torch.Generator().manual_seed(settings.seed + number)
         noise = torch.randn(1, actions.shape[1], c.tokens, c.patch_dim, generator=generator).to(device, dtype)
-        made = own_frames(model, clean, previous, actions, noise, settings.steps or world.config.steps)
+        made = own_frames(model, clean, previous, told, noise, settings.steps or world.config.steps)
         advance(actions.shape[1])
         return to_uint8(model.unpatchify(made[0, 1:].float())).cpu().numpy()
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from worldsim.data.clips import ClipStore
 from worldsim.engine.sampler import Denoise, levels, sample
 from worldsim.model.attention import TemporalAttention
+from worldsim.model.cue import cues
 from worldsim.model.multiscale import MultiScaleAttention
 from worldsim.model.world_model import WorldModel
 from worldsim.training.progress import held_out_error
@@ -139,6 +140,7 @@ class Separable(AtOnce):
         model, weight = self._model, next(self._model.parameters())
         clip, rng = store.draw(seed, 0, place)
         frames, actions = torch.from_numpy(clip.frames)[None], torch.from_numpy(clip.actions)[None].to(weight.device)
+        told = cues(actions, torch.from_numpy(clip.since[:-1]).to(weight.device), model.config)
         patches = model.see(frames.to(weight.device), weight.dtype)
         previous, views = model.previous_actions(actions), model.views(patches)
         context = model.encode(views, previous, torch.zeros_like(previous))
@@ -149,7 +151,7 @@ class Separable(AtOnce):
         def denoise(x: Tensor, t: float) -> Tensor:
             level = torch.full((len(x),), t, device=x.device, dtype=x.dtype)
             size = torch.full_like(level, 1 / steps)
-            return model.denoise(x, scene, model.modulations(level, actions[0], size))
+            return model.denoise(x, scene, model.modulations(level, told[0], size))
 
         return denoise, noise.to(weight.device, weight.dtype)
 

@@ -71,6 +71,8 @@ class ModelConfig:
         age_dim: So many values of each head of the encoder are also told how old the frames are that it looks at, see
             :class:`~worldsim.model.attention.TemporalAttention`; even. With ``multiscale``, which has positions of its
             own, it is 0.
+        reward_ages: Ticks for which the decoder is told the sign and the age of the last reward; see
+            :mod:`worldsim.model.cue`. 0: it is told of no reward.
         mlp_ratio: Hidden width of an MLP over ``dim``.
         context_levels: Buckets of context noise that the encoder can be told of; bucket 0 is clean.
         max_context_noise: Noise level of the last bucket, in (0, 1).
@@ -95,6 +97,7 @@ class ModelConfig:
     decoder_width: int = 32
     window: int = 16
     age_dim: int = 0
+    reward_ages: int = 0
     mlp_ratio: int = 4
     context_levels: int = 10
     max_context_noise: float = 0.3
@@ -129,11 +132,9 @@ class ModelConfig:
             )
         if self.history < 2:
             raise ValueError(f"model.history must be at least 2 frames, not {self.history}")
-        if self.margin < 0 or self.extrapolated < 0:
-            raise ValueError(
-                f"model.margin and model.extrapolated must be at least 0, "
-                f"not {self.margin} and {self.extrapolated}"
-            )
+        for name in ("margin", "extrapolated", "reward_ages"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"model.{name} must be at least 0, not {getattr(self, name)}")
         if self.dim % self.heads:
             raise ValueError(f"model.dim {self.dim} is not a multiple of model.heads {self.heads}")
         if self.window < 2:
@@ -175,6 +176,11 @@ class ModelConfig:
     def tokens(self) -> int:
         """Tokens of a frame (L)."""
         return self.rows * self.columns
+
+    @property
+    def cues(self) -> int:
+        """How many different cues there are, see :func:`~worldsim.model.cue.cues`."""
+        return self.num_actions * (1 + 2 * self.reward_ages)
 
     @property
     def patch_dim(self) -> int:

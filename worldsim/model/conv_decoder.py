@@ -75,9 +75,9 @@ class ConvDecoder(FrameDecoder):
         x = told + self.seen(torch.cat([self._cells(patches, 3, CELL) for patches in frames], 1))
         return self._blocks()[0](x)
 
-    def modulations(self, t: Tensor, action: Tensor, size: Tensor | None = None) -> list[Tensor]:
+    def modulations(self, t: Tensor, cue: Tensor, size: Tensor | None = None) -> list[Tensor]:
         """See :meth:`FrameDecoder.modulations`: each block's and the output's shifts and scales [N, 2 C]."""
-        condition = self.condition(t, action, size)
+        condition = self.condition(t, cue, size)
         return [layer(condition) for layer in self.modulation]
 
     def denoise(self, noisy: Tensor, scene: Tensor, modulations: Sequence[Tensor]) -> Tensor:

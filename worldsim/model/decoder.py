@@ -71,10 +71,13 @@ class FrameDecoder(nn.Module, ABC):
         self.config = config
         self.level = NoiseLevelEmbedding(config.dim)
         self.action = nn.Embedding(config.num_actions, config.dim)
+        self.reward = nn.Embedding(1 + 2 * config.reward_ages, config.dim) if config.reward_ages else None
+        if self.reward is not None:
+            nn.init.zeros_(self.reward.weight)
         self.size = StepSizeEmbedding(config.shortcut, config.dim) if config.shortcut else None
 
     def forward(
-        self, noisy: Tensor, t: Tensor, context: Tensor, last: Tensor, action: Tensor, size: Tensor | None = None
+        self, noisy: Tensor, t: Tensor, context: Tensor, last: Tensor, cue: Tensor, size: Tensor | None = None
     ) -> Tensor:
         """Predict the clean frame.
 
@@ -83,27 +86,32 @@ class FrameDecoder(nn.Module, ABC):
             t: Noise levels [N] in (0, 1]; 1 is pure noise.
             context: The encoder's tokens of the last frame [N, L, D].
             last: The view of the last frame [N, L, V].
-            action: int64 [N], the action taken after the last frame.
+            cue: int64 [N], the action taken after the last frame and what else is told, see
+                :func:`~worldsim.model.cue.cues`.
             size: Of the step that is taken with the guess [N] in (0, 1], for decoders that are told; None: the finest.
 
         Returns:
             x0 as patches [N, L, P].
         """
-        return self.denoise(noisy, self.scene(context, last), self.modulations(t, action, size))
+        return self.denoise(noisy, self.scene(context, last), self.modulations(t, cue, size))
 
     @property
     @abstractmethod
     def repeated(self) -> list[nn.Module]:
         """The blocks that run once a denoising step, in order."""
 
-    def condition(self, t: Tensor, action: Tensor, size: Tensor | None) -> Tensor:
-        """What noise levels [N], actions [N] and step sizes [N] have in common for all layers, [N, D]."""
-        told = self.level(t) + self.action(action)
+    def condition(self, t: Tensor, cue: Tensor, size: Tensor | None) -> Tensor:
+        """What noise levels [N], cues [N] and step sizes [N] have in common for all layers, [N, D]."""
+        told = self.level(t)
+        if self.reward is None:
+            told = told + self.action(cue)
+        else:
+            told = told + self.action(cue % self.config.num_actions) + self.reward(cue // self.config.num_actions)
         return F.silu(told if self.size is None else told + self.size(size))
 
     @abstractmethod
     def scene(self, context: Tensor, last: Tensor) -> Tensor:
-        """What no noise level and no action changes, once a frame.
+        """What no noise level and no cue changes, once a frame.
 
         Args:
             context, last: As :meth:`forward` takes them, with any leading dimensions [..., L, D] and [..., L, V].
@@ -113,8 +121,8 @@ class FrameDecoder(nn.Module, ABC):
         """
 
     @abstractmethod
-    def modulations(self, t: Tensor, action: Tensor, size: Tensor | None = None) -> list[Tensor]:
-        """What noise levels [N], actions [N] and step sizes [N] do, each layer's [N, ...]; see :meth:`forward`.
+    def modulations(self, t: Tensor, cue: Tensor, size: Tensor | None = None) -> list[Tensor]:
+        """What noise levels [N], cues [N] and step sizes [N] do, each layer's [N, ...]; see :meth:`forward`.
 
         Few of either are ever used, so that a player can look these up instead of computing them.
         """

@@ -61,9 +61,9 @@ class TokenDecoder(FrameDecoder):
         seen = F.linear(last, self.patches.weight[:, -last.shape[-1] :], self.patches.bias)
         return seen + self.context(context) + self.position
 
-    def modulations(self, t: Tensor, action: Tensor, size: Tensor | None = None) -> list[Tensor]:
+    def modulations(self, t: Tensor, cue: Tensor, size: Tensor | None = None) -> list[Tensor]:
         """See :meth:`FrameDecoder.modulations`: each block's [N, 6 D] and the output's [N, 2 D]."""
-        condition = self.condition(t, action, size)
+        condition = self.condition(t, cue, size)
         return [block.modulation(condition) for block in self._blocks()] + [self.modulation(condition)]
 
     def denoise(self, noisy: Tensor, scene: Tensor, modulations: Sequence[Tensor]) -> Tensor:

@@ -165,17 +165,17 @@ class WorldModel(nn.Module):
         """Bias of the ring's slots by age; see :meth:`CausalEncoder.ring_bias`."""
         return self.encoder.ring_bias(age)
 
-    def decode(self, noisy: Tensor, t: Tensor, context: Tensor, last: Tensor, action: Tensor) -> Tensor:
+    def decode(self, noisy: Tensor, t: Tensor, context: Tensor, last: Tensor, cue: Tensor) -> Tensor:
         """Clean frame as patches [B, L, P]; see :meth:`FrameDecoder.forward`."""
-        return self.decoder(noisy, t, context, last, action)
+        return self.decoder(noisy, t, context, last, cue)
 
     def scene(self, context: Tensor, last: Tensor) -> Tensor:
         """What :meth:`denoise` needs of the past; see :meth:`FrameDecoder.scene`."""
         return self.decoder.scene(context, last)
 
-    def modulations(self, t: Tensor, action: Tensor, size: Tensor | None = None) -> list[Tensor]:
-        """What :meth:`denoise` needs of noise levels, actions and step sizes; see :meth:`FrameDecoder.modulations`."""
-        return self.decoder.modulations(t, action, size)
+    def modulations(self, t: Tensor, cue: Tensor, size: Tensor | None = None) -> list[Tensor]:
+        """What :meth:`denoise` needs of noise levels, cues and step sizes; see :meth:`FrameDecoder.modulations`."""
+        return self.decoder.modulations(t, cue, size)
 
     def denoise(self, noisy: Tensor, scene: Tensor, modulations: Sequence[Tensor]) -> Tensor:
         """:meth:`decode` with all that can be prepared before the action is known; see :meth:`FrameDecoder.denoise`."""

@@ -24,7 +24,8 @@ _MADE_BY = "## Made by\n"
 def adopt_weights(model: WorldModel, name: str, run: Run, anew: tuple[str, ...] = ()) -> None:
     """Start from a world's weights, and remember in the run how that world was made.
 
-    Its window may be another one: frames that are older than it knew are begun to be looked at as its oldest are.
+    Its window may be another one: frames that are older than it knew are begun to be looked at as its oldest are. And
+    it need not have been told of rewards (``model.reward_ages``): what they tell is begun to be learned.
 
     Args:
         model: Is given them.
@@ -37,7 +38,10 @@ def adopt_weights(model: WorldModel, name: str, run: Run, anew: tuple[str, ...] 
         RunError: its model has another shape.
     """
     parent = load_world(name)
-    check_shape(parent, name, model.config, may_differ=("window", "age_dim") if anew else ("window",))
+    may_differ = ["window", *(["age_dim"] if anew else [])]
+    if not parent.config.model.reward_ages:
+        may_differ, anew = [*may_differ, "reward_ages"], (*anew, "decoder.reward.weight")
+    check_shape(parent, name, model.config, may_differ)
     weights = of_window(parent.model.state_dict(), model.config.window)
     ours = model.state_dict()
     model.load_state_dict({key: ours[key] if key.endswith(anew) else weights[key] for key in ours})

@@ -117,6 +117,7 @@ def _make_row(
         "actions": clip.actions,
         "rewards": np.sign(clip.rewards).astype(np.int64) + 1,
         "terminated": clip.terminated.astype(np.int64),
+        "since": clip.since[:-1],
         "context_level": np.array(level),
         "own_level": own_level,
         "t": shift_levels(u, loss.noise_shift),

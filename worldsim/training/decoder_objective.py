@@ -44,7 +44,7 @@ class _Guess(nn.Module):
         context: Tensor,
         past: Tensor,
         previous: Tensor,
-        action: Tensor,
+        cue: Tensor,
         squares: Tensor | None,
     ) -> Tensor:
         decoder = self._drawer[0].decoder
@@ -56,7 +56,7 @@ class _Guess(nn.Module):
             scene = decoder.scene_of(context, cut(past, of_each))
         else:
             scene = decoder.scene(context, cut(self._model[0].view_of(past), squares))
-        return decoder.denoise(noisy, scene, decoder.modulations(t, action))
+        return decoder.denoise(noisy, scene, decoder.modulations(t, cue))
 
 
 class DecoderObjective:
@@ -91,7 +91,7 @@ class DecoderObjective:
             past, following = model.shown(frames.past, dtype), cut(model.shown(frames.following, dtype), squares)
             guess, level = whole if squares is None else square, t.to(dtype)
             noisy = torch.lerp(following, noise, level[:, None, None])
-            x0 = computer.call(guess, noisy, level, frames.context, past, frames.previous, frames.action, squares)
+            x0 = computer.call(guess, noisy, level, frames.context, past, frames.previous, frames.cue, squares)
             before, last = (cut(past[:, at], squares) for at in (-2, -1))
             weights = attention(guess.layout, before, last, x0, weight)
             each: Tensor = ((x0.float() - following.float()).square() * weights).mean(2)

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from worldsim.checkpoint import load_checkpoint, part
-from worldsim.data.episodes import Dataset
+from worldsim.data.episodes import Dataset, Episode
 from worldsim.model.config import ModelConfig
+from worldsim.model.cue import since_rewards
 from worldsim.model.designs import SEPARABLE
 from worldsim.model.dit import DiT
 from worldsim.model.world_model import WorldModel
@@ -84,14 +85,19 @@ def _starts(dataset: Dataset, length: int, episodes: int, clips: int) -> list[St
     starts = []
     for i, info in enumerate(chosen[:episodes]):
         episode = dataset.load(info)
-        starts.append(Start(f"episode {i}", episode.frames[:length], episode.actions[: length - 1].astype(np.int64)))
+        starts.append(_start(f"episode {i}", episode, 0, length))
     for i in range(clips):
         episode = dataset.load(chosen[i % len(chosen)])
         # Spread over the episode; golden-ratio steps keep clips of one episode apart.
         first = int((0.1 + 0.8 * ((i * 0.618034) % 1)) * (len(episode) - length))
-        actions = episode.actions[first : first + length - 1].astype(np.int64)
-        starts.append(Start(f"clip {i}", episode.frames[first : first + length], actions))
+        starts.append(_start(f"clip {i}", episode, first, length))
     return starts
+
+
+def _start(name: str, episode: Episode, first: int, length: int) -> Start:
+    last = first + length - 1
+    actions = episode.actions[first:last].astype(np.int64)
+    return Start(name, episode.frames[first : last + 1], actions, since_rewards(episode.rewards)[last])
 
 
 def export(run: Run, folder: Path | None = None) -> World:

@@ -37,7 +37,10 @@ def roll_out_grid(
         RGB picture, uint8 [h, w, 3].
     """
     clips = [store.draw(seed, 1, place)[0] for place in range(rows)]
-    starts = [Start(f"clip {i}", clip.frames[:prime], clip.actions[: prime - 1]) for i, clip in enumerate(clips)]
+    starts = [
+        Start(f"clip {i}", clip.frames[:prime], clip.actions[: prime - 1], clip.since[prime - 1])
+        for i, clip in enumerate(clips)
+    ]
     generator = open_world(world, rows)
     generator.prime(starts, seed)
     dreamed, late = {}, generator.own_delay - 1

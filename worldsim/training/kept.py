@@ -103,14 +103,14 @@ class Frames:
         past: Patches of the last frames as they were shown, the newest last, uint8 [N, history, L, P].
         previous: int64 [N], the action before the last frame.
         following: Patches of the recorded frame that follows, uint8 [N, L, P].
-        action: int64 [N], the action before that one.
+        cue: int64 [N], what the decoder is told of it, see :func:`~worldsim.model.cue.cues`.
     """
 
     context: Tensor
     past: Tensor
     previous: Tensor
     following: Tensor
-    action: Tensor
+    cue: Tensor
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worldsim.model.config import ModelConfig
+from worldsim.model.cue import cues
 from worldsim.model.patches import patchify, unpatchify
 from worldsim.model.world_model import WorldModel
 from worldsim.training.crops import CHANGED, cut
@@ -69,6 +70,7 @@ class Batch:
         actions: int64 [B, T-1]; action t is taken between frames t and t+1.
         rewards: int64 [B, T-1], sign of the reward + 1.
         terminated: int64 [B, T-1], 0 or 1.
+        since: int64 [B, T-1], the last reward before each action, see :func:`~worldsim.model.cue.since_rewards`.
         context_level: int64 [B], context-noise bucket of the clip.
         context_noise: [B, T, L, P] standard normal; where a clip shows the model's own frames, what they are made of.
         own_level: [B, T-1] noise levels in (0, 1] that the model's own frames are made from.
@@ -81,12 +83,17 @@ class Batch:
     actions: Tensor
     rewards: Tensor
     terminated: Tensor
+    since: Tensor
     context_level: Tensor
     context_noise: Tensor
     own_level: Tensor
     t: Tensor
     noise: Tensor
     squares: Tensor
+
+    def cues(self, config: ModelConfig) -> Tensor:
+        """What the decoder is told at each tick, int64 [B, T-1]; see :func:`~worldsim.model.cue.cues`."""
+        return cues(self.actions, self.since, config)
 
 
 def shift_levels(u: NDArray[np.float32], shift: float) -> NDArray[np.float32]:
@@ -184,7 +191,7 @@ def pretrain_loss(
     target, t = per_draw(target), batch.t.to(dtype)[..., None, None]
     noisy = (1 - t) * target + t * batch.noise.to(dtype)
     scene = drawer.scene(told, view)  # [B, T-1, H / 2, W / 2, C]
-    modulations = drawer.modulations(batch.t.flatten(), per_draw(batch.actions).flatten())
+    modulations = drawer.modulations(batch.t.flatten(), per_draw(batch.cues(c)).flatten())
     x0 = drawer.denoise(noisy.flatten(0, 2), per_draw(scene).flatten(0, 2), modulations).view_as(target)
     weights = attention(drawer.config, before[:, None], last[:, None], x0, config.moved_weight)
     denoise = ((x0.float() - target.float()).square() * weights).mean()

@@ -51,12 +51,13 @@ class Objective:
             return seen
         some = torch.tensor(own, device=seen.device)
         batch.context_level[some] = 0
-        actions, noise = batch.actions[some], batch.context_noise[some, 1:].to(self.dtype)
-        previous, made, level = self.model.previous_actions(actions), seen[some], batch.own_level[some].to(self.dtype)
+        cues, noise = batch.cues(self.model.config)[some], batch.context_noise[some, 1:].to(self.dtype)
+        previous = self.model.previous_actions(batch.actions[some])
+        made, level = seen[some], batch.own_level[some].to(self.dtype)
         real = made[:, 1:]
         if before is not None:
             made = self.model.shown(before.to(seen.device), self.dtype)
-        made = self._tick(made, previous, actions, noise, real, level)
+        made = self._tick(made, previous, cues, noise, real, level)
         return seen.index_copy_(0, some, made)
 
     def loss(self, batch: Batch, seen: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -127,6 +128,6 @@ class _OwnTick(nn.Module):
         self.model, self.steps = model, steps
 
     def forward(
-        self, seen: Tensor, previous: Tensor, actions: Tensor, noise: Tensor, real: Tensor, level: Tensor
+        self, seen: Tensor, previous: Tensor, cues: Tensor, noise: Tensor, real: Tensor, level: Tensor
     ) -> Tensor:
-        return own_frames(self.model, seen, previous, actions, noise, self.steps, real, level)
+        return own_frames(self.model, seen, previous, cues, noise, self.steps, real, level)

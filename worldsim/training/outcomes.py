@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from worldsim.data.clips import Clip, ClipStore
+from worldsim.model.cue import cues
 from worldsim.model.patches import to_uint8
 from worldsim.model.world_model import WorldModel
 from worldsim.training.loss import last_rewards
@@ -122,7 +123,9 @@ def _encode(
         generators = [torch.Generator().manual_seed(int(drawn[i][1].integers(2**62))) for i in own]
         noise = torch.stack([torch.randn(seen[0, 1:].shape, generator=generator) for generator in generators])
         some = torch.tensor(own)
-        made = own_frames(frozen, seen[some], previous[some], actions[some], noise.to(device, dtype), sampling_steps)
+        since = torch.from_numpy(np.stack([drawn[i][0].since[:-1] for i in own])).to(device)
+        told = cues(actions[some], since, frozen.config)
+        made = own_frames(frozen, seen[some], previous[some], told, noise.to(device, dtype), sampling_steps)
         seen[some] = made
     context = frozen.encode(frozen.views(seen), previous, torch.zeros_like(previous))[:, 1:]
     return context, to_uint8(seen.float())

@@ -67,7 +67,7 @@ def own_frames(
     model: WorldModel,
     seen: Tensor,
     previous: Tensor,
-    actions: Tensor,
+    cues: Tensor,
     noise: Tensor,
     steps: int,
     real: Tensor | None = None,
@@ -90,7 +90,7 @@ def own_frames(
         model: Makes the frames.
         seen: Patches of the frames that it sees [B, T, L, P].
         previous: Actions before each frame [B, T].
-        actions: Actions after each frame [B, T-1].
+        cues: What the decoder is told at each frame [B, T-1], see :func:`~worldsim.model.cue.cues`.
         noise: Standard normal [B, T-1, L, P].
         steps: Denoising steps.
         real, level: Patches of the recorded next frames [B, T-1, L, P], and to which level in (0, 1] each is noised
@@ -101,13 +101,13 @@ def own_frames(
     """
     views = model.views(seen)
     context = model.encode(views, previous, torch.zeros_like(previous))
-    scene, action = model.scene(context[:, :-1], views[:, :-1]).flatten(0, 1), actions.flatten()
+    scene, cue = model.scene(context[:, :-1], views[:, :-1]).flatten(0, 1), cues.flatten()
 
-    highest = noise.new_ones(len(action)) if level is None else level.flatten()
+    highest = noise.new_ones(len(cue)) if level is None else level.flatten()
     begun = noise if real is None or level is None else torch.lerp(real, noise, level[..., None, None])
 
     def denoise(x: Tensor, t: float) -> Tensor:  # a sampler's levels keep their ratios below any first one
-        return model.denoise(x, scene, model.modulations(t * highest, action, highest / steps))
+        return model.denoise(x, scene, model.modulations(t * highest, cue, highest / steps))
 
     made = sample(denoise, begun.flatten(0, 1), levels(steps)).float()
     return torch.cat((seen[:, :1], model.shown(to_uint8(made), seen.dtype).view_as(seen[:, 1:])), 1)

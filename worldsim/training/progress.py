@@ -13,6 +13,7 @@ from worldsim.data.clips import ClipStore
 from worldsim.engine.sampler import levels, sample
 from worldsim.errors import MissingExtra
 from worldsim.model.config import ModelConfig
+from worldsim.model.cue import cues
 from worldsim.model.patches import unpatchify
 from worldsim.model.world_model import WorldModel
 from worldsim.training.loss import REACH, moved
@@ -64,6 +65,7 @@ def held_out_error(model: WorldModel, store: ClipStore, clips: int, seed: int = 
         clip, rng = store.draw(seed, 0, place)
         frames = torch.from_numpy(clip.frames)[None].to(device)
         actions = torch.from_numpy(clip.actions)[None].to(device)
+        told = cues(actions, torch.from_numpy(clip.since[:-1]).to(device), model.config)
         patches = model.see(frames, dtype)
         previous = model.previous_actions(actions)
         views = model.views(patches)
@@ -72,10 +74,10 @@ def held_out_error(model: WorldModel, store: ClipStore, clips: int, seed: int = 
         noise = torch.randn(context.shape[0], *patches.shape[2:], generator=generator).to(device, dtype)
         scene = model.scene(context, views[0, :-1])
 
-        def denoise(x: Tensor, t: float, scene: Tensor = scene, action: Tensor = actions[0]) -> Tensor:
+        def denoise(x: Tensor, t: float, scene: Tensor = scene, cue: Tensor = told[0]) -> Tensor:
             level = torch.full((len(x),), t, device=x.device, dtype=x.dtype)
             size = torch.full_like(level, 1 / steps)
-            return model.denoise(x, scene, model.modulations(level, action, size))
+            return model.denoise(x, scene, model.modulations(level, cue, size))
 
         parts.append((sample(denoise, noise, levels(steps)), patches[0]))
     return frame_error(parts, model.config)

@@ -185,9 +185,9 @@ class Replay:
 
     def _found(self, at: Tensor) -> Frames:
         """Frames by their numbers int64 [N] among all that there is room for."""
-        at = at.to(self._held["action"].device)
+        at = at.to(self._held["cue"].device)
         flat = {name: value.flatten(0, 2) for name, value in self._held.items()}
-        ticks = self._held["action"].shape[2]
+        ticks = self._held["cue"].shape[2]
         ages = torch.arange(self._model.config.history - 1, -1, -1, device=at.device)
         past = at[:, None] - torch.minimum(ages, (at % ticks)[:, None])  # before a clip's first frame it stood still
         return Frames(
@@ -195,7 +195,7 @@ class Replay:
             past=flat["shown"][past],
             previous=flat["previous"][at],
             following=flat["following"][at],
-            action=flat["action"][at],
+            cue=flat["cue"][at],
         )
 
     def _put(self, number: int, batch: Batch, seen: Tensor, own: Sequence[int]) -> int:
@@ -207,7 +207,7 @@ class Replay:
             "shown": shown[:, :-1],
             "previous": self._model.previous_actions(batch.actions)[:, :-1],
             "following": real[:, 1:],
-            "action": batch.actions,
+            "cue": batch.cues(self._model.config),
         }
         for name, value in kept.items():
             if name not in self._held:

@@ -165,7 +165,7 @@ def test_what_self_forcing_rolls_out_is_what_a_session_plays(make_world: Callabl
     ]
     frames = torch.from_numpy(start.frames).expand(rows, *start.frames.shape)
     past = torch.from_numpy(start.actions).expand(rows, -1)
-    contexts, views = rolls.roll(frames, torch.cat((past, actions), 1), noise)
+    contexts, views = rolls.roll(frames, torch.cat((past, actions), 1), actions, noise)
     session = Session(world, rows, steps=2, seed=5, dtype="float32")
     session.reset(start=start)
     for tick in range(ticks):
@@ -231,10 +231,10 @@ def test_consistency_ends_at_the_teachers_step_and_believes_the_average_before()
         at = torch.full((5,), t)
         noisy = torch.lerp(m.real, m.noise[0], t)
         with torch.no_grad():
-            x0 = teacher.decode(noisy, at, m.context, m.last, m.action)
+            x0 = teacher.decode(noisy, at, m.context, m.last, m.cue)
             there = x0 + s / t * (noisy - x0)
-            wanted = believed(there, torch.full((5,), s), m.context, m.last, m.action) if s else there
-            made = student.decode(noisy, at, m.context, m.last, m.action)
+            wanted = believed(there, torch.full((5,), s), m.context, m.last, m.cue) if s else there
+            made = student.decode(noisy, at, m.context, m.last, m.cue)
         torch.testing.assert_close(loss.detach(), (made - wanted).square().mean(), rtol=1e-4, atol=1e-6)
 
 

@@ -55,7 +55,7 @@ def sampled(decoder: FrameDecoder, m: Moments, count: int) -> Tensor:
     size = torch.full((N,), 1 / count)
 
     def denoise(x: Tensor, t: float) -> Tensor:
-        return decoder(x, torch.full((N,), t), m.context, m.last, m.action, size)
+        return decoder(x, torch.full((N,), t), m.context, m.last, m.cue, size)
 
     return sample(denoise, m.noise[0], levels(count))
 
@@ -83,14 +83,14 @@ def test_a_step_of_what_is_taught_ends_where_two_of_half_the_size_do(model: Worl
     t, size = torch.ones(N), torch.ones(N)
     with torch.no_grad():
         model.decoder.out.weight.mul_(0.02)  # so that it guesses frames in [-1, 1]
-        all_the_way = TwoSteps(model.decoder)(m.noise[0], t, m.context, m.last, m.action, size)
+        all_the_way = TwoSteps(model.decoder)(m.noise[0], t, m.context, m.last, m.cue, size)
         torch.testing.assert_close(all_the_way, sampled(model.decoder, m, 2))
         # From three quarters to a quarter, in one step of what is taught.
         x, at = m.noise[0], 0.75
-        wanted = TwoSteps(model.decoder)(x, at * t, m.context, m.last, m.action, 0.5 * size)
+        wanted = TwoSteps(model.decoder)(x, at * t, m.context, m.last, m.cue, 0.5 * size)
         there = x + 0.5 / at * (wanted - x)
         for level in (0.75, 0.5):
-            x0 = model.decoder(x, level * t, m.context, m.last, m.action, 0.25 * size)
+            x0 = model.decoder(x, level * t, m.context, m.last, m.cue, 0.25 * size)
             x = x + 0.25 / level * (x0 - x)
     torch.testing.assert_close(there, x)
 
@@ -105,7 +105,7 @@ def test_one_step_learns_to_end_where_four_do(model: WorldModel) -> None:
                 one, four = (sampled(model.decoder, m, count) for count in (1, 4))
             apart.append(((one - four).square().mean(), (four - m.real).square().mean()))
         order = torch.from_numpy(np.random.default_rng(step).permutation(N))  # each frame is taught in both ways
-        parts = (value[order] for value in (m.context, m.last, m.action, m.real))
+        parts = (value[order] for value in (m.context, m.last, m.cue, m.real))
         noise = torch.randn(m.real.shape, generator=torch.Generator().manual_seed(step))
         ((who, loss),) = method.losses(Moments(step, *parts, [noise], m.levels, m.worth))
         assert who == "student"
@@ -137,7 +137,7 @@ def test_frames_that_recorded_play_teaches_are_at_the_finest_size(model: WorldMo
 def test_a_tick_tells_the_size_of_its_steps(model: WorldModel, count: int) -> None:
     m = moments()
     with torch.no_grad():
-        made = DecodePart(model, levels(count))(m.noise[0], model.scene(m.context, m.last), m.action)
+        made = DecodePart(model, levels(count))(m.noise[0], model.scene(m.context, m.last), m.cue)
         torch.testing.assert_close(made, sampled(model.decoder, m, count))
         other = copy.deepcopy(model)
         assert other.decoder.size is not None

@@ -102,6 +102,7 @@ class AsymmetricDMD(Matching):
         super().__init__(
             student, critic, computer, steps=steps, critic_steps=critic_steps, head_start=head_start, seed=seed
         )
+        self._actions = student.config.num_actions
         self.stretches = Stretches(forcing.design.reference(forcing.model), forcing.design.frames)
         lesson = _Lesson(critic, forcing, weight, computer.dtype)
 
@@ -127,7 +128,7 @@ class AsymmetricDMD(Matching):
     def _arranged(self, made: Tensor, moments: Moments, draw: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Frames, actions, levels and noise of stretches; frames that are made together share a level."""
         m, cut, begun = moments, self.stretches.cut, moments.begun()
-        clean, led = cut(begun.frames, made), cut(begun.led, m.action)
+        clean, led = cut(begun.frames, made), cut(begun.led, m.cue % self._actions)
         noise = cut(torch.zeros_like(begun.frames), m.noise[draw])
         t = cut(torch.zeros_like(begun.led, dtype=m.levels[draw].dtype), m.levels[draw])
         reference = self.stretches.reference

@@ -23,7 +23,7 @@ from worldsim.training.distillation.teaching import Denoise, Method, Moments, we
 
 
 def exit_frames(
-    decoder: FrameDecoder, context: Tensor, last: Tensor, action: Tensor, noise: Tensor, at: Sequence[float]
+    decoder: FrameDecoder, context: Tensor, last: Tensor, cue: Tensor, noise: Tensor, at: Sequence[float]
 ) -> Tensor:
     """Frames that the decoder makes in the steps of a sampler, with the gradient of the last step only.
 
@@ -32,7 +32,7 @@ def exit_frames(
     Args:
         decoder: The student.
         context, last: Of the frames before [N, L, D] and [N, L, V].
-        action: int64 [N].
+        cue: int64 [N], see :func:`~worldsim.model.cue.cues`.
         noise: Standard normal [N, L, P].
         at: Falling noise levels from 1 to that of the exit step.
 
@@ -42,8 +42,8 @@ def exit_frames(
     scene, x = decoder.scene(context, last), noise
 
     def x0(level: float, scene: Tensor) -> Tensor:
-        t = torch.full_like(action, 1, dtype=noise.dtype) * level
-        return decoder.denoise(x, scene, decoder.modulations(t, action))
+        t = torch.full_like(cue, 1, dtype=noise.dtype) * level
+        return decoder.denoise(x, scene, decoder.modulations(t, cue))
 
     with torch.no_grad():
         for t, s in zip(at[:-1], at[1:], strict=True):
@@ -113,15 +113,15 @@ class Matching(Method):
         """
         m = moments
         k = int(np.random.default_rng((self._seed, m.step)).integers(len(self._make)))
-        made = self.make(k, m.context, m.last, m.action, m.noise[0])
+        made = self.make(k, m.context, m.last, m.cue, m.noise[0])
         for draw in range(2, 2 + self._critic_steps):
             yield "critic", self.critic_loss(made.detach(), m, draw)
         if m.step >= self._head_start:
             yield "student", m.mean(matching_loss(made, *self.judged(made.detach(), m, 1)))
 
-    def make(self, k: int, context: Tensor, last: Tensor, action: Tensor, noise: Tensor) -> Tensor:
+    def make(self, k: int, context: Tensor, last: Tensor, cue: Tensor, noise: Tensor) -> Tensor:
         """The student's frames [N, L, P] after k + 1 steps; see :func:`exit_frames`."""
-        made: Tensor = self._make[k](context, last, action, noise)
+        made: Tensor = self._make[k](context, last, cue, noise)
         return made
 
 
@@ -166,14 +166,14 @@ class DMD(Matching):
         """See :class:`Matching`."""
         m, t = moments, moments.levels[draw]
         real, fake = self._judge(
-            torch.lerp(made, m.noise[draw], t[:, None, None]), t, m.context, m.last, m.action
+            torch.lerp(made, m.noise[draw], t[:, None, None]), t, m.context, m.last, m.cue
         )
         return real, fake
 
     def critic_loss(self, made: Tensor, moments: Moments, draw: int) -> Tensor:
         """See :class:`Matching`."""
         m = moments
-        return m.mean(self._critic_errors(made, m.context, m.last, m.action, m.levels[draw], m.noise[draw]))
+        return m.mean(self._critic_errors(made, m.context, m.last, m.cue, m.levels[draw], m.noise[draw]))
 
 
 class Exit(nn.Module):
@@ -183,8 +183,8 @@ class Exit(nn.Module):
         super().__init__()
         self.decoder, self.at = decoder, tuple(at)
 
-    def forward(self, context: Tensor, last: Tensor, action: Tensor, noise: Tensor) -> Tensor:
-        return exit_frames(self.decoder, context, last, action, noise, self.at)
+    def forward(self, context: Tensor, last: Tensor, cue: Tensor, noise: Tensor) -> Tensor:
+        return exit_frames(self.decoder, context, last, cue, noise, self.at)
 
 
 class _CriticLoss(nn.Module):
@@ -193,7 +193,7 @@ class _CriticLoss(nn.Module):
         self.critic, self.weight = critic, weight
         self.layout = [model]  # for where patches lie; not a part of this module
 
-    def forward(self, made: Tensor, context: Tensor, last: Tensor, action: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, made: Tensor, context: Tensor, last: Tensor, cue: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         noisy = torch.lerp(made, noise, t[:, None, None])
-        x0 = self.critic(noisy, t, context, last, action)
+        x0 = self.critic(noisy, t, context, last, cue)
         return weighted_error(x0, made, last, self.layout[0], self.weight)

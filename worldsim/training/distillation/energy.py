@@ -48,7 +48,7 @@ class EnergyScore(Method):
         """See :class:`Method`. All draws of noise are members of the score, at the first draw of levels."""
         m = moments
         t = self._own_level + (1 - self._own_level) * (m.levels[0] / (1 - PURE)).clamp(max=1)
-        yield "student", m.mean(self._score(m.context, m.last, m.action, m.real, t, torch.stack(tuple(m.noise))))
+        yield "student", m.mean(self._score(m.context, m.last, m.cue, m.real, t, torch.stack(tuple(m.noise))))
 
 
 def energy_score(made: Tensor, real: Tensor, apart: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class _Score(nn.Module):
         super().__init__()
         self.decoder, self.layout = decoder, [model.config]  # not a part of this module
 
-    def forward(self, context: Tensor, last: Tensor, action: Tensor, real: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, context: Tensor, last: Tensor, cue: Tensor, real: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         members, c = len(noise), self.layout[0]
         noisy = torch.lerp(real[None], noise, t[:, None, None])
 
@@ -102,6 +102,6 @@ class _Score(nn.Module):
             return x[None].expand(members, *x.shape).flatten(0, 1)
 
         scene = each(self.decoder.scene(context, last))
-        modulations = [each(one) for one in self.decoder.modulations(t, action)]
+        modulations = [each(one) for one in self.decoder.modulations(t, cue)]
         made = self.decoder.denoise(noisy.flatten(0, 1), scene, modulations).view_as(noise)
         return energy_score(unpatchify(made, c), unpatchify(real, c), (t >= 1).float())

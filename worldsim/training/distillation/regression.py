@@ -87,11 +87,11 @@ class ODEInitialisation(Method):
             held = load_checkpoint(path)[0]
             *points, end = (held[str(i)] for i in range(len(held)))
         else:
-            *points, end = self._solve(m.noise[0], m.context, m.last, m.action)
+            *points, end = self._solve(m.noise[0], m.context, m.last, m.cue)
             save_checkpoint(path, {str(i): one for i, one in enumerate([*points, end])}, {"step": m.step})
         k = m.step // self._kept % len(points)
         t = torch.full_like(m.levels[0], self._levels[k])
-        made = self._say(points[k].to(m.last), t, m.context, m.last, m.action)
+        made = self._say(points[k].to(m.last), t, m.context, m.last, m.cue)
         yield "student", m.mean(weighted_error(made, end.to(made), m.last, self._teacher, self._weight))
 
 
@@ -124,10 +124,10 @@ class Consistency(Method):
         leads, tells, says = Denoise(teacher.decoder), Denoise(believed), Denoise(student.decoder)
 
         @torch.no_grad()
-        def neighbour(x: Tensor, t: Tensor, s: Tensor, context: Tensor, last: Tensor, action: Tensor) -> Tensor:
-            x0 = computer.call(leads, x, t, context, last, action)
+        def neighbour(x: Tensor, t: Tensor, s: Tensor, context: Tensor, last: Tensor, cue: Tensor) -> Tensor:
+            x0 = computer.call(leads, x, t, context, last, cue)
             there = x0 + (s / t)[:, None, None] * (x - x0)
-            told = computer.call(tells, there, s, context, last, action)
+            told = computer.call(tells, there, s, context, last, cue)
             wanted: Tensor = torch.where(s[:, None, None] > 0, told, there)
             return wanted
 
@@ -142,8 +142,8 @@ class Consistency(Method):
         place = (m.levels[0].float() * steps).ceil().clamp(1, steps)  # levels in (0, 1] to the teacher's
         t, s = ((place - k).div(steps).to(m.noise[0].dtype) for k in (0, 1))
         noisy = torch.lerp(m.real, m.noise[0], t[:, None, None])
-        wanted = self._neighbour(noisy, t, s, m.context, m.last, m.action)
-        made = self._say(noisy, t, m.context, m.last, m.action)
+        wanted = self._neighbour(noisy, t, s, m.context, m.last, m.cue)
+        made = self._say(noisy, t, m.context, m.last, m.cue)
         yield "student", m.mean(weighted_error(made, wanted, m.last, self._teacher, self._weight))
 
 
@@ -152,12 +152,12 @@ class _Solve(nn.Module):
         super().__init__()
         self.decoder, self.at, self.kept = model.decoder, tuple(at), tuple(kept)
 
-    def forward(self, noise: Tensor, context: Tensor, last: Tensor, action: Tensor) -> list[Tensor]:
+    def forward(self, noise: Tensor, context: Tensor, last: Tensor, cue: Tensor) -> list[Tensor]:
         scene = self.decoder.scene(context, last)
 
         def denoise(x: Tensor, t: float) -> Tensor:
-            level = torch.full_like(action, 1, dtype=noise.dtype) * t
-            made: Tensor = self.decoder.denoise(x, scene, self.decoder.modulations(level, action))
+            level = torch.full_like(cue, 1, dtype=noise.dtype) * t
+            made: Tensor = self.decoder.denoise(x, scene, self.decoder.modulations(level, cue))
             return made
 
         return trajectory(denoise, noise, self.at, self.kept)

@@ -42,12 +42,15 @@ class RollOuts:
         self._make = computer.computed(Exit(student.decoder, levels(steps)[:-1]), gradient=False)
 
     @torch.no_grad()
-    def roll(self, frames: Tensor, actions: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def roll(
+        self, frames: Tensor, actions: Tensor, cues: Tensor, noise: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
         """What the student knows before each of its own frames.
 
         Args:
             frames: Recorded ones that a row begins with, uint8 [B, N, H, W, 3].
             actions: int64 [B, N-1+K]; after the first N-1, the roll-out's.
+            cues: Of the roll-out's K ticks [B, K], by the recorded rewards; see :func:`~worldsim.model.cue.cues`.
             noise: What each of its K frames is made of, [B, L, P] each.
 
         Returns:
@@ -57,10 +60,11 @@ class RollOuts:
         past = frames.cpu().numpy(), actions[:, : begun - 1].cpu().numpy()
         memory.begin(list(range(len(frames))), [Start("recorded", *pair) for pair in zip(*past, strict=True)])
         contexts, views = [], []
-        for made_of, action in zip(noise, actions[:, begun - 1 :].unbind(1), strict=True):
+        ticks = zip(noise, actions[:, begun - 1 :].unbind(1), cues.unbind(1), strict=True)
+        for made_of, action, cue in ticks:
             contexts.append(memory.context.clone())
             views.append(memory.view.clone())
-            made = self._make(memory.context, memory.view, action, made_of.to(memory.context.dtype))
+            made = self._make(memory.context, memory.view, cue, made_of.to(memory.context.dtype))
             grey = to_uint8(made.float())
             memory.frames.copy_(self._model.unpatchify(grey))
             memory.action.copy_(action)

@@ -42,16 +42,16 @@ class Shortcut(Method):
     def losses(self, moments: Moments) -> Iterator[tuple[str, Tensor]]:
         """See :class:`Method`. Every other frame is noised to its level and taught by the recorded one."""
         m, rng = moments, np.random.default_rng((self._seed, moments.step))
-        dtype, device, wanted = m.noise[0].dtype, m.action.device, m.real.clone()
+        dtype, device, wanted = m.noise[0].dtype, m.cue.device, m.real.clone()
         t, size = m.levels[0].clone(), torch.full_like(m.levels[0], 0.5**self._halvings)
         bold = slice(1, None, 2)  # kept frames come in no order, those of a clip one after the other
         t[bold], size[bold] = (
             torch.from_numpy(one).to(device, dtype) for one in steps(rng, len(t[bold]), self._halvings)
         )
         noisy = torch.lerp(m.real, m.noise[0], t[:, None, None])
-        given = [one[bold] for one in (noisy, t, m.context, m.last, m.action, size)]
+        given = [one[bold] for one in (noisy, t, m.context, m.last, m.cue, size)]
         wanted[bold] = self._lead(*given).to(wanted)
-        made = self._say(noisy, t, m.context, m.last, m.action, size)
+        made = self._say(noisy, t, m.context, m.last, m.cue, size)
         yield "student", m.mean(weighted_error(made, wanted, m.last, self._student, self._weight))
 
 
@@ -74,12 +74,12 @@ class TwoSteps(nn.Module):
         super().__init__()
         self.decoder = decoder
 
-    def forward(self, noisy: Tensor, t: Tensor, context: Tensor, last: Tensor, action: Tensor, size: Tensor) -> Tensor:
+    def forward(self, noisy: Tensor, t: Tensor, context: Tensor, last: Tensor, cue: Tensor, size: Tensor) -> Tensor:
         scene, half = self.decoder.scene(context, last), size / 2
         middle = t - half
 
         def guess(x: Tensor, level: Tensor) -> Tensor:
-            return self.decoder.denoise(x, scene, self.decoder.modulations(level, action, half))
+            return self.decoder.denoise(x, scene, self.decoder.modulations(level, cue, half))
 
         first = guess(noisy, t)
         second = guess(first + (middle / t)[:, None, None] * (noisy - first), middle)

@@ -70,7 +70,7 @@ def streamed(source: Source, ahead: range, again: int | None = None) -> Generato
                 step,
                 context,
                 last,
-                batch.actions.flatten(),
+                batch.cues(s.teacher.config).flatten(),
                 s.teacher.see(batch.frames[:, 1:], dtype).flatten(0, 1),
                 [one.flatten(0, 1).to(dtype) for one in batch.noise.unbind(1)],
                 [one.flatten().to(dtype) for one in batch.t.unbind(1)],
@@ -89,12 +89,13 @@ def rolled(source: Source, ahead: range, steps: int) -> Generator[Moments, None,
             # Draws [K, B, ...] of the ticks that are rolled out.
             noise = batch.noise[:, :, window - 1 :].to(dtype).permute(1, 2, 0, 3, 4)
             t = batch.t[:, :, window - 1 :].to(dtype).permute(1, 2, 0)
-            context, last = rolls.roll(batch.frames[:, :window], batch.actions, noise[0].unbind(0))
+            told = batch.cues(s.teacher.config)[:, window - 1 :]
+            context, last = rolls.roll(batch.frames[:, :window], batch.actions, told, noise[0].unbind(0))
             yield Moments(
                 step,
                 context.flatten(0, 1),
                 last.flatten(0, 1),
-                batch.actions[:, window - 1 :].T.flatten(),
+                told.T.flatten(),
                 s.teacher.see(batch.frames[:, window:].transpose(0, 1), dtype).flatten(0, 1),
                 [one.flatten(0, 1) for one in noise],
                 [one.flatten() for one in t],
@@ -123,7 +124,7 @@ def drawn(source: Source, ahead: range, rehearsal: Rehearsal) -> Generator[Momen
                 step,
                 cut(frames.context, squares),
                 cut(view(frames.past), squares),
-                frames.action,
+                frames.cue,
                 model.shown(cut(frames.following, squares), dtype),
                 found.noise.to(dtype).unbind(0),
                 torch.from_numpy(found.levels).to(source.device, dtype).unbind(0),

@@ -35,7 +35,7 @@ class Moments:
         step: Of the run.
         context: [N, L, D].
         last: Views [N, L, V].
-        action: int64 [N].
+        cue: int64 [N], see :func:`~worldsim.model.cue.cues`.
         real: The recorded frames that follow, patches [N, L, P].
         noise: Draws of standard normal noise, [N, L, P] each.
         levels: As many draws of noise levels, [N] each.
@@ -47,7 +47,7 @@ class Moments:
     step: int
     context: Tensor
     last: Tensor
-    action: Tensor
+    cue: Tensor
     real: Tensor
     noise: Sequence[Tensor]
     levels: Sequence[Tensor]
@@ -116,7 +116,7 @@ class Denoise(nn.Module):
         self.decoder = decoder
 
     def forward(
-        self, noisy: Tensor, t: Tensor, context: Tensor, last: Tensor, action: Tensor, size: Tensor | None = None
+        self, noisy: Tensor, t: Tensor, context: Tensor, last: Tensor, cue: Tensor, size: Tensor | None = None
     ) -> Tensor:
-        made: Tensor = self.decoder(noisy, t, context, last, action, size)
+        made: Tensor = self.decoder(noisy, t, context, last, cue, size)
         return made
