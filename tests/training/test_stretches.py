@@ -77,6 +77,8 @@ def test_a_world_can_have_moments_once_more_and_its_encoder_begins_anew(
     trainer.begin_decoder()
     trainer.train()
     assert trainer.step == 5
+    card = export(Run(tmp_path / "run"), tmp_path / "second").card
+    assert "| 4 steps of the decoder alone, of 8 frames each, from single moments; then 1 steps of 2 clips " in card
 
 
 def test_the_decoder_can_rest_while_the_encoder_learns(

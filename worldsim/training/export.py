@@ -140,15 +140,17 @@ def export(run: Run, folder: Path | None = None) -> World:
 def _phases(settings: Mapping[str, Any], step: int, clip: int) -> str:
     """What a run had done when it stood at a step."""
     kept, batch, frames = settings.get("replay", {}), settings["batch"], settings["batch"] * clip
-    first = settings.get("moments") if not settings.get("init") else None
+    first = settings.get("moments") or {}
+    if settings.get("init") and not first.get("anyway"):
+        first = {}
     whole = "of {batch} clips of {clip} frames: {seen} frames seen"
     if settings.get("method", "ode") not in ("ode", "self_forcing") and kept.get("clips"):
         whole = "of {frames} frames of {batch} clips in {every} steps"
     said = []
     for how, what in (
-        (first or {}, "of the decoder alone, of {frames} frames each, from single moments"),
+        (first, f"of the decoder alone, of {_parts(first)} each, from single moments"),
         ({**kept, "steps": settings["steps"], "batch": batch, "clip": clip}, whole),
-        (kept if "method" not in settings else {}, "of the decoder alone, of {frames} frames each"),
+        (kept if "method" not in settings else {}, f"of the decoder alone, of {_parts(kept)} each"),
         (settings.get("outcomes", {}), "of the outcome heads alone"),
     ):
         done = min(step, how.get("steps", 0))
@@ -156,6 +158,12 @@ def _phases(settings: Mapping[str, Any], step: int, clip: int) -> str:
             said.append(f"{done} steps " + what.format(**how, seen=done * frames))
         step -= how.get("steps", 0)
     return "; then ".join(said) or "none"
+
+
+def _parts(kept: Mapping[str, Any]) -> str:
+    """What a step on kept frames learns from."""
+    side = kept.get("crop")
+    return f"{kept.get('frames')} squares of {side}x{side} patches" if side else f"{kept.get('frames')} frames"
 
 
 @command("export")

@@ -16,6 +16,7 @@ from worldsim.training.muon import Muon
 #: token's place, a noise level.
 STEADY = ("context.weight", "patches.weight", "modulation.", "level.up.weight", "level.down.weight")
 _OF_LOGITS = 30.0  # of AdamW's rate
+_OF_REWARDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,11 @@ def share(name: str, weight: Tensor) -> float:
     the decoder alone rose twentyfold every few hundred steps (docs/experiments/2026-11-27-fifteenth-pong.md).
 
     What is added to the logits of a softmax says little until it differs by whole units, which at the rate of a weight
-    no run was long enough for (docs/experiments/2026-11-27-seventeenth-pong.md): biases of age move faster.
+    no run was long enough for (docs/experiments/2026-11-27-seventeenth-pong.md): biases of age move faster. And so do
+    the vectors that tell of rewards: each is asked for in one frame of some hundreds, and moves in no other.
     """
+    if name.endswith("decoder.reward.weight"):
+        return _OF_REWARDS
     if name.endswith("age_bias"):
         return _OF_LOGITS
     steady = weight.ndim == 2 and any(part in name for part in STEADY) and not name.startswith("heads.")
