@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.training.runs import SHAPE, config
 from worldsim.data.episodes import Dataset
 from worldsim.errors import RunError
 from worldsim.training.export import export
 from worldsim.training.kept import MomentsConfig
+from worldsim.training.loss import Batch
+from worldsim.training.objective import Objective
 from worldsim.training.optimizer import Optimizer
+from worldsim.training.own import Turn, own_frames
 from worldsim.training.parallel import Ranks
 from worldsim.training.replay import Replay
 from worldsim.training.run import Run
@@ -48,10 +53,36 @@ def test_the_decoder_begins_on_moments_and_the_rest_of_the_model_waits(pong_data
         previous = trainer.model.previous_actions(actions)
         whole = trainer.ema.encode(trainer.ema.views(patches), previous, torch.zeros_like(previous))
         torch.testing.assert_close(whole[:, 2], trainer.ema.encoder.blind(previous[:, 2]))
+    noise = torch.randn_like(patches[:, 1:])
+    made, same = (own_frames(trainer.ema, patches, previous, actions, noise, 2, blind=blind) for blind in (False, True))
+    torch.testing.assert_close(made, same, rtol=0, atol=2 / 127)
+    assert (made - patches)[:, 1:].abs().max() > 0.5, "made, not shown"
     trainer.train()
     assert trainer.step == 10
     encoder = trainer.model.encoder
     assert encoder.patches.weight.any() and all(block.mlp.down.weight.any() for block in encoder.blocks)
+
+
+def test_own_frames_of_moments_are_of_the_clip_that_they_are_shown_for(pong_data: Dataset, tmp_path: Path) -> None:
+    """Wherever they begin: a pool that counted its turns from elsewhere went on with frames of another clip."""
+    how = MomentsConfig(steps=24, frames=8, clips=40, first=6, every=1, own_share=0.5, own_after=0.25)
+    told = config(pong_data, tmp_path / "run", steps=1, moments=how)
+    trainer = Trainer(told, Ranks())
+    clips: dict[tuple[int, int], list[Tensor]] = {}
+    show = trainer._pool.show
+
+    def showing(objective: Objective, batch: Batch, own: Sequence[int], step: int) -> Tensor:
+        if own:
+            turn = Turn.at(step, trainer._pool.begun, 2, 3)
+            clips.setdefault((turn.slot, turn.clips), []).append(batch.frames[list(own)])
+        return show(objective, batch, own, step)
+
+    trainer._pool.show = showing  # type: ignore[method-assign]
+    trainer.begin_decoder()
+    assert trainer._pool.begun % 6, "where turns counted from nothing would be these"
+    assert len(clips) > 4 and max(map(len, clips.values())) == 3
+    for same in clips.values():
+        assert all(torch.equal(one, same[0]) for one in same)
 
 
 def test_a_run_that_starts_from_a_world_has_no_moments(pong_data: Dataset, straight: Path, tmp_path: Path) -> None:

@@ -24,11 +24,15 @@ class Objective:
         config: See :class:`~worldsim.training.loss.LossConfig`.
         dtype: Of all that is computed.
         compiled: Whether with torch.compile.
+        blind: Whether frames are made from the encoder's blind contexts, see
+            :func:`~worldsim.training.own.own_frames`.
     """
 
-    def __init__(self, model: WorldModel, config: LossConfig, dtype: torch.dtype, compiled: bool) -> None:
+    def __init__(
+        self, model: WorldModel, config: LossConfig, dtype: torch.dtype, compiled: bool, *, blind: bool = False
+    ) -> None:
         self.model, self.dtype = model, dtype
-        computer, loss, tick = Computer(dtype, compiled), _Loss(model, config), _OwnTick(model, config.own_steps)
+        computer, loss, tick = Computer(dtype, compiled), _Loss(model, config), _OwnTick(model, config.own_steps, blind)
 
         def compute_loss(seen: Tensor, *fields: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             result: tuple[Tensor, dict[str, Tensor]] = computer.call(loss, Batch(*fields), seen)
@@ -123,11 +127,11 @@ class _Loss(nn.Module):
 class _OwnTick(nn.Module):
     """One tick of own frames, likewise."""
 
-    def __init__(self, model: WorldModel, steps: int) -> None:
+    def __init__(self, model: WorldModel, steps: int, blind: bool) -> None:
         super().__init__()
-        self.model, self.steps = model, steps
+        self.model, self.steps, self.blind = model, steps, blind
 
     def forward(
         self, seen: Tensor, previous: Tensor, cues: Tensor, noise: Tensor, real: Tensor, level: Tensor
     ) -> Tensor:
-        return own_frames(self.model, seen, previous, cues, noise, self.steps, real, level)
+        return own_frames(self.model, seen, previous, cues, noise, self.steps, real, level, blind=self.blind)

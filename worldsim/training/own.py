@@ -72,6 +72,8 @@ def own_frames(
     steps: int,
     real: Tensor | None = None,
     level: Tensor | None = None,
+    *,
+    blind: bool = False,
 ) -> Tensor:
     """Each frame as the model makes it from the frames before it, all at once, quantised as a roll-out's are.
 
@@ -95,12 +97,13 @@ def own_frames(
         steps: Denoising steps.
         real, level: Patches of the recorded next frames [B, T-1, L, P], and to which level in (0, 1] each is noised
             [B, T-1] to be made again; None: all from pure noise.
+        blind: Whether from the encoder's blind contexts, which for as long as it rests are those that it gives.
 
     Returns:
         [B, T, L, P]: the first frame as it is, then the model's.
     """
     views = model.views(seen)
-    context = model.encode(views, previous, torch.zeros_like(previous))
+    context = model.encoder.blind(previous) if blind else model.encode(views, previous, torch.zeros_like(previous))
     scene, cue = model.scene(context[:, :-1], views[:, :-1]).flatten(0, 1), cues.flatten()
 
     highest = noise.new_ones(len(cue)) if level is None else level.flatten()

@@ -57,7 +57,7 @@ class Rehearsal:
         model: For its patches and its shape.
         objective: Encodes what arrives and tells how well it is foretold.
         shows: Makes the model's own frames.
-        pool: Keeps them between turns.
+        pool: Keeps them between turns, and has been told from which batch on there are any.
         store: What clips come from.
         loss: Says how many clips show own frames, and how noise levels are spread.
         how: What is kept and drawn.
@@ -87,8 +87,9 @@ class Rehearsal:
         self._own = own_rows(self._places, loss.own_share)
         self._batch_size = batch
         told = replace(loss, draws=0, context_noise_share=0.0, crop=None, rewarded=0.0)
-        self._batch = partial(make_batch, store, model.config, told, seed, places=self._places, device=device, begun=0)
-        self._stream = partial(stream, store, model.config, told, seed, places=self._places, device=device, begun=0)
+        known = {"places": self._places, "device": device, "begun": pool.begun}
+        self._batch = partial(make_batch, store, model.config, told, seed, **known)
+        self._stream = partial(stream, store, model.config, told, seed, **known)
         self._crops = Crops(model.config, how.crop) if how.crop else None
         self._batches: Generator[tuple[int, Batch], None, None] | None = None
         self._done = 0  # batches that have arrived

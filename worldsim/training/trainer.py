@@ -172,7 +172,7 @@ class Trainer(Loop):
         crops = Crops(self.shape, how.crop) if how.crop else None
         model = self.model
         objective = DecoderObjective(model, loss, self.dtype, config.compile, crops, blind=blind)
-        shows = Objective(model, loss, self.dtype, config.compile)
+        shows = Objective(model, loss, self.dtype, config.compile, blind=blind)
         rehearsal = Rehearsal(
             model, objective, shows, self._pool, self.clips, loss, how,
             batch=config.batch, seed=seed, place=place, device=self.device,
