@@ -87,9 +87,9 @@ class Rehearsal:
         self._own = own_rows(self._places, loss.own_share)
         self._batch_size = batch
         told = replace(loss, draws=0, context_noise_share=0.0, crop=None, rewarded=0.0)
-        known = {"places": self._places, "device": device, "begun": pool.begun}
-        self._batch = partial(make_batch, store, model.config, told, seed, **known)
-        self._stream = partial(stream, store, model.config, told, seed, **known)
+        here, begun = self._places, pool.begun
+        self._batch = partial(make_batch, store, model.config, told, seed, places=here, device=device, begun=begun)
+        self._stream = partial(stream, store, model.config, told, seed, places=here, device=device, begun=begun)
         self._crops = Crops(model.config, how.crop) if how.crop else None
         self._batches: Generator[tuple[int, Batch], None, None] | None = None
         self._done = 0  # batches that have arrived
