@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from worldsim.agents.players import Eyes, act_all, player_of, source_of
 from worldsim.agents.policy import Policy, Stack, Watcher
-from worldsim.agents.recorded import Begun, Starts
+from worldsim.agents.recorded import Starts
 from worldsim.agents.scripted import Player
 from worldsim.envs.source_state import State
 from worldsim.envs.sources import Source, SourceConfig, make_source
 from worldsim.envs.vector_env import WorldVectorEnv
 from worldsim.errors import WorldsimError
 from worldsim.film.film import Film
+from worldsim.start import Start
 from worldsim.world import World
 
 Choose = Callable[[NDArray[np.uint8], list[State]], NDArray[np.int64]]
@@ -216,7 +217,7 @@ def play_dream(
     choose: Callable[[Any], NDArray[np.int64]],
     seed: int,
     shoot: Shoot = lambda _: None,
-    begun: list[Begun] | None = None,
+    begun: list[Start] | None = None,
 ) -> NDArray[np.float64]:
     """Returns [N] of one episode of each row.
 

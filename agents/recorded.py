@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.agents.policy import STACK
@@ -15,10 +14,8 @@ from worldsim.data.episodes import Dataset
 from worldsim.envs.observation import grey
 from worldsim.errors import RunError
 from worldsim.settings import home
+from worldsim.start import Start
 from worldsim.world import World
-
-#: Frames and the actions between them, as a reset takes them.
-Begun = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 def play_of(world: World, data: Path | None) -> Dataset:
@@ -56,12 +53,13 @@ class Starts:
         self._repeat, self._back = repeat, (STACK - 1) * repeat
         self._clips = ClipStore(dataset, dataset.train, max(world.config.model.window, self._back + 1))
 
-    def draw(self, rng: np.random.Generator, count: int) -> tuple[list[Begun], Tensor]:
+    def draw(self, rng: np.random.Generator, count: int) -> tuple[list[Start], Tensor]:
         """Some moments.
 
         Returns:
-            What led to them, and the grey frames uint8 [count, 4, H, W] that a policy sees there.
+            Each as what a dream begins with, and the grey frames uint8 [count, 4, H, W] that a policy sees there.
         """
         clips = [self._clips[int(rng.integers(len(self._clips)))] for _ in range(count)]
         seen = np.stack([clip.frames[-1 - self._back :: self._repeat] for clip in clips])
-        return [(clip.frames, clip.actions) for clip in clips], grey(torch.from_numpy(seen))
+        starts = [Start("recorded", clip.frames, clip.actions, clip.since[-1]) for clip in clips]
+        return starts, grey(torch.from_numpy(seen))

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from worldsim.errors import StartError
 from worldsim.model.config import ModelConfig
 
+LONGEST = 2**31  # ticks since a reward
+
 
 @dataclass(frozen=True, eq=False)
 class Start:
@@ -41,8 +43,11 @@ class Start:
         if actions.shape != (len(frames) - 1,):
             wanted = f"{len(frames) - 1} for {len(frames)} frames (the next one is the player's)"
             raise StartError(f"start {self.name!r}: actions must be [{wanted}], not {list(actions.shape)}")
-        if isinstance(self.since, bool) or not isinstance(self.since, int | np.integer):
-            raise StartError(f"start {self.name!r}: since must be a whole number of ticks, not {self.since!r}")
+        whole = isinstance(self.since, int | np.integer) and not isinstance(self.since, bool)
+        if not whole or abs(int(self.since)) > LONGEST:
+            raise StartError(
+                f"start {self.name!r}: since must be a whole number of ticks up to {LONGEST}, not {self.since!r}"
+            )
         object.__setattr__(self, "frames", frames)
         object.__setattr__(self, "since", int(self.since))
         object.__setattr__(self, "actions", actions.astype(np.int64))

@@ -120,7 +120,8 @@ def test_a_dream_begins_in_recorded_play_with_the_policy_that_it_left(
     dreamer._rng = np.random.default_rng((0, 0))
     assert torch.equal(dreamer._begin_rows(None, seed=0), seen)
     assert torch.equal(grey(dreamer.env.session.shown), seen[:, -1])
-    np.testing.assert_array_equal(dreamer.env.session.frames, np.stack([frames[-1] for frames, _ in moments]))
+    np.testing.assert_array_equal(dreamer.env.session.frames, np.stack([one.frames[-1] for one in moments]))
+    assert dreamer.env.session.snapshot().since.tolist() == [one.since for one in moments]
     dreamer.train()
     assert dreamer.steps == 24 and any(
         not torch.equal(begun[name], weight) for name, weight in dreamer.policy.state_dict().items()

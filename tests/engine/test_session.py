@@ -155,6 +155,7 @@ def test_a_state_that_does_not_belong_is_refused_and_the_session_plays_on(make_w
         "tick is damaged": replace(state, tick=state.tick.astype(np.float64)),
         "frames is damaged": replace(state, frames=None),  # type: ignore[arg-type]
         "action or reward is damaged": replace(state, actions=state.actions + 3),
+        "reward is damaged": replace(state, since=np.full_like(state.since, np.iinfo(np.int64).min)),
         "generator is damaged": nan,
         "not a state": "state",
     }
@@ -194,6 +195,9 @@ def test_a_start_tells_of_its_last_reward(tiny_world: World) -> None:
         session.reset(start=replace(tiny_world.starts[0], since=since))
         return session.render([1])
 
+    for wrong in (0.5, True, 2**40):
+        with pytest.raises(StartError, match="since must be a whole number of ticks up to 2147483648"):
+            after(wrong)  # type: ignore[arg-type]
     forgotten = after(0)
     assert (after(-2) != forgotten).any() and (after(2) != after(-2)).any()
     np.testing.assert_array_equal(after(tiny_world.config.model.reward_ages + 1), forgotten)

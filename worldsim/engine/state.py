@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.errors import WorldsimError
+from worldsim.start import LONGEST
 from worldsim.world import World
 
 STATE_VERSION = 4
@@ -118,6 +119,7 @@ def checked_state(
         if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != kind:
             raise WorldsimError(f"the state's {name} is damaged: it should be {kind} {list(shape)}")
     sound = state.written.min() >= 1 and 0 <= state.told.min() <= state.told.max() <= 2
+    sound = sound and -2 * LONGEST < state.since.min() <= state.since.max() < 2 * LONGEST
     if not sound or not 0 <= state.actions.min() <= state.actions.max() < c.num_actions:
         raise WorldsimError("the state's frame count, action or reward is damaged: take a new one")
     try:
