@@ -63,7 +63,9 @@ def test_the_decoder_begins_on_moments_and_the_rest_of_the_model_waits(pong_data
     assert encoder.patches.weight.any() and all(block.mlp.down.weight.any() for block in encoder.blocks)
 
 
-def test_own_frames_of_moments_are_of_the_clip_that_they_are_shown_for(pong_data: Dataset, tmp_path: Path) -> None:
+def test_own_frames_of_moments_are_of_the_clip_that_they_are_shown_for(
+    pong_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Wherever they begin: a pool that counted its turns from elsewhere went on with frames of another clip."""
     how = MomentsConfig(steps=24, frames=8, clips=40, first=6, every=1, own_share=0.5, own_after=0.25)
     told = config(pong_data, tmp_path / "run", steps=1, moments=how)
@@ -77,7 +79,7 @@ def test_own_frames_of_moments_are_of_the_clip_that_they_are_shown_for(pong_data
             clips.setdefault((turn.slot, turn.clips), []).append(batch.frames[list(own)])
         return show(objective, batch, own, step)
 
-    trainer._pool.show = showing  # type: ignore[method-assign]
+    monkeypatch.setattr(trainer._pool, "show", showing)
     trainer.begin_decoder()
     assert trainer._pool.begun % 6, "where turns counted from nothing would be these"
     assert len(clips) > 4 and max(map(len, clips.values())) == 3
