@@ -67,6 +67,24 @@ def test_a_batch_knows_of_rewards_before_its_clips(points: Dataset) -> None:
     assert earlier
 
 
+def test_some_clips_are_not_told_of_their_rewards_and_are_the_same_otherwise(points: Dataset) -> None:
+    store, told = ClipStore(points, points.train, 40), replace(TINY, reward_ages=40)
+    kept = forgotten = 0
+    for step in range(30):
+        how = replace(LOSS, untold=0.5)
+        some, all_told = (make_batch(store, told, one, 0, step, range(2)) for one in (how, LOSS))
+        for name, value in vars(some).items():
+            assert name == "since" or torch.equal(value, vars(all_told)[name]), name
+        for row in range(2):
+            if not some.since[row].any():
+                assert torch.equal(some.cues(told)[row], some.actions[row])
+                forgotten += bool(all_told.since[row].any())
+            else:
+                assert torch.equal(some.since[row], all_told.since[row])
+                kept += 1
+    assert kept > 5 and forgotten > 5
+
+
 def test_where_nothing_is_rewarded_clips_are_drawn_as_ever(points: Dataset) -> None:
     quiet = copy.copy(ClipStore(points, points.train, 2 * TINY.window))
     quiet._rewarded = np.zeros_like(quiet._rewarded)

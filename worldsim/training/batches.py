@@ -106,6 +106,7 @@ def _make_row(
     if clips != step:
         rng = np.random.default_rng((seed, step, place, 1))  # the same clip, other noise
     steps = store.length - 1
+    untold = bool(loss.untold) and np.random.default_rng((seed, clips, place, 3)).random() < loss.untold
     noised = model.context_levels > 1 and rng.random() < loss.context_noise_share
     level = int(rng.integers(1, model.context_levels)) if noised else 0
     u = stratified(rng, loss.draws, steps)
@@ -117,7 +118,7 @@ def _make_row(
         "actions": clip.actions,
         "rewards": np.sign(clip.rewards).astype(np.int64) + 1,
         "terminated": clip.terminated.astype(np.int64),
-        "since": clip.since[:-1],
+        "since": np.zeros_like(clip.since[:-1]) if untold else clip.since[:-1],
         "context_level": np.array(level),
         "own_level": own_level,
         "t": shift_levels(u, loss.noise_shift),
