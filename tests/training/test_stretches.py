@@ -139,8 +139,10 @@ def test_a_run_can_start_from_a_world_and_says_so(pong_data: Dataset, straight: 
     resumed = Trainer(config(pong_data, tmp_path / "run", init=str(tmp_path / "first"), steps=2), Ranks())
     assert resumed.step == 2 and not torch.equal(resumed.model.decoder.out.weight, first.ema.decoder.out.weight)
     card = export(Run(tmp_path / "run"), tmp_path / "second").card
-    assert f"init={tmp_path / 'first'}" in card and parent.fingerprint[:16] in card
+    assert "init=first" in card and parent.fingerprint[:16] in card and str(tmp_path) not in card
     assert card.count("worldsim collect") == 2, "both worlds' commands are there"
+    own, before = card.index("| training |"), card.index("was world")
+    assert own < before < card.rindex("| training |"), "each with what it was trained on"
     with pytest.raises(RunError, match="has model.dim=32"):
         Trainer(config(pong_data, tmp_path / "other", init=str(tmp_path / "first"), model=SHAPE | {"dim": 64}), Ranks())
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import PurePath
 from typing import Any
 
 from worldsim.checkpoint import write_atomically
@@ -19,6 +21,7 @@ from worldsim.training.run import Run
 from worldsim.world import World, load_world
 
 _MADE_BY = "## Made by\n"
+_PLACE = re.compile(r"(?<==)/[^\s`'\"]+")
 
 
 def adopt_weights(model: WorldModel, name: str, run: Run, anew: tuple[str, ...] = ()) -> None:
@@ -69,6 +72,16 @@ def remember_parents(run: Run, parents: Mapping[str, World]) -> None:
         made = parent.card.partition(_MADE_BY)[2].partition("\n## ")[0].strip("\n")
         texts.append(f"`{said}` was world `{parent.name}`, fingerprint {parent.fingerprint[:16]}, made by\n\n{made}\n")
     write_atomically(run.parent, "\n".join(texts).encode())
+
+
+def nowhere(text: str) -> str:
+    """A text whose commands name folders as these are called (a run's world with its run), not by where they lay."""
+
+    def called(place: re.Match[str]) -> str:
+        parts = PurePath(place[0]).parts
+        return "/".join(parts[-2:] if parts[-1] == "world" else parts[-1:])
+
+    return _PLACE.sub(called, text)
 
 
 def train_command(told: Mapping[str, Any], usual: Mapping[str, Any]) -> str:

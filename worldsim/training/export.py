@@ -17,6 +17,7 @@ from worldsim.model.designs import SEPARABLE
 from worldsim.model.dit import DiT
 from worldsim.model.world_model import WorldModel
 from worldsim.settings import command, from_dict, home
+from worldsim.training.ancestry import nowhere
 from worldsim.training.run import Run
 from worldsim.world import Start, World, WorldConfig, save_world
 from worldsim.world_files import bare_model
@@ -29,14 +30,14 @@ A worldsim world: a neural copy of `{source}`, {parameters:.1f} M parameters, bf
 
     {collect}
     {train}
-{parent}
+
 | | |
 |---|---|
 | data | {episodes} episodes, {frames} training frames; {held_out} held-out episodes never trained on |
 | training | {training} |
 | settings | everything else is the default of `worldsim train` at the version below |
 | version | {version} |
-"""
+{parent}"""
 
 
 def build_world(
@@ -122,8 +123,8 @@ def export(run: Run, folder: Path | None = None) -> World:
         source=source["id"],
         parameters=sum(weight.numel() for weight in network.parameters()) / 1e6,
         collect=settings["commands"]["collect"],
-        train=settings["commands"]["train"],
-        parent=f"\n{run.parent.read_text(encoding='utf-8')}" if run.parent.exists() else "",
+        train=nowhere(settings["commands"]["train"]),
+        parent=nowhere(f"\n{run.parent.read_text(encoding='utf-8')}") if run.parent.exists() else "",
         episodes=len(dataset.train),
         frames=sum(info.steps + 1 for info in dataset.train),
         held_out=len(dataset.held_out),
