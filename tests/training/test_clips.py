@@ -13,6 +13,7 @@ from tests.training.test_loss import LOSS, TINY
 from worldsim.data.clips import ClipStore
 from worldsim.data.collect import CollectConfig, collect
 from worldsim.data.episodes import Dataset
+from worldsim.errors import RunError
 from worldsim.training.batches import make_batch
 
 
@@ -92,3 +93,12 @@ def test_where_nothing_is_rewarded_clips_are_drawn_as_ever(points: Dataset) -> N
     told, plain = (make_batch(quiet, TINY, how, 5, 0, range(2)) for how in (replace(LOSS, rewarded=1.0), LOSS))
     for name, value in vars(told).items():
         assert torch.equal(value, vars(plain)[name]), name
+
+
+def test_own_frames_are_made_from_levels_between_two(points: Dataset) -> None:
+    store, between = ClipStore(points, points.train, 40), replace(LOSS, own_level=0.25, own_highest=0.3)
+    levels = torch.cat([make_batch(store, TINY, between, 0, step, range(2)).own_level for step in range(4)])
+    assert levels.min() >= 0.25 and levels.max() <= 0.3 and levels.std() > 0.01
+    for low, high in ((0.5, 0.4), (0.0, 1.0), (0.5, 1.1)):
+        with pytest.raises(RunError, match=f"own_level={low:g} and own_highest={high:g} are no levels"):
+            replace(LOSS, own_level=low, own_highest=high)

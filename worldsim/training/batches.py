@@ -110,7 +110,7 @@ def _make_row(
     noised = model.context_levels > 1 and rng.random() < loss.context_noise_share
     level = int(rng.integers(1, model.context_levels)) if noised else 0
     u = stratified(rng, loss.draws, steps)
-    own_level = rng.uniform(loss.own_level, 1, steps).astype(np.float32)
+    own_level = rng.uniform(loss.own_level, loss.own_highest, steps).astype(np.float32)
     # Unused where the context is clean and the frames are real.
     noised = noised or own
     row: dict[str, NDArray[Any]] = {

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
 from worldsim.model.cue import cues
 from worldsim.model.patches import patchify, unpatchify
@@ -34,7 +35,9 @@ class LossConfig:
             :func:`~worldsim.training.own.own_frames`.
         own_ticks: A clip's frames are made again from those made before, so many times; then another takes its place.
         own_pool: Clips between two turns of the same one; see :class:`~worldsim.training.own.Turn`.
-        own_level: They are made from recorded frames noised to a level between this and 1.
+        own_level, own_highest: They are made from recorded frames noised to a level between these. From a high one they
+            choose for themselves what nobody can know, and the recorded frame that is to follow contradicts them; from
+            a low one only their faults are their own, if the decoder has learned to look at what it is noised from.
         own_steps: Denoising steps of those frames.
         own_after: Share of the run after which this begins; before it, the model's frames are no frames yet.
         crop: Patches along a side of the square of each frame whose error counts, see
@@ -46,6 +49,9 @@ class LossConfig:
             which no record holds, would wait for ever.
         recall: Weight of the cross-entropy of telling at every token how many ticks ago the last reward was, and which,
             see :class:`~worldsim.training.recall.Recall`.
+
+    Raises:
+        RunError: ``own_level`` and ``own_highest`` are no levels, or in the wrong order.
     """
 
     draws: int = 2
@@ -57,12 +63,18 @@ class LossConfig:
     own_ticks: int = 8
     own_pool: int = 16
     own_level: float = 0.5
+    own_highest: float = 1.0
     own_steps: int = 2
     own_after: float = 0.15
     crop: int | None = None
     rewarded: float = 0.0
     untold: float = 0.0
     recall: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.own_level <= self.own_highest <= 1:
+            told = f"own_level={self.own_level:g} and own_highest={self.own_highest:g}"
+            raise RunError(f"{told} are no levels in (0, 1], the first at most the second: give such")
 
 
 @dataclass
