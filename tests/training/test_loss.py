@@ -21,6 +21,7 @@ from worldsim.training.loss import (
     attention,
     last_rewards,
     moved,
+    noise_levels,
     pretrain_loss,
     shift_levels,
 )
@@ -94,6 +95,21 @@ def test_levels_shift_towards_noise_and_keep_their_ends() -> None:
     u = np.array([0.0, 0.5, 1.0], np.float32)
     np.testing.assert_allclose(shift_levels(u, 3.0), [0.0, 0.75, 1.0])
     np.testing.assert_array_equal(shift_levels(u, 1.0), u)
+
+
+def test_some_levels_are_those_that_the_sampler_asks_for() -> None:
+    u = (1 - np.arange(1000, dtype=np.float32) / 1000).astype(np.float32)
+    plain, some = (noise_levels(u, replace(LOSS, noise_shift=3.0, sampled=part)) for part in (0.0, 0.6))
+    np.testing.assert_array_equal(plain, shift_levels(u, 3.0))
+    assert some.dtype == np.float32 and some.min() > 0 and some.max() == 1
+    assert abs((some == 1.0).mean() - 0.3) < 0.01 and abs((some == 0.5).mean() - 0.3) < 0.01
+    others = np.sort(some[(some != 1.0) & (some != 0.5)])
+    evenly = np.linspace(0.0025, 1, len(others), dtype=np.float32)
+    np.testing.assert_allclose(others, shift_levels(evenly, 3.0), atol=0.02)
+    thirds = noise_levels(u, replace(LOSS, sampled=1.0, sampled_steps=3))
+    assert {round(float(t), 4) for t in thirds} == {1.0, 0.6667, 0.3333}
+    with pytest.raises(RunError, match="sampled=1.5 is no share"):
+        replace(LOSS, sampled=1.5)
 
 
 def test_a_batch_is_the_same_whole_or_in_parts(store: ClipStore) -> None:

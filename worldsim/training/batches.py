@@ -15,7 +15,7 @@ from torch import Tensor
 from worldsim.data.clips import ClipStore
 from worldsim.model.config import ModelConfig
 from worldsim.training.crops import Crops
-from worldsim.training.loss import Batch, LossConfig, shift_levels
+from worldsim.training.loss import Batch, LossConfig, noise_levels
 from worldsim.training.own import Turn, own_rows
 
 Made = TypeVar("Made")
@@ -121,7 +121,7 @@ def _make_row(
         "since": np.zeros_like(clip.since[:-1]) if untold else clip.since[:-1],
         "context_level": np.array(level),
         "own_level": own_level,
-        "t": shift_levels(u, loss.noise_shift),
+        "t": noise_levels(u, loss),
     }
     crops = Crops(model, loss.crop) if loss.crop else None
     row["squares"] = crops.choose(rng, crops.busy_frames(clip.frames)) if crops else np.zeros((steps, 0), np.int64)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from worldsim.engine.sampler import levels
 from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
 from worldsim.model.cue import cues
@@ -28,6 +29,9 @@ class LossConfig:
     Attributes:
         draws: Noise levels drawn per encoder pass; the decoder is cheap, so several amortise it (SCD).
         noise_shift: Noise levels are t = s u / (1 + (s - 1) u), u uniform: towards pure noise, where few steps work.
+        sampled: Share of the levels that are those which a sampler of ``sampled_steps`` steps asks for: a small decoder
+            that will be asked at two levels does not have to be good at every one.
+        sampled_steps: See above.
         moved_weight: Weight of pixels that may change over that of those that stay; see :func:`attention`.
         context_noise_share: Share of clips whose context is noised (GameNGen, arXiv 2408.14837).
         outcome_weight: Weight of the reward and termination cross-entropies.
@@ -51,11 +55,13 @@ class LossConfig:
             see :class:`~worldsim.training.recall.Recall`.
 
     Raises:
-        RunError: ``own_level`` and ``own_highest`` are no levels, or in the wrong order.
+        RunError: ``own_level`` and ``own_highest`` are no levels, or in the wrong order; ``sampled`` is no share.
     """
 
     draws: int = 2
     noise_shift: float = 5.0
+    sampled: float = 0.0
+    sampled_steps: int = 2
     moved_weight: float = 16.0
     context_noise_share: float = 0.0
     outcome_weight: float = 0.1
@@ -75,6 +81,8 @@ class LossConfig:
         if not 0 < self.own_level <= self.own_highest <= 1:
             told = f"own_level={self.own_level:g} and own_highest={self.own_highest:g}"
             raise RunError(f"{told} are no levels in (0, 1], the first at most the second: give such")
+        if not 0 <= self.sampled <= 1:
+            raise RunError(f"sampled={self.sampled:g} is no share: give a number from 0 to 1")
 
 
 @dataclass
@@ -115,6 +123,16 @@ class Batch:
 def shift_levels(u: NDArray[np.float32], shift: float) -> NDArray[np.float32]:
     """Uniform levels to shifted ones, t = s u / (1 + (s - 1) u) (SD3, arXiv 2403.03206, equation 23)."""
     return shift * u / (1 + (shift - 1) * u)
+
+
+def noise_levels(u: NDArray[np.float32], loss: LossConfig) -> NDArray[np.float32]:
+    """Levels in (0, 1] to learn from, by uniform numbers in (0, 1]; see ``noise_shift`` and ``sampled``."""
+    if not loss.sampled:
+        return shift_levels(u, loss.noise_shift)
+    asked = np.array(levels(loss.sampled_steps)[:-1], np.float32)
+    which = np.minimum(u / loss.sampled * len(asked), len(asked) - 1).astype(int)
+    rest = shift_levels((u - loss.sampled) / max(1 - loss.sampled, 1e-6), loss.noise_shift)
+    return np.where(u <= loss.sampled, asked[which], rest).astype(np.float32)
 
 
 def moved(first: Tensor, second: Tensor, reach: int) -> Tensor:

@@ -17,7 +17,7 @@ from worldsim.training.batches import make_batch, stratified, stream
 from worldsim.training.crops import Crops
 from worldsim.training.decoder_objective import DecoderObjective
 from worldsim.training.kept import Frames, KeptConfig, Places
-from worldsim.training.loss import Batch, LossConfig, shift_levels
+from worldsim.training.loss import Batch, LossConfig, noise_levels
 from worldsim.training.objective import Objective, OwnPool
 from worldsim.training.own import own_rows
 from worldsim.training.parallel import Ranks
@@ -82,7 +82,7 @@ class Rehearsal:
         device: torch.device,
     ) -> None:
         self._shows, self._pool, self._how, self._seed, self._device = shows, pool, how, seed, device
-        self._shift = loss.noise_shift
+        self._loss = loss
         self._places, self._share = place.places(batch), place.places(how.frames)
         self._own = own_rows(self._places, loss.own_share)
         self._batch_size = batch
@@ -115,7 +115,7 @@ class Rehearsal:
             self._done = number + 1
         rng = np.random.default_rng((self._seed, step, self._share.start))
         at, frames, worth = self.replay.draw(rng, len(self._share), self._how.at(step))
-        levels = shift_levels(stratified(rng, draws, len(self._share)), self._shift)
+        levels = noise_levels(stratified(rng, draws, len(self._share)), self._loss)
         chance = torch.Generator().manual_seed(int(rng.integers(2**62)))
         squares = None
         if crops := self._crops:
