@@ -19,10 +19,12 @@ from worldsim.training.crops import Crops, cut
 from worldsim.training.decoder_objective import DecoderObjective
 from worldsim.training.kept import ReplayConfig
 from worldsim.training.loss import Batch, LossConfig, attention
+from worldsim.training.objective import Objective, OwnPool
 from worldsim.training.optimizer import OptimizerConfig
 from worldsim.training.outcomes import OutcomesConfig
 from worldsim.training.parallel import Ranks
 from worldsim.training.pretrain_config import PretrainConfig
+from worldsim.training.rehearsal import Drawn, Rehearsal, counts
 from worldsim.training.replay import Replay
 from worldsim.training.trainer import Trainer
 
@@ -214,9 +216,9 @@ def config(data: Dataset, run: Path, replay: ReplayConfig) -> PretrainConfig:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("crop", [None, 2])
-def test_it_goes_on_to_the_same_bytes(pong_data: Dataset, tmp_path: Path, crop: int | None) -> None:
-    how = ReplayConfig(steps=9, frames=8, clips=4, first=2, crop=crop)
+@pytest.mark.parametrize(("crop", "around"), [(None, 1.0), (2, 1.0), (None, 5.0)])
+def test_it_goes_on_to_the_same_bytes(pong_data: Dataset, tmp_path: Path, crop: int | None, around: float) -> None:
+    how = ReplayConfig(steps=9, frames=8, clips=4, first=2, crop=crop, around=around)
     straight, first = (Trainer(config(pong_data, tmp_path / name, how), Ranks()) for name in ("straight", "stopped"))
     straight.train()
     straight.finish_decoder()
@@ -234,9 +236,11 @@ def test_it_goes_on_to_the_same_bytes(pong_data: Dataset, tmp_path: Path, crop: 
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.parametrize("crop", [None, 2])
-def test_only_the_decoder_learns_and_it_does(pong_data: Dataset, tmp_path: Path, crop: int | None) -> None:
-    how = ReplayConfig(steps=30, frames=24, clips=12, first=8, crop=crop)
+@pytest.mark.parametrize(("crop", "around"), [(None, 1.0), (2, 1.0), (None, 5.0)])
+def test_only_the_decoder_learns_and_it_does(
+    pong_data: Dataset, tmp_path: Path, crop: int | None, around: float
+) -> None:
+    how = ReplayConfig(steps=30, frames=24, clips=12, first=8, crop=crop, around=around)
     trainer = Trainer(config(pong_data, tmp_path, how), Ranks())
     trainer.train()
     before = {name: value.clone() for name, value in trainer.ema.state_dict().items()}
@@ -276,4 +280,41 @@ def test_a_square_is_cut_from_every_frame_that_is_seen(store: ClipStore) -> None
         weights = attention(within.config, cut(past[:, -2], squares), cut(past[:, -1], squares), x0, LOSS.moved_weight)
         expected = ((x0 - following).square() * weights).mean()
         assert expected > 0.01
-        torch.testing.assert_close(objective.loss(frames, ones, ones, noise, squares), expected)
+        torch.testing.assert_close(objective.loss(frames, ones[:, None], ones, noise, squares), expected)
+
+
+def test_the_patches_that_a_frame_was_drawn_for_count_more(pong_data: Dataset, store: ClipStore) -> None:
+    """With their neighbours, as far as the frame reaches; all of a frame counts as much as before."""
+    told = counts(TINY, 9.0)
+    torch.testing.assert_close(told.mean(1), torch.ones(16))
+    corner, middle = told[0].view(4, 4), told[5].view(4, 4)
+    assert (corner > corner.min()).nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
+    assert (middle > middle.min()).sum() == 9 and bool((middle[:3, :3] == middle.max()).all())
+    torch.testing.assert_close(middle.max() / middle.min(), torch.tensor(9.0))
+    assert torch.equal(counts(TINY, 1.0), torch.ones(16, 16))
+
+    model = init_weights(WorldModel(TINY), 0)
+    objective = DecoderObjective(model, LOSS, torch.float32, False)
+    how = ReplayConfig(frames=12, clips=4, first=4, around=9.0)
+    plain = replace(LOSS, own_share=0.0)
+
+    def drawn(how: ReplayConfig) -> Drawn:
+        shows = Objective(model, plain, torch.float32, False)
+        rehearsal = Rehearsal(
+            model, objective, shows, OwnPool(plain), store, plain, how,
+            batch=2, seed=0, place=Ranks(), device=torch.device("cpu"),
+        )  # fmt: skip
+        rehearsal.begin(0, 1, {})
+        try:
+            return rehearsal.draw(0, 1)
+        finally:
+            rehearsal.close()
+
+    some = drawn(how)
+    assert some.squares is None and some.worth.shape == (12, 16) and len(set(some.at.patches.tolist())) > 1
+    for row, patch in enumerate(some.at.patches):
+        assert some.worth[row].argmax() in told[patch].topk(int((told[patch] > 1).sum())).indices
+        torch.testing.assert_close(some.worth[row] / some.worth[row].mean(), told[patch])
+    assert drawn(replace(how, around=1.0)).worth.shape == (12, 1)
+    with pytest.raises(RunError, match="around=9 is of whole frames"):
+        drawn(replace(how, crop=2))

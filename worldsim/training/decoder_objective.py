@@ -98,7 +98,7 @@ class DecoderObjective:
             before, last = (cut(past[:, at], squares) for at in (-2, -1))
             layout = (whole if squares is None else square).layout
             weights = attention(layout, before, last, x0, config.moved_weight)
-            return ((error * weights).mean((1, 2)) * worth).mean()
+            return ((error * weights).mean(2) * worth).mean()
 
         @torch.no_grad()
         def arrival(noise: Tensor, *given: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class DecoderObjective:
     def loss(
         self, frames: Frames, weights: Tensor, t: Tensor, noise: Tensor, squares: Tensor | None = None
     ) -> Tensor:
-        """The weighted mean error at noise levels t [N].
+        """The mean error at noise levels t [N], of frames or patches that weigh ``weights``, [N, 1] or [N, L].
 
         Of ``squares`` [N, K] of the frames' patches, where they are given: ``noise`` is then that of theirs [N, K, P].
         """

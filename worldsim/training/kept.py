@@ -27,6 +27,9 @@ class KeptConfig:
             arrival. Were they learned anew, the ticks before and after a hit would soon be drawn less often than it,
             and hits foretold too early.
         anywhere: Share of the draws that fall on all frames, and all patches, alike.
+        around: Of whole frames: how many times what others do the patches count that a frame was drawn for, with their
+            neighbours. Frames are then drawn by patches, as squares are. A hit is a fiftieth of a whole frame, and is
+            unlearned where everything else is learned with it; squares of which nothing else is seen unlearn the rest.
     """
 
     frames: int = 282
@@ -37,6 +40,12 @@ class KeptConfig:
     correction: float = 1.0
     crop: int | None = None
     anywhere: float = 0.0
+    around: float = 1.0
+
+    @property
+    def by_patch(self) -> bool:
+        """Whether frames are drawn for one of their patches."""
+        return self.crop is not None or self.around != 1
 
     def at(self, step: int) -> KeptConfig:
         """How frames are drawn at a step of this stretch."""
@@ -119,7 +128,7 @@ class Places:
 
     Attributes:
         frames: Their numbers [N].
-        patches: Of each one patch that it was drawn for [N]; all 0 where frames are drawn whole.
+        patches: Of each one patch that it was drawn for [N]; all 0 where it was for none.
     """
 
     frames: NDArray[np.intp]

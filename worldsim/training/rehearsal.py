@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.data.clips import ClipStore
+from worldsim.errors import RunError
+from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel
 from worldsim.training.batches import make_batch, stratified, stream
 from worldsim.training.crops import Crops
@@ -31,7 +33,8 @@ class Drawn:
     Attributes:
         at: Where they are kept; for :meth:`Replay.learn`.
         frames: N of them.
-        worth: float32 [N], 1 in the mean: what makes up for how often each is drawn.
+        worth: float32 [N, L] or [N, 1], 1 in the mean: what each patch counts, and what makes up for how often its
+            frame is drawn.
         levels: As many draws of noise levels as were asked for, float32 [draws, N].
         noise: And of standard normal noise, float32 [draws, N, L, P], or [draws, N, K, P] of squares.
         squares: Patches that are learned from, int64 [N, K]; None: all.
@@ -50,6 +53,20 @@ def arrivals(step: int, how: KeptConfig, batch: int) -> int:
     return max(1, how.first // batch) + step // how.every
 
 
+def counts(layout: ModelConfig, around: float) -> Tensor:
+    """What the patches of a frame count that was drawn for one of them, float32 [L, L], 1 in the mean of each row.
+
+    Args:
+        layout: How patches lie.
+        around: What that one and its neighbours count, in what the others do.
+    """
+    places = torch.arange(layout.tokens)
+    rows, columns = places // layout.columns, places % layout.columns
+    near = ((rows[:, None] - rows).abs() <= 1) & ((columns[:, None] - columns).abs() <= 1)
+    told = 1 + (around - 1) * near.float()
+    return told / told.mean(1, keepdim=True)
+
+
 class Rehearsal:
     """A :class:`~worldsim.training.replay.Replay` that clips go on arriving in. The same seed draws the same.
 
@@ -64,6 +81,9 @@ class Rehearsal:
         batch: Clips that arrive together, over all processes.
         seed: Of everything.
         place: This process.
+
+    Raises:
+        RunError: ``how`` asks for squares and for whole frames that count around a patch.
     """
 
     def __init__(
@@ -91,10 +111,13 @@ class Rehearsal:
         self._batch = partial(make_batch, store, model.config, told, seed, places=here, device=device, begun=begun)
         self._stream = partial(stream, store, model.config, told, seed, places=here, device=device, begun=begun)
         self._crops = Crops(model.config, how.crop) if how.crop else None
+        if how.crop and how.around != 1:
+            raise RunError(f"around={how.around:g} is of whole frames: give crop=null with it, or around=1")
+        self._counts = counts(model.config, how.around)
         self._batches: Generator[tuple[int, Batch], None, None] | None = None
         self._done = 0  # batches that have arrived
         self._rounds = max(1, how.clips // batch)
-        self.replay = Replay(objective, model, self._rounds, seed, patches=how.crop is not None)
+        self.replay = Replay(objective, model, self._rounds, seed, patches=how.by_patch)
 
     def begin(self, step: int, last: int, kept: dict[str, Tensor]) -> None:
         """Make ready for steps ``step`` to ``last``; ``kept`` is the replay's state after the step before."""
@@ -122,6 +145,9 @@ class Rehearsal:
             squares = torch.from_numpy(crops.around(rng, at.patches)).to(self._device)
         count, patches, values = frames.following.shape
         noise = torch.randn(draws, count, patches if squares is None else squares.shape[1], values, generator=chance)
+        worth = worth[:, None]
+        if self._how.around != 1:
+            worth = worth * self._counts[torch.from_numpy(at.patches)]
         return Drawn(at, frames, worth.to(self._device), levels, noise.to(self._device), squares)
 
     def close(self) -> None:
