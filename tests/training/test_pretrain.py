@@ -53,6 +53,21 @@ def test_the_exported_world_is_the_averaged_weights_and_can_be_loaded(straight: 
     assert len(world.episode_starts) >= 1
 
 
+def test_a_run_that_trains_nothing_gives_its_first_world_another_window(
+    pong_data: Dataset, straight: Path, tmp_path: Path
+) -> None:
+    nothing = "steps=0", "replay.steps=0", "outcomes.steps=0", f"init={straight / 'world'}", "model.window=2"
+    assert main(arguments(pong_data, tmp_path / "same", *nothing)) in (0, None)
+    assert main(arguments(pong_data, tmp_path / "told", *nothing, "model.reward_ages=7")) in (0, None)
+    before, after = load_world(straight / "world"), load_world(tmp_path / "same" / "world")
+    assert before.config.model.window != after.config.model.window == 2
+    for name, value in after.model.state_dict().items():
+        assert torch.equal(value, before.model.state_dict()[name]) or "age" in name, name
+    assert {len(start.frames) for start in after.starts} == {2}
+    told = load_world(tmp_path / "told" / "world")
+    assert {len(start.frames) for start in told.starts} == {7}, "what no reward tells, a game's first frames show"
+
+
 def test_a_killed_run_resumes_to_the_same_bytes(pong_data: Dataset, straight: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
     command = [

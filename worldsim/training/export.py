@@ -66,7 +66,6 @@ def build_world(
         card: Text of ``CARD.md``.
     """
     source = dataset.config["source"]
-    window = shape.window
     config = WorldConfig(
         name=name,
         model=shape,
@@ -77,7 +76,8 @@ def build_world(
         design=design,
         source={key: source[key] for key in ("id", "kwargs", "frame_skip", "max_over", "crop") if key in source},
     )
-    starts = _starts(dataset, window, episode_starts, clips)
+    # Until its first reward a game may do something a certain time after it began, which no cue tells (Pong serves).
+    starts = _starts(dataset, max(shape.window, shape.reward_ages), episode_starts, clips)
     return World(config, dataset.actions, copy.deepcopy(network).float(), starts, card)
 
 

@@ -51,6 +51,8 @@ def main(settings: dict[str, Any]) -> int | None:
             trainer.train()
         if not trainer.finished:
             return 130
+        if not trainer.run.checkpoint.exists():  # nothing was left to train: init's weights, with another window
+            trainer.save()
         if place.leads:
             export(trainer.run)
             verb = "play it with `python play.py" if config.design == SEPARABLE else "judge it with `worldsim evaluate"
