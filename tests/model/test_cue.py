@@ -43,3 +43,5 @@ def test_without_ages_a_cue_is_its_action() -> None:
 def test_a_negative_age_is_refused() -> None:
     with pytest.raises(ValueError, match="model.reward_ages must be at least 0, not -1"):
         ModelConfig(num_actions=3, reward_ages=-1)
+    with pytest.raises(ValueError, match="model.recency corrects what model.reward_ages tells"):
+        ModelConfig(num_actions=3, recency=True)

@@ -321,6 +321,29 @@ def test_the_heads_learn_from_the_same_clips_in_however_many_processes(model: Wo
     assert outcome_loss(model, whole, 0, 7) != outcome_loss(model, whole, 0, 8), "another of the kept clips"
 
 
+def test_a_head_learns_whether_the_last_reward_is_recent(store: ClipStore) -> None:
+    shape = replace(TINY, reward_ages=40, recency=True)
+    model = init_weights(WorldModel(shape), 0)
+    kept = gather_contexts(model, store, 0, range(2), range(2), 1)
+    clip, _ = store.draw(0, 1, 0, event=event_at(store.events, 1, 0))
+    assert kept.since[0, 1].tolist() == clip.since[1:].tolist()
+    kept.since[:] = torch.tensor([0, 41, -50, -41]).repeat(100)[: kept.since.shape[-1]]  # none of them recent
+
+    def loss(sign: int) -> float:
+        """Where the head is sure of this sign."""
+        with torch.no_grad():
+            model.heads.recent.weight.zero_()
+            model.heads.recent.bias.copy_(-10.0 * (torch.arange(3) != sign + 1))
+        return float(outcome_loss(model, kept, 0, 3).detach())
+
+    others = loss(0)
+    assert loss(1) == pytest.approx(others + 10, abs=0.01)
+    kept.since[:] = 40
+    assert loss(1) == pytest.approx(others, abs=0.01) and loss(-1) == pytest.approx(others + 10, abs=0.01)
+    kept.since[:] = -1
+    assert loss(-1) == pytest.approx(others, abs=0.01) and loss(0) == pytest.approx(others + 10, abs=0.01)
+
+
 def test_kept_contexts_are_those_of_the_frames_that_rewards_led_to(model: WorldModel, store: ClipStore) -> None:
     kept = gather_contexts(model, store, 0, [5], range(1), 1)
     clip, _ = store.draw(0, 5, 0, event=event_at(store.events, 5, 0))

@@ -162,6 +162,9 @@ def test_a_run_can_be_told_of_rewards_that_its_world_was_not_told_of(
             torch.testing.assert_close(ours, theirs)
     trainer.train()
     export(Run(tmp_path / "run"), tmp_path / "second")
+    more = shape | {"recency": True}
+    heard = Trainer(config(pong_data, tmp_path / "heard", init=str(tmp_path / "second"), steps=1, model=more), Ranks())
+    assert heard.model.heads.recent is not None
     with pytest.raises(RunError, match="has model.reward_ages=5, not 6"):
         Trainer(
             config(

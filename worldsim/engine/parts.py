@@ -93,13 +93,12 @@ class EncodePart(nn.Module):
 
 
 class OutcomePart(nn.Module):
-    """Reward and end of episode of the frame that was shown: float32 logits [B, 3] and [B, 2]."""
+    """Reward and end of episode of the frame that was shown: float32 logits [B, 3] and [B, 2], and perhaps [B, 3]."""
 
     def __init__(self, model: WorldModel) -> None:
         super().__init__()
         self.heads = model.heads
 
-    def forward(self, context: Tensor, view: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, context: Tensor, view: Tensor, last: Tensor) -> tuple[Tensor, ...]:
         """See :class:`~worldsim.model.outcome.OutcomeHead`."""
-        reward, end = self.heads(context, view, last)
-        return reward.float(), end.float()
+        return tuple(logits.float() for logits in self.heads(context, view, last))

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from worldsim.model.cue import tick_later
 
+SURE = 0.95  # that a reward is recent, before a count that knows of none is begun anew
+
 
 class Outcome(NamedTuple):
     """What followed from an action, read from the frame it led to."""
@@ -23,11 +25,17 @@ class Outcome(NamedTuple):
 class Referee:
     """Keeps the score of every row.
 
+    A dream can lose what the game is about without a reward (a ball that fades), which no recorded game does. Then
+    nothing more is due, and the dream would wait for ever. In a world with ``model.recency`` a head tells from the
+    frames whether a reward must have been given lately; where it is sure, and none was for longer than the decoder is
+    told of, the count begins as if one had just been. The score stays as it is.
+
     Args:
         batch: Rows.
         score_limit: Points of a side at which, and at nothing else, an episode ends: a picture need not show the score,
             and then a head can only guess. ``None``: the heads say when it does.
         device: Where the heads run.
+        reward_ages: Ticks for which the decoder is told of a reward.
 
     Attributes:
         score: int64 [B, 2], points rewarded with +1 and with -1 since the row began.
@@ -37,8 +45,8 @@ class Referee:
             :func:`~worldsim.model.cue.since_rewards`, on the device: the decoder hears it.
     """
 
-    def __init__(self, batch: int, score_limit: int | None, device: torch.device) -> None:
-        self._limit = score_limit
+    def __init__(self, batch: int, score_limit: int | None, device: torch.device, reward_ages: int = 0) -> None:
+        self._limit, self._ages = score_limit, reward_ages
         self.score = np.zeros((batch, 2), np.int64)
         self.tick = np.zeros(batch, np.int64)
         self.told = torch.ones(batch, dtype=torch.int64, device=device)
@@ -49,19 +57,23 @@ class Referee:
         self.score[rows], self.tick[rows], self.told[rows] = 0, 0, 1
         self.since[rows] = torch.tensor(since, device=self.since.device)
 
-    def judge(self, reward_logits: Tensor, end_logits: Tensor, idle: Sequence[int]) -> Outcome:
+    def judge(self, logits: Sequence[Tensor], idle: Sequence[int]) -> Outcome:
         """The outcome of a tick.
 
         Args:
-            reward_logits: [B, 3], of the signs -1, 0 and +1.
-            end_logits: [B, 2], of going on and of the end; not asked where there is a score limit.
+            logits: Of the reward's signs -1, 0 and +1 [B, 3]; of going on and of the end [B, 2], not asked where there
+                is a score limit; and perhaps of the last reward's sign, 0 if it is not recent [B, 3].
             idle: Rows that took no part in it.
         """
+        reward_logits, end_logits, *recent = logits
         torch.argmax(reward_logits, -1, out=self.told)
-        self.told[idle] = 1
+        waiting = list(idle)  # an empty tuple would mean all of them
+        self.told[waiting] = 1
         self.since.copy_(tick_later(self.since, self.told - 1))
+        for one in recent:
+            self._correct(one)
         playing = np.ones(len(self.tick), bool)
-        playing[idle] = False
+        playing[waiting] = False
         sign = self.told.cpu().numpy() - 1
         self.tick += playing
         self.score[:, 0] += sign > 0
@@ -71,3 +83,10 @@ class Referee:
         else:
             terminated = self.score.max(1) >= self._limit
         return Outcome(sign.astype(np.float32), terminated & playing)
+
+    def _correct(self, recent: Tensor) -> None:
+        """Begin the count anew where it knows of no reward that is recent, and the frames do."""
+        lost, none, won = recent.softmax(-1).unbind(-1)
+        unknown = (self.since == 0) | (self.since.abs() > self._ages)
+        sign = torch.where(won > lost, 1, -1)
+        self.since.copy_(torch.where(unknown & (none < 1 - SURE), sign, self.since))

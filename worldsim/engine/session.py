@@ -72,7 +72,7 @@ class Session:
         self._levels = levels(world.config.steps if steps is None else steps)
         self.stopwatch = Stopwatch(sync=torch.cuda.synchronize if self.device.type == "cuda" else None)
         c = self.model.config
-        self._referee = Referee(batch, world.config.score_limit, self.device)
+        self._referee = Referee(batch, world.config.score_limit, self.device, c.reward_ages)
         self._memory = Memory(self.model, batch, world.config.context_level)
         self._noise = RowNoise((c.tokens, c.patch_dim), check_seeds(seed, batch))
         self._started = np.zeros(batch, bool)
@@ -266,8 +266,7 @@ class Session:
             self._memory.keep(self._parts.encode, by_row=self._parts.backend.fixed_shapes)
         with self.stopwatch("outcome"):
             told = self._memory.context, self._memory.view, self._referee.told
-            reward_logits, end_logits = self._parts.outcome(*told)
-            outcome = self._referee.judge(reward_logits, end_logits, self._idle)
+            outcome = self._referee.judge(self._parts.outcome(*told), self._idle)
         self._pending = False
         return outcome
 

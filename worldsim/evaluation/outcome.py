@@ -87,7 +87,7 @@ def predict(
                 view, torch.tensor(past, device=device), level, cache.keys, cache.values, cache.bias()
             )
             cache.write(key, value)
-            logits = model.outcome(context, view, told)
+            logits = model.outcome(context, view, told)[:2]
             # As after a session's reset: nothing was told before the stretch begins.
             inside = torch.tensor([t > first for (_, first), t in zip(batch, at, strict=True)], device=device)
             told = torch.where(inside, logits[0].argmax(-1), 1)

@@ -73,6 +73,8 @@ class ModelConfig:
             own, it is 0.
         reward_ages: Ticks for which the decoder is told the sign and the age of the last reward; see
             :mod:`worldsim.model.cue`. 0: it is told of no reward.
+        recency: Whether a head tells from the frames whether the last reward is so young, and of which sign, so that a
+            session can notice where its count of them is wrong; see :class:`~worldsim.engine.referee.Referee`.
         mlp_ratio: Hidden width of an MLP over ``dim``.
         context_levels: Buckets of context noise that the encoder can be told of; bucket 0 is clean.
         max_context_noise: Noise level of the last bucket, in (0, 1).
@@ -98,6 +100,7 @@ class ModelConfig:
     window: int = 16
     age_dim: int = 0
     reward_ages: int = 0
+    recency: bool = False
     mlp_ratio: int = 4
     context_levels: int = 10
     max_context_noise: float = 0.3
@@ -135,6 +138,8 @@ class ModelConfig:
         for name in ("margin", "extrapolated", "reward_ages"):
             if getattr(self, name) < 0:
                 raise ValueError(f"model.{name} must be at least 0, not {getattr(self, name)}")
+        if self.recency and not self.reward_ages:
+            raise ValueError("model.recency corrects what model.reward_ages tells: give that too")
         if self.dim % self.heads:
             raise ValueError(f"model.dim {self.dim} is not a multiple of model.heads {self.heads}")
         if self.window < 2:

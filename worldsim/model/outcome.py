@@ -12,6 +12,9 @@ from worldsim.model.config import ModelConfig
 class OutcomeHead(nn.Module):
     """Sign of the reward (3-way: -1, 0, +1) and termination (2-way) of one tick.
 
+    With ``recency`` also whether the last reward is at most ``reward_ages`` ticks old, and its sign (3-way: -1, none,
+    +1): a field without a ball says so, even where nobody has been told of a reward.
+
     It sees the frame itself beside the encoder's tokens, because those keep what foretells the next frame, and a ball
     that leaves the picture foretells nothing. And it is told the sign of the last tick's reward, because a point that
     shows for two ticks counts once: without that, it gives each of the two a half, and says neither.
@@ -29,9 +32,10 @@ class OutcomeHead(nn.Module):
         self.pooled = nn.Linear(poolings * width, width)
         self.reward = nn.Linear(width, 3)
         self.end = nn.Linear(width, 2)
+        self.recent = nn.Linear(width, 3) if config.recency else None
 
-    def forward(self, context: Tensor, view: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of reward[t] [..., 3] and terminated[t] [..., 2].
+    def forward(self, context: Tensor, view: Tensor, last: Tensor) -> tuple[Tensor, ...]:
+        """Logits of reward[t] [..., 3], of terminated[t] [..., 2] and, with ``recency``, of the last reward [..., 3].
 
         Args:
             context: [..., L, D], the encoder's tokens of obs[t+1].
@@ -41,4 +45,4 @@ class OutcomeHead(nn.Module):
         tokens = F.silu(self.context(context) + self.view(view) + self.last(last).unsqueeze(-2))
         weights = self.weights(tokens).softmax(-2, dtype=torch.float32).to(tokens.dtype)  # [..., L, poolings]
         pooled = F.silu(self.pooled((weights.transpose(-1, -2) @ tokens).flatten(-2)))
-        return self.reward(pooled), self.end(pooled)
+        return self.reward(pooled), self.end(pooled), *(() if self.recent is None else (self.recent(pooled),))

@@ -181,9 +181,9 @@ class WorldModel(nn.Module):
         """:meth:`decode` with all that can be prepared before the action is known; see :meth:`FrameDecoder.denoise`."""
         return self.decoder.denoise(noisy, scene, modulations)
 
-    def outcome(self, context: Tensor, view: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of reward sign [..., 3] and termination [..., 2]; see :class:`OutcomeHead`."""
-        logits: tuple[Tensor, Tensor] = self.heads(context, view, last)
+    def outcome(self, context: Tensor, view: Tensor, last: Tensor) -> tuple[Tensor, ...]:
+        """Logits of reward sign [..., 3], termination [..., 2] and perhaps recency; see :class:`OutcomeHead`."""
+        logits: tuple[Tensor, ...] = self.heads(context, view, last)
         return logits
 
     def parameter_count(self) -> int:

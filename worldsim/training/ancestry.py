@@ -28,7 +28,7 @@ def adopt_weights(model: WorldModel, name: str, run: Run, anew: tuple[str, ...] 
     """Start from a world's weights, and remember in the run how that world was made.
 
     Its window may be another one: frames that are older than it knew are begun to be looked at as its oldest are. And
-    it need not have been told of rewards (``model.reward_ages``): what they tell is begun to be learned.
+    it need not have been told of rewards (``model.reward_ages``, ``model.recency``): that is begun to be learned.
 
     Args:
         model: Is given them.
@@ -44,6 +44,8 @@ def adopt_weights(model: WorldModel, name: str, run: Run, anew: tuple[str, ...] 
     may_differ = ["window", *(["age_dim"] if anew else [])]
     if not parent.config.model.reward_ages:
         may_differ, anew = [*may_differ, "reward_ages"], (*anew, "decoder.reward.weight")
+    if not parent.config.model.recency:
+        may_differ, anew = [*may_differ, "recency"], (*anew, "heads.recent.weight", "heads.recent.bias")
     check_shape(parent, name, model.config, may_differ)
     weights = of_window(parent.model.state_dict(), model.config.window)
     ours = model.state_dict()

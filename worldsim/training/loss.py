@@ -230,7 +230,7 @@ def pretrain_loss(
     weights = attention(drawer.config, before[:, None], last[:, None], x0, config.moved_weight)
     denoise = ((x0.float() - target.float()).square() * weights).mean()
 
-    reward_logits, end_logits = model.outcome(context[:, 1:], views[:, 1:], last_rewards(batch.rewards))
+    reward_logits, end_logits, *_ = model.outcome(context[:, 1:], views[:, 1:], last_rewards(batch.rewards))
     reward = F.cross_entropy(reward_logits.float().flatten(0, 1), batch.rewards.flatten())
     end = F.cross_entropy(end_logits.float().flatten(0, 1), batch.terminated.flatten())
     loss = denoise + config.outcome_weight * (reward + end)

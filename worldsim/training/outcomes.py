@@ -60,6 +60,7 @@ class Contexts:
         seen: uint8 [places, rounds, T, L, P], patches of the frames that they are of.
         rewards: int64 [places, rounds, T-1], sign of the reward that led to the frame, + 1.
         terminated: int64 [places, rounds, T-1].
+        since: int64 [places, rounds, T-1], the last reward at the frame, see :func:`~worldsim.model.cue.since_rewards`.
     """
 
     places: range
@@ -67,6 +68,7 @@ class Contexts:
     seen: Tensor
     rewards: Tensor
     terminated: Tensor
+    since: Tensor
 
 
 def event_at(events: Sequence[str], step: int, place: int) -> str | None:
@@ -95,11 +97,12 @@ def gather_contexts(
         places: Places in each.
         sampling_steps: Denoising steps of the model's own frames.
     """
-    tokens, shown, rewards, ends = [], [], [], []
+    tokens, shown, rewards, ends, since = [], [], [], [], []
     for number in rounds:
         drawn = [store.draw(seed, number, place, event=event_at(store.events, number, place)) for place in places]
         rewards.append(torch.from_numpy(np.sign([clip.rewards for clip, _ in drawn]).astype(np.int64) + 1))
         ends.append(torch.from_numpy(np.stack([clip.terminated for clip, _ in drawn]).astype(np.int64)))
+        since.append(torch.from_numpy(np.stack([clip.since[1:] for clip, _ in drawn])))
         own = own_rows(places, 0.5)
         parts = []
         for i in range(0, len(drawn), _TOGETHER):
@@ -107,7 +110,7 @@ def gather_contexts(
             parts.append(_encode(frozen, these, [row - i for row in own if i <= row < i + len(these)], sampling_steps))
         tokens.append(torch.cat([context for context, _ in parts]))
         shown.append(torch.cat([seen for _, seen in parts]))
-    return Contexts(places, *(torch.stack(kept, 1) for kept in (tokens, shown, rewards, ends)))
+    return Contexts(places, *(torch.stack(kept, 1) for kept in (tokens, shown, rewards, ends, since)))
 
 
 def _encode(
@@ -132,7 +135,8 @@ def _encode(
 
 
 def outcome_loss(model: WorldModel, contexts: Contexts, seed: int, step: int) -> Tensor:
-    """Cross-entropy of reward sign and termination on a stretch of one kept clip of every place.
+    """Cross-entropy of reward sign, termination and, if it is told, recency on a stretch of one kept clip of every
+    place.
 
     Where a clip holds events, the stretch holds one of them: what the heads must tell apart lies next to it.
 
@@ -143,7 +147,7 @@ def outcome_loss(model: WorldModel, contexts: Contexts, seed: int, step: int) ->
     """
     rounds, ticks = contexts.rewards.shape[1:]
     length = min(STRETCH, ticks)
-    drawn: dict[str, list[Tensor]] = {"context": [], "seen": [], "last": [], "reward": [], "end": []}
+    drawn: dict[str, list[Tensor]] = {"context": [], "seen": [], "last": [], "reward": [], "end": [], "since": []}
     for row, place in enumerate(contexts.places):
         rng = np.random.default_rng((seed, step, place))
         at = row, int(rng.integers(rounds))
@@ -159,9 +163,15 @@ def outcome_loss(model: WorldModel, contexts: Contexts, seed: int, step: int) ->
         drawn["last"].append(last_rewards(rewards)[here])
         drawn["reward"].append(rewards[here])
         drawn["end"].append(ends[here])
+        drawn["since"].append(contexts.since[at][here])
     device = model.encoder.position.device
     batch = {name: torch.stack(parts).to(device) for name, parts in drawn.items()}
     views = model.views(model.shown(batch["seen"], torch.float32))[:, 1:]
-    reward_logits, end_logits = model.outcome(batch["context"].float(), views, batch["last"])
-    reward = F.cross_entropy(reward_logits.flatten(0, 1), batch["reward"].flatten())
-    return reward + F.cross_entropy(end_logits.flatten(0, 1), batch["end"].flatten())
+    reward_logits, end_logits, *recent = model.outcome(batch["context"].float(), views, batch["last"])
+    loss = F.cross_entropy(reward_logits.flatten(0, 1), batch["reward"].flatten())
+    loss = loss + F.cross_entropy(end_logits.flatten(0, 1), batch["end"].flatten())
+    for logits in recent:
+        since = batch["since"]
+        sign = torch.where(since.abs() <= model.config.reward_ages, since.sign(), 0) + 1
+        loss = loss + F.cross_entropy(logits.flatten(0, 1), sign.flatten())
+    return loss
