@@ -12,7 +12,7 @@ from torch import Tensor
 
 from worldsim.model.cue import tick_later
 
-SURE = 0.95  # that a reward is recent, before a count that knows of none is begun anew
+SURE = 0.85  # that a reward is recent, before a count that knows of none is begun anew
 
 
 class Outcome(NamedTuple):
