@@ -64,16 +64,15 @@ def test_a_backend_dreams_what_eager_float32_dreams(backend: str, make_world) ->
     assert one.std() > 1
 
 
-def test_int8_dreams_what_eager_float32_dreams_but_for_its_rounding() -> None:
-    world = load_world("pong")
-    fast = Session(world, dtype="float32", backend="int8")
-    again = Session(world, dtype="float32", backend="int8")
+def test_int8_dreams_what_eager_float32_dreams_but_for_its_rounding(tiny_world: World) -> None:
+    fast, again, exact = (Session(tiny_world, dtype="float32", backend=name) for name in ("int8", "int8", "eager"))
     off = frame_error(fast, 20, np.random.default_rng(0))
-    assert 0 < off["frame_error_mean"] < 0.03, "less than a frame's own rounding to uint8 would add"
-    assert off["frame_error_max"] < 64, "the edge of a thing that moves may be a shade off, not the thing"
+    assert 0 < off["frame_error_mean"] < 0.5, "of random weights: less than half a grey level"
     assert off == frame_error(again, 20, np.random.default_rng(0)), "the same in every session"
-    exact = Session(world, dtype="float32", backend="eager")
     assert frame_error(exact, 5, np.random.default_rng(0)) == {"frame_error_mean": 0.0, "frame_error_max": 0.0}
+    box = frame_error(Session(load_world("pong"), dtype="float32", backend="int8"), 20, np.random.default_rng(0))
+    assert box["frame_error_mean"] < 0.03, "less than a frame's own rounding to uint8 would add"
+    assert box["frame_error_max"] < 64, "the edge of a thing that moves may be a shade off, not the thing"
 
 
 def test_int8_rounds_the_blocks_and_not_what_sees_pixels(tiny_world: World) -> None:
