@@ -259,7 +259,7 @@ def test_a_student_may_begin_with_what_another_method_made(
     for name, weight in before.model.decoder.state_dict().items():
         torch.testing.assert_close(critic[name], weight.float(), rtol=0, atol=1e-6)
     card = load_world(second / "world").card
-    assert f"`world={Path(teacher).name}` was world" in card and f"`init={first.name}/world` was world" in card
+    assert f"`world={teacher.parent.name}/world` was world" in card and f"`init={first.name}/world` was world" in card
     assert str(tmp_path) not in card, "it says nothing of the machine that made it"
     assert "method=ode" in card and card.count("worldsim train world=pong") == 2
     other = small_world(tmp_path / "other", "seed=1")
