@@ -48,9 +48,9 @@ class LossConfig:
             :class:`~worldsim.training.crops.Crops`; None: whole frames.
         rewarded: Share of clips that are drawn among those which hold a reward and a window after it, see
             :meth:`~worldsim.data.clips.ClipStore.after_reward`.
-        untold: Share of clips whose last rewards the decoder is not told of. What follows a reward then also follows
-            from what is to be seen, as likely as in the record: else a dream that has lost its ball without a point,
-            which no record holds, would wait for ever.
+        untold: Share of clips whose last rewards the decoder is not told of: what follows a reward then also follows
+            from what is near by, as likely as in the record. It hardly brings a lost ball back, which only the whole
+            frame tells of (docs/experiments, the twentieth Pong); see ``model.recency`` for that.
         recall: Weight of the cross-entropy of telling at every token how many ticks ago the last reward was, and which,
             see :class:`~worldsim.training.recall.Recall`.
 
