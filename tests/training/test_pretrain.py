@@ -104,7 +104,7 @@ def torchrun(port: int, told: list[str]) -> None:
         f"--master-port={port}", "-m", "worldsim", "train", *told,
     ]  # fmt: skip
     result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.returncode == 0, result.stderr
 
 
 def test_two_processes_train_as_one(pong_data: Dataset, tmp_path: Path) -> None:

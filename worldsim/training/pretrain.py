@@ -51,7 +51,7 @@ def main(settings: dict[str, Any]) -> int | None:
             trainer.train()
         if not trainer.finished:
             return 130
-        if not trainer.run.checkpoint.exists():  # nothing was left to train: init's weights, with another window
+        if not trainer.step:  # nothing was to be trained: init's weights, with another window
             trainer.save()
         if place.leads:
             export(trainer.run)
