@@ -80,6 +80,11 @@ def commit() -> str | None:
     return head.stdout.strip() + ("+" if changed.stdout.strip() else "")
 
 
+def short(commit: str | None) -> str:
+    """A commit for people to read: twelve digits, and the ``+`` that says that files differed from it."""
+    return "unknown" if commit is None else commit[:12] + "+" * commit.endswith("+")
+
+
 def stolen_ms() -> float | None:
     """Milliseconds of CPU time, over all CPUs since boot, that a hypervisor gave to others; None where nobody counts.
 

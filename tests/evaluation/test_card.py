@@ -59,12 +59,12 @@ def test_a_lone_marker_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_what_a_policy_scored_is_a_row_for_each_place(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("")
     told = {"episodes": 30, "mean": -9.5, "median": -10.0, "mean_interval_95": [-11.0, -8.25]}
-    report: dict[str, Any] = {"policy": "/some/where/policy.safetensors", "greedy": False, "commit": "c" * 40}
+    report: dict[str, Any] = {"policy": "/some/where/policy.safetensors", "greedy": False, "commit": "c" * 40 + "+"}
     report |= {"offline_steps": 8, "steps": 77, "real": told}
     (tmp_path / "policy.json").write_text(json.dumps(report))
     assert run(tmp_path, 1.0, f"policies=[{tmp_path / 'policy.json'}]") == 0
     text = (tmp_path / "README.md").read_text()
     assert "| policy.safetensors (offline steps 8, steps 77) | drawn | real | 30 | -9.50 | -11.00 to -8.25 |" in text
-    assert "| -10.0 | cccccccccccc |" in text and "/some" not in text and BEGIN in text
+    assert "| -10.0 | cccccccccccc+ |" in text and "/some" not in text and BEGIN in text
     again = main([f"files=[{tmp_path / 'README.md'}]", f"policies=[{tmp_path / 'policy.json'}]"])
     assert again == 0 and (tmp_path / "README.md").read_text() == text, "what else was measured stays"

@@ -68,6 +68,16 @@ def test_a_run_that_trains_nothing_gives_its_first_world_another_window(
     assert {len(start.frames) for start in told.starts} == {7}, "what no reward tells, a game's first frames show"
 
 
+def test_what_a_world_will_begin_with_is_looked_for_before_training(
+    pong_data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longest = max(info.steps for info in (*pong_data.held_out, *pong_data.train))
+    assert main(arguments(pong_data, tmp_path / "run", f"model.reward_ages={longest + 1}")) == 2
+    error = capsys.readouterr().err
+    assert f"no episode has the {longest + 1} frames of a start" in error and error.count("\n") == 1
+    assert not (tmp_path / "run" / "checkpoint.safetensors").exists()
+
+
 def test_a_killed_run_resumes_to_the_same_bytes(pong_data: Dataset, straight: Path, tmp_path: Path) -> None:
     run = tmp_path / "killed"
     command = [

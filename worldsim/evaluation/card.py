@@ -11,6 +11,7 @@ from typing import Any
 from worldsim.errors import DataError
 from worldsim.evaluation.bars import Bar
 from worldsim.evaluation.report import bar_table, made, table, write
+from worldsim.machine import short
 from worldsim.settings import command
 
 BEGIN, END = "<!-- measured: written by `worldsim card` -->", "<!-- /measured -->"
@@ -64,7 +65,7 @@ def _returns(report: dict[str, Any]) -> list[list[Any]]:
         low, high = told["mean_interval_95"]
         spread = f"{low:.2f} to {high:.2f}"
         head = [f"{name} ({made})" if made else name, how, where, told["episodes"]]
-        rows.append([*head, f"{told['mean']:.2f}", spread, f"{told['median']:.1f}", (report["commit"] or "-")[:12]])
+        rows.append([*head, f"{told['mean']:.2f}", spread, f"{told['median']:.1f}", short(report["commit"])])
     return rows
 
 

@@ -19,7 +19,7 @@ from worldsim.evaluation.evaluate import source_name
 from worldsim.evaluation.pictures import pyplot, require_plots
 from worldsim.evaluation.report import as_json, table, write
 from worldsim.evaluation.transformers import specimen
-from worldsim.machine import commit, machine, physical_cores
+from worldsim.machine import commit, machine, physical_cores, short
 from worldsim.settings import command, command_line, from_dict, home
 from worldsim.world import load_world
 
@@ -135,7 +135,7 @@ def as_markdown(report: Mapping[str, Any]) -> str:
             f"`{about['command']}`",
             "",
             f"Weights {about['fingerprint'][:12]}, {about['clips']} held-out clips, {about['steps']} denoising steps, "
-            f"{about['dtype']}, seed {about['seed']}, commit {(about['commit'] or 'unknown')[:12]}.",
+            f"{about['dtype']}, seed {about['seed']}, commit {short(about['commit'])}.",
             "",
             f"Temporal attention, by {about['attention_block']} and head: its share on past frames, the mean age "
             f"looked at, and how many frames a token looks at (the exponential of the entropy). {_seen(about['ages'])}",

@@ -11,6 +11,7 @@ from typing import Any
 
 from worldsim.errors import WorldsimError
 from worldsim.evaluation.bars import Bar
+from worldsim.machine import short
 
 
 def write(path: Path, text: str) -> None:
@@ -61,7 +62,7 @@ def made(about: Mapping[str, Any]) -> str:
     return (
         f"{quick}Weights {about['fingerprint'][:12]}, {about['steps']} denoising steps, {about['dtype']}, "
         f"{about.get('backend', 'eager')}, "
-        f"seed {about['seed']}, commit {(about['commit'] or 'unknown')[:12]}; "
+        f"seed {about['seed']}, commit {short(about['commit'])}; "
         f"{box['cpu']}, {about.get('threads', box['torch_threads'])} threads, torch {box['torch']}."
     )
 

@@ -21,7 +21,7 @@ from worldsim.agents.policy import Policy, load_policy
 from worldsim.errors import WorldsimError
 from worldsim.evaluation.pictures import DREAM, pyplot
 from worldsim.evaluation.report import as_json, table, write
-from worldsim.machine import commit, machine
+from worldsim.machine import commit, machine, short
 from worldsim.settings import command, command_line, from_dict, home
 from worldsim.world import load_world
 
@@ -151,7 +151,7 @@ def as_markdown(report: dict[str, Any]) -> str:
             "",
             f"`{about['command']}`",
             "",
-            f"Weights {about['fingerprint'][:12]}, seed {about['seed']}, commit {(about['commit'] or 'unknown')[:12]}; "
+            f"Weights {about['fingerprint'][:12]}, seed {about['seed']}, commit {short(about['commit'])}; "
             f"{box['cpu']}, torch {box['torch']}. Returns of whole episodes{cut}{dreamt}; 95 % bootstrap intervals of "
             "the mean.",
             "",

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from worldsim.checkpoint import load_checkpoint, part
-from worldsim.data.episodes import Dataset, Episode
+from worldsim.data.episodes import Dataset, Episode, EpisodeInfo
+from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
 from worldsim.model.cue import since_rewards
 from worldsim.model.designs import SEPARABLE
@@ -64,6 +65,9 @@ def build_world(
         episode_starts: Starts at an episode's beginning.
         clips: Starts in the midst of play.
         card: Text of ``CARD.md``.
+
+    Raises:
+        RunError: see :func:`start_episodes`.
     """
     source = dataset.config["source"]
     config = WorldConfig(
@@ -76,13 +80,36 @@ def build_world(
         design=design,
         source={key: source[key] for key in ("id", "kwargs", "frame_skip", "max_over", "crop") if key in source},
     )
-    # Until its first reward a game may do something a certain time after it began, which no cue tells (Pong serves).
-    starts = _starts(dataset, max(shape.window, shape.reward_ages), episode_starts, clips)
+    starts = _starts(dataset, shape, episode_starts, clips)
     return World(config, dataset.actions, copy.deepcopy(network).float(), starts, card)
 
 
-def _starts(dataset: Dataset, length: int, episodes: int, clips: int) -> list[Start]:
-    chosen = [info for info in dataset.held_out or dataset.train if info.steps >= length]
+def start_length(shape: ModelConfig) -> int:
+    """Frames of a start.
+
+    Until its first reward a game may do something a certain time after it began, which no cue tells (Pong serves).
+    """
+    return max(shape.window, shape.reward_ages)
+
+
+def start_episodes(dataset: Dataset, shape: ModelConfig) -> list[EpisodeInfo]:
+    """Episodes that are long enough to take starts from: held-out ones, or training episodes if none is.
+
+    Raises:
+        RunError: no episode is long enough.
+    """
+    length = start_length(shape)
+    for episodes in (dataset.held_out, dataset.train):
+        if chosen := [info for info in episodes if info.steps >= length]:
+            return chosen
+    raise RunError(
+        f"{dataset.folder}: no episode has the {length} frames of a start: record longer ones with "
+        f"`worldsim collect`, or lower model.window={shape.window} and model.reward_ages={shape.reward_ages}"
+    )
+
+
+def _starts(dataset: Dataset, shape: ModelConfig, episodes: int, clips: int) -> list[Start]:
+    chosen, length = start_episodes(dataset, shape), start_length(shape)
     starts = []
     for i, info in enumerate(chosen[:episodes]):
         episode = dataset.load(info)

@@ -17,6 +17,7 @@ from worldsim.training.ancestry import adopt_weights
 from worldsim.training.batches import stream
 from worldsim.training.crops import Crops
 from worldsim.training.decoder_objective import DecoderObjective
+from worldsim.training.export import start_episodes
 from worldsim.training.kept import KeptConfig
 from worldsim.training.loop import Loop
 from worldsim.training.loss import LossConfig
@@ -47,6 +48,7 @@ class Trainer(Loop):
         self.loss = replace(config.loss, own_share=whole_clips(config.loss.own_share, config.batch))
         self.shape = model_of(config, self.dataset)
         self.clips = self.training_clips(self.shape.window)
+        start_episodes(self.dataset, self.shape)  # what the world will begin with is there
         self.model = init_weights(WorldModel(self.shape), config.seed).to(self.device)
         if config.init and not run.checkpoint.exists():
             adopt_weights(self.model, config.init, run, anew=("age_bias", "age_value") if config.first else ())
