@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from worldsim.data.clips import ClipStore
 from worldsim.data.episodes import Dataset
@@ -17,7 +19,7 @@ from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.training.batches import make_batch
 from worldsim.training.crops import Crops, cut
 from worldsim.training.decoder_objective import DecoderObjective
-from worldsim.training.kept import ReplayConfig
+from worldsim.training.kept import Frames, ReplayConfig
 from worldsim.training.loss import Batch, LossConfig, attention
 from worldsim.training.objective import Objective, OwnPool
 from worldsim.training.optimizer import OptimizerConfig
@@ -153,7 +155,7 @@ def test_a_patch_counts_by_the_ticks_around_it_and_more_by_its_own(
     batch = clips(store, 0)
     replay.add(0, batch, model.see(batch.frames, torch.float32), ())
     own, around, usual = (float(replay.state()["errors"][0, 0, tick, 5]) for tick in (3, 4, 6))
-    surprise = replay._surprise(errors.numpy())
+    surprise = replay._surprise("usual", errors.numpy())
     assert own == pytest.approx(surprise[3, 5]) and usual == pytest.approx(surprise[6, 5])
     assert around == pytest.approx((surprise[3, 5] * surprise[4, 5]) ** 0.5)
 
@@ -180,12 +182,13 @@ def test_a_frame_counts_by_the_patch_that_is_worst_for_its_place(model: WorldMod
     errors = np.full((20, 16), 0.001, np.float32)
     errors[:, 3] = np.linspace(0.5, 1.5, 20)  # where something is always wrong
     errors[7, 9] = 0.5
-    surprise = replay._surprise(errors)
+    surprise = replay._surprise("usual", errors)
     assert surprise.max(1).argmax() == 7 and surprise.argmax() == 7 * 16 + 9
     assert surprise[:, 3].max() < 2
     for _ in range(200):
-        replay._surprise(errors[:1])
-    assert replay._surprise(errors[:1])[0, 3] == pytest.approx(0.969, abs=0.001), "what is usual is that of now"
+        replay._surprise("usual", errors[:1])
+    now = replay._surprise("usual", errors[:1])[0, 3]
+    assert now == pytest.approx(0.969, abs=0.001), "what is usual is that of now"
 
 
 def test_what_is_kept_comes_back_the_same(model: WorldModel, store: ClipStore) -> None:
@@ -216,9 +219,12 @@ def config(data: Dataset, run: Path, replay: ReplayConfig) -> PretrainConfig:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("crop", "around"), [(None, 1.0), (2, 1.0), (None, 5.0)])
-def test_it_goes_on_to_the_same_bytes(pong_data: Dataset, tmp_path: Path, crop: int | None, around: float) -> None:
-    how = ReplayConfig(steps=9, frames=8, clips=4, first=2, crop=crop, around=around)
+WAYS: list[dict[str, Any]] = [{}, {"crop": 2}, {"around": 5.0}, {"crop": 2, "whole": 0.4, "turns": True}]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_it_goes_on_to_the_same_bytes(pong_data: Dataset, tmp_path: Path, way: dict[str, Any]) -> None:
+    how = ReplayConfig(steps=9, frames=8, clips=4, first=2, **way)
     straight, first = (Trainer(config(pong_data, tmp_path / name, how), Ranks()) for name in ("straight", "stopped"))
     straight.train()
     straight.finish_decoder()
@@ -236,11 +242,9 @@ def test_it_goes_on_to_the_same_bytes(pong_data: Dataset, tmp_path: Path, crop: 
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.parametrize(("crop", "around"), [(None, 1.0), (2, 1.0), (None, 5.0)])
-def test_only_the_decoder_learns_and_it_does(
-    pong_data: Dataset, tmp_path: Path, crop: int | None, around: float
-) -> None:
-    how = ReplayConfig(steps=30, frames=24, clips=12, first=8, crop=crop, around=around)
+@pytest.mark.parametrize("way", WAYS)
+def test_only_the_decoder_learns_and_it_does(pong_data: Dataset, tmp_path: Path, way: dict[str, Any]) -> None:
+    how = ReplayConfig(steps=30, frames=24, clips=12, first=8, **way)
     trainer = Trainer(config(pong_data, tmp_path, how), Ranks())
     trainer.train()
     before = {name: value.clone() for name, value in trainer.ema.state_dict().items()}
@@ -318,3 +322,54 @@ def test_the_patches_that_a_frame_was_drawn_for_count_more(pong_data: Dataset, s
     assert drawn(replace(how, around=1.0)).worth.shape == (12, 1)
     with pytest.raises(RunError, match="around=9 is of whole frames"):
         drawn(replace(how, crop=2))
+
+
+def test_some_steps_are_of_whole_frames_drawn_evenly(store: ClipStore) -> None:
+    model, plain = init_weights(WorldModel(TINY), 0), replace(LOSS, own_share=0.0)
+    crops = Crops(TINY, 2)
+    objective = DecoderObjective(model, plain, torch.float32, False, crops)
+    how = ReplayConfig(frames=12, clips=4, first=4, every=1000, crop=2, whole=0.4)
+    assert [how.is_whole(step) for step in range(10)] == [False, False, True, False, True] * 2
+    rehearsal = Rehearsal(
+        model, objective, Objective(model, plain, torch.float32, False), OwnPool(plain), store, plain, how,
+        batch=2, seed=0, place=Ranks(), device=torch.device("cpu"),
+    )  # fmt: skip
+    rehearsal.begin(0, 200, {})
+    rehearsal.draw(0, 1)
+    rehearsal.replay._errors[:] = 1.0
+    rehearsal.replay._errors[0, 0, 3, 5] = 99.0
+    rehearsal.replay._told.clear()
+    squares: list[int] = []
+    whole: list[int] = []
+    for step in range(200):
+        drawn = rehearsal.draw(step, 1)
+        count, learned = (12, 4) if drawn.squares is not None else (6, TINY.tokens)
+        assert drawn.noise.shape == (1, count, learned, TINY.patch_dim) and drawn.levels.shape == (1, count)
+        (whole if drawn.squares is None else squares).extend(drawn.at.frames.tolist())
+        if drawn.squares is None:
+            assert torch.equal(drawn.worth, torch.ones(6, 1))
+    rehearsal.close()
+    assert len(whole) == 80 * 6 and len(squares) == 120 * 12
+    often, seldom = (np.bincount(drawn, minlength=28) / len(drawn) for drawn in (squares, whole))
+    assert often.argmax() == 3 and often[3] > 1.5 / 28 and seldom[3] < 1.5 / 28, "by errors are squares drawn alone"
+    for wrong in ({"whole": 1.2, "crop": 2}, {"whole": 0.5}):
+        with pytest.raises(RunError, match="is a share of steps, from 0 to 1, beside those of squares"):
+            ReplayConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_what_goes_on_is_not_drawn_for_its_errors_and_what_turns_is(model: WorldModel) -> None:
+    """A square that flies on, and one that turns back, both foretold equally badly."""
+
+    def frame(on: int, back: int) -> Tensor:
+        picture = torch.full((80, 80, 3), 20, dtype=torch.uint8)
+        picture[8:12, on : on + 4] = picture[68:72, back : back + 4] = 230
+        return picture
+
+    on, back = [6, 9, 12, 15], [47, 50, 53, 50]  # in patches that nothing leaves or enters
+    patches = model.patchify(torch.stack([frame(*at) for at in zip(on, back, strict=True)]))
+    none = torch.zeros(1).long()
+    frames = Frames(torch.zeros(1, 0), patches[None, :3], none, patches[None, 3], none)
+    left = DecoderObjective(model, LOSS, torch.float32, False).turned(frames)[0].view(4, 4)
+    still = (patches[3].float() - patches[2].float()).div(127.5).square().mean(1).view(4, 4)
+    assert left[0].max() < 0.3 * still[0].max() and left[3].max() > 0.8 * still[3].max()
+    assert left[1:3].max() < 1e-6, "where nothing moves nothing is left"

@@ -13,6 +13,7 @@ from torch import Tensor
 from tests.training.runs import SHAPE, config
 from worldsim.data.episodes import Dataset
 from worldsim.errors import RunError
+from worldsim.training.batches import make_batch
 from worldsim.training.export import export
 from worldsim.training.kept import MomentsConfig
 from worldsim.training.loss import Batch
@@ -176,6 +177,34 @@ def test_a_run_can_be_told_of_rewards_that_its_world_was_not_told_of(
             ),
             Ranks(),
         )
+
+
+def test_what_a_resting_encoder_does_not_need_can_be_left_out(pong_data: Dataset, tmp_path: Path) -> None:
+    deep = SHAPE | {"encoder_layers": 2}
+    how = MomentsConfig(steps=2, frames=4, clips=4, first=2, own_share=0.0)
+    first = Trainer(config(pong_data, tmp_path / "deep", steps=1, model=deep, moments=how), Ranks())
+    first.begin_decoder()
+    first.save()
+    export(Run(tmp_path / "deep"), tmp_path / "first")
+    parent = load_world(str(tmp_path / "first")).model
+    assert parent.encoder.rests
+    run = Trainer(config(pong_data, tmp_path / "run", init=str(tmp_path / "first"), steps=1), Ranks())
+    batch = make_batch(run.clips, run.shape, run.loss, 0, 0, range(2))
+    previous = parent.previous_actions(batch.actions)
+    with torch.no_grad():
+        ours, theirs = (
+            model.encode(model.views(model.see(batch.frames, torch.float32)), previous, torch.zeros_like(previous))
+            for model in (run.model, parent.float())
+        )
+    assert torch.equal(ours, theirs) and ours.std() > 0
+
+    other = config(pong_data, tmp_path / "other", steps=1, model=deep)
+    trainer = Trainer(other, Ranks())
+    trainer.train()
+    export(Run(tmp_path / "other"), tmp_path / "second")
+    assert not load_world(str(tmp_path / "second")).model.encoder.rests
+    with pytest.raises(RunError, match="has model.encoder_layers=2, not 1"):
+        Trainer(config(pong_data, tmp_path / "less", init=str(tmp_path / "second"), steps=1), Ranks())
 
 
 @pytest.mark.parametrize("window", [2, 9])

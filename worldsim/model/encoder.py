@@ -45,6 +45,9 @@ class EncoderBlock(nn.Module):
         return x + self.mlp(self.mlp_norm(x)), key, value
 
 
+_ADDS = "out.weight", "down.weight"  # of a block: what it adds to its input comes through these
+
+
 class CausalEncoder(nn.Module):
     """Frames and the actions that led to them in, one context per frame out (SCD, arXiv 2602.10095, section 4)."""
 
@@ -126,8 +129,13 @@ class CausalEncoder(nn.Module):
         self.patches.weight.zero_()
         self.patches.bias.zero_()
         for name, weight in self.blocks.named_parameters():
-            if name.endswith(("out.weight", "down.weight")):
+            if name.endswith(_ADDS):
                 weight.zero_()
+
+    @property
+    def rests(self) -> bool:
+        """Whether no block adds anything to what it is given, so that the encoder is what it would be without them."""
+        return not any(bool(weight.any()) for name, weight in self.blocks.named_parameters() if name.endswith(_ADDS))
 
     def blind(self, previous_actions: Tensor) -> Tensor:
         """Contexts [N, L, D] that tell where a token is and which action, int64 [N], came before its frame; no more."""

@@ -28,7 +28,8 @@ def adopt_weights(model: WorldModel, name: str, run: Run, anew: tuple[str, ...] 
     """Start from a world's weights, and remember in the run how that world was made.
 
     Its window may be another one: frames that are older than it knew are begun to be looked at as its oldest are. And
-    it need not have been told of rewards (``model.reward_ages``, ``model.recency``): that is begun to be learned.
+    it need not have been told of rewards (``model.reward_ages``, ``model.recency``): that is begun to be learned. Of an
+    encoder that rests, ``model.encoder_layers`` may be fewer: what is left out adds nothing.
 
     Args:
         model: Is given them.
@@ -42,6 +43,8 @@ def adopt_weights(model: WorldModel, name: str, run: Run, anew: tuple[str, ...] 
     """
     parent = load_world(name)
     may_differ = ["window", *(["age_dim"] if anew else [])]
+    if (anew or parent.model.encoder.rests) and model.config.encoder_layers < parent.config.model.encoder_layers:
+        may_differ.append("encoder_layers")
     if not parent.config.model.reward_ages:
         may_differ, anew = [*may_differ, "reward_ages"], (*anew, "decoder.reward.weight")
     if not parent.config.model.recency:

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor, nn
 
 from worldsim.model.config import ModelConfig
 from worldsim.model.conv_decoder import ConvDecoder
+from worldsim.model.motion import MotionExtrapolation
 from worldsim.model.world_model import WorldModel
 from worldsim.training.computing import Computer
 from worldsim.training.crops import Crops, cut
 from worldsim.training.kept import Frames
 from worldsim.training.loss import LossConfig, attention
+
+BUSY = 24  # tokens of a frame whose motion is looked at
+_AROUND = 4  # pixels that a thing may move in a tick
+
+
+def extrapolated(model: WorldModel) -> WorldModel:
+    """The same model, whose views hold the change that is due if all motion goes on, whatever it was told of before."""
+    twin = copy.copy(model)
+    tokens = min(BUSY, model.config.tokens)
+    twin.config = replace(model.config, extrapolated=tokens, margin=model.config.margin or _AROUND)
+    twin._modules = {**model._modules, "motion": MotionExtrapolation(twin.config).to(next(model.parameters()).device)}
+    return twin
 
 
 class _Guess(nn.Module):
@@ -105,6 +118,14 @@ class DecoderObjective:
             pure = torch.ones(len(noise), device=noise.device)
             return guessed(None, pure, noise, Frames(*given))[2].mean(2)
 
+        extrapolating = extrapolated(model)
+
+        @torch.no_grad()
+        def turned(before: Tensor, following: Tensor) -> Tensor:
+            shown = model.shown(before, dtype)
+            due = extrapolating.view_of(shown)[..., -shown.shape[-1] :]
+            return (model.shown(following, dtype) - shown[:, -1] - due).float().square().mean(2)
+
         @torch.no_grad()
         def encode(seen: Tensor, actions: Tensor) -> Tensor:
             if blind:
@@ -115,6 +136,7 @@ class DecoderObjective:
 
         self.dtype = dtype
         self._loss, self._arrival, self._encode = computer.built(loss), computer.built(arrival), computer.built(encode)
+        self._turned = computer.built(turned)
 
     def loss(
         self, frames: Frames, weights: Tensor, t: Tensor, noise: Tensor, squares: Tensor | None = None
@@ -133,6 +155,11 @@ class DecoderObjective:
         what moves weighed 16 times as much, a ball that is served was hardly drawn beside one that is hit.
         """
         errors: Tensor = self._arrival(noise.to(self.dtype), *_values(frames))
+        return errors
+
+    def turned(self, frames: Frames) -> Tensor:
+        """Errors [N, L] of patches of the frames that follow if all motion goes on."""
+        errors: Tensor = self._turned(frames.past[:, -2:], frames.following)
         return errors
 
     def encode(self, seen: Tensor, actions: Tensor) -> Tensor:

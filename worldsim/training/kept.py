@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+
+from worldsim.errors import RunError
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,12 @@ class KeptConfig:
             arrival. Were they learned anew, the ticks before and after a hit would soon be drawn less often than it,
             and hits foretold too early.
         anywhere: Share of the draws that fall on all frames, and all patches, alike.
+        turns: Whether frames and patches are drawn by the geometric mean of how much worse they were foretold than is
+            usual at their place and of how much more than usual they are not what they would be if motion went on
+            (:class:`~worldsim.model.motion.MotionExtrapolation`). What is foretold badly is often at a paddle that may
+            go either way, and what moves otherwise is often foretold well: hits, bounces and serves are both.
+        whole: Share of the steps that are of whole frames, drawn evenly, half as many as there are squares in the
+            others (with ``crop``). Squares alone unlearn what is learned from nowhere near what they are drawn for.
         around: Of whole frames: how many times what others do the patches count that a frame was drawn for, with their
             neighbours. Frames are then drawn by patches, as squares are. A hit is a fiftieth of a whole frame, and is
             unlearned where everything else is learned with it; squares of which nothing else is seen unlearn the rest.
@@ -41,6 +50,15 @@ class KeptConfig:
     crop: int | None = None
     anywhere: float = 0.0
     around: float = 1.0
+    turns: bool = False
+    whole: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.whole <= 1 or (self.whole and not self.crop):
+            told = f"whole={self.whole:g} is a share of steps, from 0 to 1, beside those of squares"
+            raise RunError(f"{told}: give such a one, and crop")
+        if self.crop and self.around != 1:
+            raise RunError(f"around={self.around:g} is of whole frames: give crop=null with it, or around=1")
 
     @property
     def by_patch(self) -> bool:
@@ -50,6 +68,14 @@ class KeptConfig:
     def at(self, step: int) -> KeptConfig:
         """How frames are drawn at a step of this stretch."""
         return self
+
+    def is_whole(self, step: int) -> bool:
+        """Whether a step is of whole frames: those that are, are spread evenly."""
+        return not self.crop or math.floor((step + 1) * self.whole) > math.floor(step * self.whole)
+
+    def drawn(self, step: int) -> int:
+        """Frames of a step, over all processes."""
+        return max(1, self.frames // 2) if self.crop and self.is_whole(step) else self.frames
 
 
 @dataclass(frozen=True)

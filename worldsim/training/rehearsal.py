@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.data.clips import ClipStore
-from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel
 from worldsim.training.batches import make_batch, stratified, stream
@@ -81,9 +80,6 @@ class Rehearsal:
         batch: Clips that arrive together, over all processes.
         seed: Of everything.
         place: This process.
-
-    Raises:
-        RunError: ``how`` asks for squares and for whole frames that count around a patch.
     """
 
     def __init__(
@@ -103,7 +99,7 @@ class Rehearsal:
     ) -> None:
         self._shows, self._pool, self._how, self._seed, self._device = shows, pool, how, seed, device
         self._loss = loss
-        self._places, self._share = place.places(batch), place.places(how.frames)
+        self._places, self._place = place.places(batch), place
         self._own = own_rows(self._places, loss.own_share)
         self._batch_size = batch
         told = replace(loss, draws=0, context_noise_share=0.0, crop=None, rewarded=0.0)
@@ -111,13 +107,11 @@ class Rehearsal:
         self._batch = partial(make_batch, store, model.config, told, seed, places=here, device=device, begun=begun)
         self._stream = partial(stream, store, model.config, told, seed, places=here, device=device, begun=begun)
         self._crops = Crops(model.config, how.crop) if how.crop else None
-        if how.crop and how.around != 1:
-            raise RunError(f"around={how.around:g} is of whole frames: give crop=null with it, or around=1")
         self._counts = counts(model.config, how.around)
         self._batches: Generator[tuple[int, Batch], None, None] | None = None
         self._done = 0  # batches that have arrived
         self._rounds = max(1, how.clips // batch)
-        self.replay = Replay(objective, model, self._rounds, seed, patches=how.by_patch)
+        self.replay = Replay(objective, model, self._rounds, seed, patches=how.by_patch, turns=how.turns)
 
     def begin(self, step: int, last: int, kept: dict[str, Tensor]) -> None:
         """Make ready for steps ``step`` to ``last``; ``kept`` is the replay's state after the step before."""
@@ -136,13 +130,17 @@ class Rehearsal:
             judge = self._how.at(last).emphasis != 0
             self.replay.add(number, batch, self._pool.show(self._shows, batch, own, number), own, judge=judge)
             self._done = number + 1
-        rng = np.random.default_rng((self._seed, step, self._share.start))
-        at, frames, worth = self.replay.draw(rng, len(self._share), self._how.at(step))
-        levels = noise_levels(stratified(rng, draws, len(self._share)), self._loss)
+        how, share = self._how.at(step), self._place.places(self._how.drawn(step))
+        rng = np.random.default_rng((self._seed, step, share.start))
+        whole = self._how.is_whole(step)
+        if self._crops and whole:
+            how = replace(how, emphasis=0.0, correction=0.0)
+        at, frames, worth = self.replay.draw(rng, len(share), how)
+        levels = noise_levels(stratified(rng, draws, len(share)), self._loss)
         chance = torch.Generator().manual_seed(int(rng.integers(2**62)))
         squares = None
-        if crops := self._crops:
-            squares = torch.from_numpy(crops.around(rng, at.patches)).to(self._device)
+        if self._crops and not whole:
+            squares = torch.from_numpy(self._crops.around(rng, at.patches)).to(self._device)
         count, patches, values = frames.following.shape
         noise = torch.randn(draws, count, patches if squares is None else squares.shape[1], values, generator=chance)
         worth = worth[:, None]

@@ -27,6 +27,7 @@ from worldsim.training.loss import Batch
 NEAR = 2  # ticks around a frame whose errors count as its own when it arrives: what is hard comes with its neighbours
 _CEILING, _FLOOR = 30.0, 0.1  # of errors, in means
 _CEILING_OF_PATCHES = 100.0  # a ball is a larger part of a patch than of a frame
+_KINDS = "usual", "left"  # of errors
 _FORGETS = 0.05  # of what is usual, with each batch of clips
 
 
@@ -39,10 +40,18 @@ class Replay:
         rounds: Batches that are kept.
         seed: Of the noise that arriving frames are judged with.
         patches: Whether each patch has an error of its own; else the frame has one.
+        turns: Whether errors count where motion does not go on, see :class:`~worldsim.training.kept.KeptConfig`.
     """
 
     def __init__(
-        self, objective: DecoderObjective, model: WorldModel, rounds: int, seed: int, *, patches: bool = False
+        self,
+        objective: DecoderObjective,
+        model: WorldModel,
+        rounds: int,
+        seed: int,
+        *,
+        patches: bool = False,
+        turns: bool = False,
     ) -> None:
         self._objective, self._model, self._rounds, self._seed = objective, model, rounds, seed
         self._parts = model.config.tokens if patches else 1
@@ -50,10 +59,10 @@ class Replay:
         self._numbers = np.full(rounds, -1)
         self._own: dict[int, tuple[tuple[int, ...], bytes]] = {}
         self._errors = np.zeros(0)
-        self._usual: NDArray[np.float64] | None = None  # of patches, where frames are drawn whole
-        self._told: (
-            tuple[tuple[float, float], tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]] | None
-        ) = None
+        self._turns = turns
+        self._usual: dict[str, NDArray[np.float64]] = {}  # of patches: their errors, and what motion leaves of them
+        # By emphasis and share of what is drawn anywhere, until another batch is kept.
+        self._told: dict[tuple[float, float], tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]] = {}
 
     def __len__(self) -> int:
         """Batches so far."""
@@ -71,7 +80,7 @@ class Replay:
             judge: Whether its errors will be asked for. They are not where frames are drawn evenly for as long as it is
                 kept, and finding them took a tenth of the time.
         """
-        place, self._told = self._put(number, batch, seen, own), None
+        place, self._told = self._put(number, batch, seen, own), {}
         if not judge:
             self._errors[place] = 1.0
             return
@@ -81,7 +90,10 @@ class Replay:
         chance = int(np.random.default_rng((self._seed, number)).integers(2**62))
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(chance))
         errors = self._objective.arrival(frames, noise.to(seen.device)).cpu().numpy()
-        surprise = self._surprise(errors)
+        surprise = self._surprise("usual", errors)
+        if self._turns:
+            left = self._objective.turned(frames).cpu().numpy()
+            surprise = np.sqrt(surprise * self._surprise("left", left))
         if self._parts == 1:
             surprise = surprise.max(1)
         surprise = surprise.reshape(len(seen), -1, self._parts)
@@ -114,7 +126,7 @@ class Replay:
         self, emphasis: float, anywhere: float
     ) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
         """Where batches are kept, sums of frames' chances up to each, and of each those of its parts [F, parts]."""
-        if self._told is None or self._told[0] != (emphasis, anywhere):
+        if (emphasis, anywhere) not in self._told:
             here = np.flatnonzero(self._numbers >= 0)
             errors = self._errors[here]
             mean = errors[errors >= 0].mean() if (errors >= 0).any() else 1.0
@@ -122,25 +134,25 @@ class Replay:
             wanted = np.where(errors < 0, -errors * mean, np.minimum(errors, highest * mean)) + _FLOOR * mean
             chances = wanted.reshape(-1, self._parts) ** emphasis
             chances = (1 - anywhere) * chances / chances.sum() + anywhere / chances.size
-            self._told = (emphasis, anywhere), (here, chances.sum(1).cumsum(), chances)
-        return self._told[1]
+            self._told[emphasis, anywhere] = here, chances.sum(1).cumsum(), chances
+        return self._told[emphasis, anywhere]
 
-    def _surprise(self, errors: NDArray[np.float32]) -> NDArray[np.float64]:
-        """How much worse patches were foretold than is usual at their place [N, L].
+    def _surprise(self, kind: str, errors: NDArray[np.float32]) -> NDArray[np.float64]:
+        """How much worse patches were foretold than is usual at their place [N, L], by errors of one kind.
 
         Something is a little wrong at a paddle in every frame, and much where a ball has just been hit: by plain errors
         the frames of hits were hardly drawn more often than others (docs/experiments/2026-11-27-fifteenth-pong.md).
         """
         now = errors.mean(0, dtype=np.float64)
-        self._usual = now if self._usual is None else self._usual + _FORGETS * (now - self._usual)
-        surprise: NDArray[np.float64] = errors / np.maximum(self._usual + 0.5 * self._usual.mean(), 1e-12)
+        usual = self._usual.get(kind, now)
+        self._usual[kind] = usual = usual + _FORGETS * (now - usual)
+        surprise: NDArray[np.float64] = errors / np.maximum(usual + 0.5 * usual.mean(), 1e-12)
         return surprise
 
     def state(self) -> dict[str, Tensor]:
         """All that is needed to keep the same again: not the contexts, which the encoder makes anew."""
         state = {"numbers": torch.from_numpy(self._numbers.copy()), "errors": torch.from_numpy(self._errors.copy())}
-        if self._usual is not None:
-            state["usual"] = torch.from_numpy(self._usual.copy())
+        state |= {kind: torch.from_numpy(usual.copy()) for kind, usual in self._usual.items()}
         for place, (rows, packed) in self._own.items():
             state[f"own.{place}.rows"] = torch.tensor(rows)
             state[f"own.{place}.frames"] = torch.frombuffer(bytearray(packed), dtype=torch.uint8)
@@ -172,8 +184,8 @@ class Replay:
                 seen[list(own)] = self._model.shown(frames.to(seen.device), seen.dtype)
             self._put(int(number), batch, seen, own)
         self._errors = errors.reshape(self._errors.shape).copy()
-        self._usual = state["usual"].numpy().copy() if "usual" in state else None
-        self._told = None
+        self._usual = {kind: state[kind].numpy().copy() for kind in _KINDS if kind in state}
+        self._told = {}
 
     def _means(self, frames: Frames) -> NDArray[np.float64]:
         """As how many mean errors the parts of frames count [N, parts], by whether they have changed; 1 on average."""
