@@ -39,6 +39,9 @@ class KeptConfig:
         around: Of whole frames: how many times what others do the patches count that a frame was drawn for, with their
             neighbours. Frames are then drawn by patches, as squares are. A hit is a fiftieth of a whole frame, and is
             unlearned where everything else is learned with it; squares of which nothing else is seen unlearn the rest.
+
+    Raises:
+        RunError: ``whole`` is no share, or without squares; squares and ``around`` are both asked for.
     """
 
     frames: int = 282
