@@ -196,7 +196,8 @@ def _existing(path: Path) -> Path:
 
 def _least_size(c: ModelConfig, design: str) -> int:
     """A number of parameters that a network of this shape exceeds."""
-    layers = c.encoder_layers + (c.decoder_layers if design == SEPARABLE else 0)
+    tokens = design == SEPARABLE and c.decoder == "tokens"  # convolutions are fewer numbers
+    layers = c.encoder_layers + (c.decoder_layers if tokens else 0)
     blocks = layers * (4 + 2 * c.mlp_ratio) * c.dim
     return c.dim * (blocks + c.tokens + c.patch_dim + c.num_actions + c.context_levels) + c.heads * c.window
 

@@ -219,7 +219,7 @@ def config(data: Dataset, run: Path, replay: ReplayConfig) -> PretrainConfig:
     )  # fmt: skip
 
 
-WAYS: list[dict[str, Any]] = [{}, {"crop": 2}, {"around": 5.0}, {"crop": 2, "whole": 0.4, "turns": True}]
+WAYS: list[dict[str, Any]] = [{}, {"crop": 2}, {"around": 5.0}, {"crop": 2, "whole": 0.4, "turns": True, "noised": 0.5}]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -373,3 +373,31 @@ def test_what_goes_on_is_not_drawn_for_its_errors_and_what_turns_is(model: World
     still = (patches[3].float() - patches[2].float()).div(127.5).square().mean(1).view(4, 4)
     assert left[0].max() < 0.3 * still[0].max() and left[3].max() > 0.8 * still[3].max()
     assert left[1:3].max() < 1e-6, "where nothing moves nothing is left"
+
+
+def test_some_frames_are_shown_a_noised_past_and_are_weighed_as_if_it_were_clean(store: ClipStore) -> None:
+    model = init_weights(WorldModel(TINY), 0)
+    with torch.no_grad():
+        for weight in model.decoder.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
+    objective = DecoderObjective(model, LOSS, torch.float32, False)
+    kept = Replay(objective, model, 1, 0)
+    batch = clips(store, 0)
+    kept.add(0, batch, model.see(batch.frames, torch.float32), ())
+    frames = kept.draw(np.random.default_rng(0), 6, ReplayConfig())[1]
+    chance = torch.Generator().manual_seed(0)
+    noise, hazed = (torch.randn(shape, generator=chance) for shape in (frames.following.shape, frames.past[:2].shape))
+    t, worth, haze = torch.full((6,), 0.7), torch.ones(6, 1), torch.tensor([0.25, 0.75])
+    past, following = (model.shown(one, torch.float32) for one in (frames.past, frames.following))
+    seen = past.clone()
+    seen[0], seen[1] = 0.75 * past[0] + 0.25 * hazed[0], 0.25 * past[1] + 0.75 * hazed[1]
+    with torch.no_grad():
+        noisy = torch.lerp(following, noise, t[:, None, None])
+        x0 = model.decoder(noisy, t, frames.context, model.view_of(seen), frames.cue)
+        weights = attention(TINY, past[:, -2], past[:, -1], x0, LOSS.moved_weight)
+        expected = ((x0 - following).square() * weights).mean()
+        found = objective.loss(frames, worth, t, noise, None, haze, hazed)
+        assert not torch.equal(found, objective.loss(frames, worth, t, noise))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    with pytest.raises(RunError, match="noised=2 and noised_to=0.8 are a share and a level"):
+        ReplayConfig(noised=2)

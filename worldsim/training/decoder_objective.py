@@ -98,16 +98,30 @@ class DecoderObjective:
         computer = Computer(dtype, compiled)
         whole, square = _Guess(model, blind), _Guess(model, blind, crops.within(model) if crops else None)
 
-        def guessed(squares: Tensor | None, t: Tensor, noise: Tensor, frames: Frames) -> tuple[Tensor, Tensor, Tensor]:
+        def guessed(
+            squares: Tensor | None, t: Tensor, noise: Tensor, haze: Tensor, hazed: Tensor, frames: Frames
+        ) -> tuple[Tensor, Tensor, Tensor]:
             """Patches of the frames before, of the guess, and its squared error."""
             past, following = model.shown(frames.past, dtype), cut(model.shown(frames.following, dtype), squares)
             guess, level = whole if squares is None else square, t.to(dtype)
             noisy = torch.lerp(following, noise, level[:, None, None])
-            x0 = computer.call(guess, noisy, level, frames.context, past, frames.previous, frames.cue, squares)
+            seen = past
+            if len(haze):
+                some = torch.lerp(past[: len(haze)], hazed, haze.to(dtype)[:, None, None, None])
+                seen = torch.cat((some, past[len(haze) :]))
+            x0 = computer.call(guess, noisy, level, frames.context, seen, frames.previous, frames.cue, squares)
             return past, x0, (x0.float() - following.float()).square()
 
-        def loss(squares: Tensor | None, worth: Tensor, t: Tensor, noise: Tensor, *given: Tensor) -> Tensor:
-            past, x0, error = guessed(squares, t, noise, Frames(*given))
+        def loss(
+            squares: Tensor | None,
+            worth: Tensor,
+            t: Tensor,
+            noise: Tensor,
+            haze: Tensor,
+            hazed: Tensor,
+            *given: Tensor,
+        ) -> Tensor:
+            past, x0, error = guessed(squares, t, noise, haze, hazed, Frames(*given))
             before, last = (cut(past[:, at], squares) for at in (-2, -1))
             layout = (whole if squares is None else square).layout
             weights = attention(layout, before, last, x0, config.moved_weight)
@@ -115,8 +129,8 @@ class DecoderObjective:
 
         @torch.no_grad()
         def arrival(noise: Tensor, *given: Tensor) -> Tensor:
-            pure = torch.ones(len(noise), device=noise.device)
-            return guessed(None, pure, noise, Frames(*given))[2].mean(2)
+            pure, none = torch.ones(len(noise), device=noise.device), noise.new_empty(0)
+            return guessed(None, pure, noise, none, none, Frames(*given))[2].mean(2)
 
         extrapolating = extrapolated(model)
 
@@ -139,13 +153,24 @@ class DecoderObjective:
         self._turned = computer.built(turned)
 
     def loss(
-        self, frames: Frames, weights: Tensor, t: Tensor, noise: Tensor, squares: Tensor | None = None
+        self,
+        frames: Frames,
+        weights: Tensor,
+        t: Tensor,
+        noise: Tensor,
+        squares: Tensor | None = None,
+        haze: Tensor | None = None,
+        hazed: Tensor | None = None,
     ) -> Tensor:
         """The mean error at noise levels t [N], of frames or patches that weigh ``weights``, [N, 1] or [N, L].
 
         Of ``squares`` [N, K] of the frames' patches, where they are given: ``noise`` is then that of theirs [N, K, P].
+        The first M frames' past is seen noised to the levels ``haze`` [M] by ``hazed`` [M, history, L, P].
         """
-        result: Tensor = self._loss(squares, weights, t, noise.to(self.dtype), *_values(frames))
+        if haze is None or hazed is None:
+            haze = hazed = noise.new_empty(0)
+        given = noise.to(self.dtype), haze, hazed.to(self.dtype)
+        result: Tensor = self._loss(squares, weights, t, *given, *_values(frames))
         return result
 
     def arrival(self, frames: Frames, noise: Tensor) -> Tensor:

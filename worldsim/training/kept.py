@@ -39,9 +39,13 @@ class KeptConfig:
         around: Of whole frames: how many times what others do the patches count that a frame was drawn for, with their
             neighbours. Frames are then drawn by patches, as squares are. A hit is a fiftieth of a whole frame, and is
             unlearned where everything else is learned with it; squares of which nothing else is seen unlearn the rest.
+        noised: Share of a step's frames whose past is shown noised (as GameNGen's is, arXiv 2408.14837), each to a
+            level drawn evenly up to ``noised_to``. Where the past tells what follows, which is nearly everywhere, a
+            decoder learns not to look at the noisy frame, and then cannot choose by it where the past leaves a choice.
+        noised_to: See there.
 
     Raises:
-        RunError: ``whole`` is no share, or without squares; squares and ``around`` are both asked for.
+        RunError: ``whole`` or ``noised`` is no share, or without squares; squares and ``around`` are both asked for.
     """
 
     frames: int = 282
@@ -55,8 +59,13 @@ class KeptConfig:
     around: float = 1.0
     turns: bool = False
     whole: float = 0.0
+    noised: float = 0.0
+    noised_to: float = 0.8
 
     def __post_init__(self) -> None:
+        if not (0 <= self.noised <= 1 and 0 <= self.noised_to <= 1):
+            told = f"noised={self.noised:g} and noised_to={self.noised_to:g}"
+            raise RunError(f"{told} are a share and a level: give numbers from 0 to 1")
         if not 0 <= self.whole <= 1 or (self.whole and not self.crop):
             told = f"whole={self.whole:g} is a share of steps, from 0 to 1, beside those of squares"
             raise RunError(f"{told}: give such a one, and crop")

@@ -37,6 +37,8 @@ class Drawn:
         levels: As many draws of noise levels as were asked for, float32 [draws, N].
         noise: And of standard normal noise, float32 [draws, N, L, P], or [draws, N, K, P] of squares.
         squares: Patches that are learned from, int64 [N, K]; None: all.
+        haze: Of the first frames, as many as are shown a noised past, the level float32 [M].
+        hazed: And standard normal noise for it, float32 [M, history, L, P].
     """
 
     at: Places
@@ -45,6 +47,8 @@ class Drawn:
     levels: NDArray[np.float32]
     noise: Tensor
     squares: Tensor | None
+    haze: Tensor
+    hazed: Tensor
 
 
 def arrivals(step: int, how: KeptConfig, batch: int) -> int:
@@ -146,7 +150,12 @@ class Rehearsal:
         worth = worth[:, None]
         if self._how.around != 1:
             worth = worth * self._counts[torch.from_numpy(at.patches)]
-        return Drawn(at, frames, worth.to(self._device), levels, noise.to(self._device), squares)
+        hazy = round(how.noised * count)  # they were drawn in no order, so that the first are any
+        haze = torch.from_numpy((how.noised_to * rng.random(hazy)).astype(np.float32))
+        hazed = torch.randn(hazy, *frames.past.shape[1:], generator=chance)
+        given = (one.to(self._device) for one in (worth, noise, haze, hazed))
+        worth, noise, haze, hazed = given
+        return Drawn(at, frames, worth, levels, noise, squares, haze, hazed)
 
     def close(self) -> None:
         """No more clips."""
