@@ -142,7 +142,10 @@ def test_weights_that_do_not_fit_the_config_are_named(tiny_folder: Path, values:
     refused(tiny_folder, "model.safetensors", "does not fit config.json")
 
 
-@pytest.mark.parametrize("values", [{"dim": 2**20}, {"window": 2**40}, {"height": 2**30}, {"encoder_layers": 2**30}])
+@pytest.mark.parametrize(
+    "values",
+    [{"dim": 2**20}, {"window": 2**40}, {"height": 2**30}, {"encoder_layers": 2**30}, {"decoder_layers": 2**30}],
+)
 def test_a_config_cannot_make_the_memory_burst(tiny_folder: Path, values: dict[str, object]) -> None:
     edit_model(tiny_folder, **values)
     refused(tiny_folder, "model.safetensors", "smaller than the model")

@@ -46,6 +46,15 @@ def test_a_world_comes_back_as_it_was_saved(make_world: Callable[..., World], tm
     ]  # fmt: skip
 
 
+def test_a_decoder_of_convolutions_is_not_taken_for_one_of_tokens(tmp_path: Path) -> None:
+    """Its layers are fewer numbers than a token decoder's; beside a small encoder, as a pair, they were refused."""
+    shape = ModelConfig(3, 40, 40, 10, dim=128, heads=2, encoder_layers=1, decoder_layers=6, decoder_width=8, window=2)
+    actions = [{"name": name, "keys": []} for name in "abc"]
+    table = ActionTable.from_json({"actions": actions, "noop": 0})
+    back = load_world(save_world(new_world("slight", shape, table), tmp_path / "slight"))
+    assert back.config.model == shape
+
+
 def test_the_same_folder_gives_the_same_weights_until_it_is_saved_anew(
     make_world: Callable[..., World], tiny_folder: Path
 ) -> None:

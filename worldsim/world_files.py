@@ -196,10 +196,11 @@ def _existing(path: Path) -> Path:
 
 def _least_size(c: ModelConfig, design: str) -> int:
     """A number of parameters that a network of this shape exceeds."""
-    tokens = design == SEPARABLE and c.decoder == "tokens"  # convolutions are fewer numbers
-    layers = c.encoder_layers + (c.decoder_layers if tokens else 0)
-    blocks = layers * (4 + 2 * c.mlp_ratio) * c.dim
-    return c.dim * (blocks + c.tokens + c.patch_dim + c.num_actions + c.context_levels) + c.heads * c.window
+    block = (4 + 2 * c.mlp_ratio) * c.dim**2
+    blocks = c.encoder_layers * block
+    if design == SEPARABLE:
+        blocks += c.decoder_layers * (block if c.decoder == "tokens" else 2 * 9 * (2 * c.decoder_width) ** 2)
+    return blocks + c.dim * (c.tokens + c.patch_dim + c.num_actions + c.context_levels) + c.heads * c.window
 
 
 def _digest(path: Path) -> str:

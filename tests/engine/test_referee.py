@@ -20,49 +20,26 @@ def judged(referee: Referee, reward: Tensor, recent: Tensor | None = None) -> li
 
 
 def begun(since: list[int]) -> Referee:
-    referee = Referee(len(since), None, torch.device("cpu"), reward_ages=12)
+    referee = Referee(len(since), None, torch.device("cpu"), reward_ages=4)
     referee.begin(range(len(since)), since)
     return referee
 
 
-def test_a_count_that_knows_of_no_reward_is_mended_where_the_frames_go_on_telling_of_one() -> None:
-    """On the mean of a quarter of the ages; a third of them ago is when it was."""
+def test_a_count_that_knows_of_no_reward_begins_anew_where_the_frames_are_sure_of_one() -> None:
     won, lost = torch.tensor([0.0, 0.0, 9.0]), torch.tensor([9.0, 0.0, 0.0])
-    counts = [0, 20, -12, -11, 3]  # never, long ago (the last tick that is told of has just passed), and recently
-    for recent, sign in ((won, 1), (lost, -1)):
-        referee = begun(counts)
-        told = [judged(referee, NOTHING, recent) for _ in range(4)]
-        # 1 - (2 / 3)^n is above three quarters at n = 4; the fourth count is unknown a tick later than the third.
-        assert told[0] == [0, 21, -13, -12, 4] and told[2] == [0, 23, -15, -14, 6]
-        assert told[3] == [4 * sign] * 3 + [-15, 7]
-        assert judged(referee, NOTHING, recent) == [5 * sign] * 3 + [4 * sign, 8]
-    assert judged(begun(counts), NOTHING, NOTHING) == judged(begun(counts), NOTHING) == [0, 21, -13, -12, 4]
+    counts = [0, 9, -4, -3, 3]  # never, long ago (the last tick that is told of has just passed), and recently
+    assert judged(begun(counts), NOTHING, won) == [1, 1, 1, -4, 4]
+    assert judged(begun(counts), NOTHING, lost) == [-1, -1, -1, -4, 4]
+    assert judged(begun(counts), NOTHING, NOTHING) == judged(begun(counts), NOTHING) == [0, 10, -5, -4, 4]
 
 
-def test_it_takes_more_than_a_guess_and_more_than_some_ticks() -> None:
+def test_it_takes_more_than_a_guess() -> None:
     nearly, enough = (torch.tensor([0.0, 1 - p, p]).clamp(min=1e-9).log() for p in (SURE - 0.01, SURE + 0.01))
-    certain, none = torch.tensor([0.0, 0.0, 99.0]), torch.tensor([0.0, 99.0, 0.0])
-
-    def mended(*ticks: Tensor) -> bool:
-        referee = begun([0])
-        return any(judged(referee, NOTHING, tick) != [0] for tick in ticks)
-
-    assert mended(*[enough] * 99) and not mended(*[nearly] * 99)
-    assert mended(*[certain] * 4) and not mended(*[certain, none] * 9)
+    assert judged(begun([0]), NOTHING, nearly) == [0] and judged(begun([0]), NOTHING, enough) == [1]
 
 
-def test_a_mended_count_goes_on_and_is_no_point() -> None:
+def test_a_corrected_count_goes_on_and_is_no_point() -> None:
     referee, won = begun([0]), torch.tensor([0.0, 0.0, 9.0])
-    told = [judged(referee, NOTHING, won)[0] for _ in range(17)]
-    assert told == [0, 0, 0, *range(4, 16), 4, 5], "what it has mended it knows of, for as long as it would be told"
+    assert [judged(referee, NOTHING, won) for _ in range(6)] == [[1], [2], [3], [4], [1], [2]]
     assert referee.score.tolist() == [[0, 0]] and referee.told.tolist() == [1]
     assert judged(referee, torch.tensor([9.0, 0.0, 0.0]), won) == [-1] and referee.score.tolist() == [[0, 1]]
-    assert judged(referee, NOTHING, won) == [-2], "one that it knows of is not mended"
-
-
-def test_a_row_that_begins_anew_has_heard_nothing() -> None:
-    referee, won = begun([0, 0]), torch.tensor([0.0, 0.0, 9.0])
-    for _ in range(3):
-        judged(referee, NOTHING, won)
-    referee.begin([0], [0])
-    assert judged(referee, NOTHING, won) == [0, 4]

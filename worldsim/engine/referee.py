@@ -12,7 +12,7 @@ from torch import Tensor
 
 from worldsim.model.cue import tick_later
 
-SURE = 0.75  # on the mean of some ticks that a reward is recent, before a count that knows of none is mended
+SURE = 0.85  # that a reward is recent, before a count that knows of none is begun anew
 
 
 class Outcome(NamedTuple):
@@ -27,10 +27,8 @@ class Referee:
 
     A dream can lose what the game is about without a reward (a ball that fades), which no recorded game does. Then
     nothing more is due, and the dream would wait for ever. In a world with ``model.recency`` a head tells from the
-    frames whether a reward must have been given lately. Where it says so on the running mean of a quarter of the ticks
-    that the decoder is told of, and none was given for longer than those, there must have been one when it began to, a
-    third of those ticks ago: the count goes on from there, and the score stays as it is. A single tick is wrong too
-    often: a ball that flies as one that was just served says the same, but not for as long.
+    frames whether a reward must have been given lately; where it is sure, and none was for longer than the decoder is
+    told of, the count begins as if one had just been. The score stays as it is.
 
     Args:
         batch: Rows.
@@ -45,7 +43,6 @@ class Referee:
         told: int64 [B], sign of the last reward + 1, on the device: the heads hear it.
         since: int64 [B], the last reward that was given, its sign times its age, see
             :func:`~worldsim.model.cue.since_rewards`, on the device: the decoder hears it.
-        sure: float32 [B], how surely the frames have lately told of a reward that it knows nothing of, on the device.
     """
 
     def __init__(self, batch: int, score_limit: int | None, device: torch.device, reward_ages: int = 0) -> None:
@@ -54,12 +51,11 @@ class Referee:
         self.tick = np.zeros(batch, np.int64)
         self.told = torch.ones(batch, dtype=torch.int64, device=device)
         self.since = torch.zeros_like(self.told)
-        self.sure = torch.zeros_like(self.told, dtype=torch.float32)
 
     def begin(self, rows: Sequence[int], since: Sequence[int]) -> None:
         """Rows start over, each a given time after its last reward."""
         self.score[rows], self.tick[rows], self.told[rows] = 0, 0, 1
-        self.since[rows], self.sure[rows] = torch.tensor(since, device=self.since.device), 0
+        self.since[rows] = torch.tensor(since, device=self.since.device)
 
     def judge(self, logits: Sequence[Tensor], idle: Sequence[int]) -> Outcome:
         """The outcome of a tick.
@@ -89,10 +85,8 @@ class Referee:
         return Outcome(sign.astype(np.float32), terminated & playing)
 
     def _correct(self, recent: Tensor) -> None:
-        """Mend the count where it knows of no reward that is recent, and the frames have done so for long."""
+        """Begin the count anew where it knows of no reward that is recent, and the frames do."""
         lost, none, won = recent.softmax(-1).unbind(-1)
         unknown = (self.since == 0) | (self.since.abs() > self._ages)
-        sure = self.sure + (1 - none.float() - self.sure) / max(1.0, self._ages / 4)
-        mended = torch.where(won > lost, 1, -1) * max(1, self._ages // 3)
-        self.since.copy_(torch.where(unknown & (sure > SURE), mended, self.since))
-        self.sure.copy_(torch.where(unknown, sure, 0.0))
+        sign = torch.where(won > lost, 1, -1)
+        self.since.copy_(torch.where(unknown & (none < 1 - SURE), sign, self.since))

@@ -288,7 +288,6 @@ class Session:
             **self._memory.held(chosen),
             told=self._referee.told[chosen],
             since=self._referee.since[chosen],
-            sure=self._referee.sure[chosen],
             generators=self._noise.states(chosen),
             score=self.score[chosen],
             tick=self.tick[chosen],
@@ -312,7 +311,6 @@ class Session:
         self._memory.restore(chosen, vars(held))
         self._referee.told[chosen] = held.told.to(self.device)
         self._referee.since[chosen] = held.since.to(self.device)
-        self._referee.sure[chosen] = held.sure.to(self.device)
         self._noise.set_states(chosen, held.generators)
         self.score[chosen] = state.score
         self.tick[chosen] = state.tick

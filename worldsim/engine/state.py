@@ -15,7 +15,7 @@ from worldsim.errors import WorldsimError
 from worldsim.start import LONGEST
 from worldsim.world import World
 
-STATE_VERSION = 5
+STATE_VERSION = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,6 @@ class SessionState:
         view: [n, L, V], of the last committed frame.
         told: int64 [n], sign of the last committed reward, + 1.
         since: int64 [n], the last reward's sign times its age, see :func:`~worldsim.model.cue.since_rewards`.
-        sure: float32 [n], how surely frames have told of another, see :class:`~worldsim.engine.referee.Referee`.
         frames: uint8 [n, H, W, 3].
         actions: int64 [n].
         generators: uint8 [n, G].
@@ -53,7 +52,6 @@ class SessionState:
     view: NDArray[Any]
     told: NDArray[np.int64]
     since: NDArray[np.int64]
-    sure: NDArray[np.float32]
     frames: NDArray[np.uint8]
     actions: NDArray[np.int64]
     generators: NDArray[np.uint8]
@@ -110,7 +108,6 @@ def checked_state(
         "view": ((rows, c.tokens, c.view_dim), _stored(dtype)),
         "told": ((rows,), whole),
         "since": ((rows,), whole),
-        "sure": ((rows,), np.dtype(np.float32)),
         "frames": ((rows, c.height, c.width, 3), np.dtype(np.uint8)),
         "actions": ((rows,), whole),
         "generators": ((rows, *random), np.dtype(np.uint8)),
@@ -122,7 +119,6 @@ def checked_state(
         if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != kind:
             raise WorldsimError(f"the state's {name} is damaged: it should be {kind} {list(shape)}")
     sound = state.written.min() >= 1 and 0 <= state.told.min() <= state.told.max() <= 2
-    sound = sound and 0 <= state.sure.min() <= state.sure.max() <= 1
     sound = sound and -2 * LONGEST < state.since.min() <= state.since.max() < 2 * LONGEST
     if not sound or not 0 <= state.actions.min() <= state.actions.max() < c.num_actions:
         raise WorldsimError("the state's frame count, action or reward is damaged: take a new one")
