@@ -1,4 +1,4 @@
-"""A run that several rooms of tests look at."""
+"""What several rooms of tests look at: a run, and a small model with clips of recorded play."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.training.kept import TINY
 from tests.training.runs import arguments
+from worldsim.data.clips import ClipStore
 from worldsim.data.episodes import Dataset
+from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.training.pretrain import main
 
 
@@ -17,3 +20,13 @@ def straight(pong_data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Pa
     run = tmp_path_factory.mktemp("run") / "straight"
     assert main(arguments(pong_data, run, "steps=12")) in (0, None)
     return run
+
+
+@pytest.fixture(scope="module")
+def model() -> WorldModel:
+    return init_weights(WorldModel(TINY), 0)
+
+
+@pytest.fixture(scope="module")
+def store(pong_data: Dataset) -> ClipStore:
+    return ClipStore(pong_data, pong_data.train, 8)

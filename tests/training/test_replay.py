@@ -2,52 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
+from tests.training.kept import LOSS, clips
 from worldsim.data.clips import ClipStore
 from worldsim.data.episodes import Dataset
 from worldsim.errors import RunError
-from worldsim.model.config import ModelConfig
-from worldsim.model.world_model import WorldModel, init_weights
+from worldsim.model.world_model import WorldModel
 from worldsim.training.batches import make_batch
-from worldsim.training.crops import Crops, cut
 from worldsim.training.decoder_objective import DecoderObjective
-from worldsim.training.kept import Frames, ReplayConfig
-from worldsim.training.loss import Batch, LossConfig, attention
-from worldsim.training.objective import Objective, OwnPool
+from worldsim.training.kept import ReplayConfig
 from worldsim.training.optimizer import OptimizerConfig
 from worldsim.training.outcomes import OutcomesConfig
 from worldsim.training.parallel import Ranks
 from worldsim.training.pretrain_config import PretrainConfig
-from worldsim.training.rehearsal import Drawn, Rehearsal, counts
 from worldsim.training.replay import Replay
 from worldsim.training.trainer import Trainer
-
-TINY = ModelConfig(
-    6, 80, 80, 20, history=3, dim=32, heads=2, encoder_layers=1, decoder_layers=1, decoder_width=8, window=4
-)
-LOSS = LossConfig(own_share=0.5)
-
-
-@pytest.fixture(scope="module")
-def model() -> WorldModel:
-    return init_weights(WorldModel(TINY), 0)
-
-
-@pytest.fixture(scope="module")
-def store(pong_data: Dataset) -> ClipStore:
-    return ClipStore(pong_data, pong_data.train, 8)
-
-
-def clips(store: ClipStore, number: int) -> Batch:
-    return make_batch(store, TINY, LOSS, 0, number, range(2), begun=0)
 
 
 def filled(model: WorldModel, store: ClipStore, batches: int, rounds: int = 3) -> Replay:
@@ -262,142 +237,3 @@ def test_only_the_decoder_learns_and_it_does(pong_data: Dataset, tmp_path: Path,
     trainer.ema.load_state_dict(before)
     replay.add(0, batch, trainer.ema.see(batch.frames, torch.float32), ())
     assert after < 0.8 * replay.state()["errors"].mean()
-
-
-def test_a_square_is_cut_from_every_frame_that_is_seen(store: ClipStore) -> None:
-    layout = replace(TINY, history=4, extrapolated=0)
-    model, crops = init_weights(WorldModel(layout), 0), Crops(layout, 2)
-    with torch.no_grad():
-        for weight in model.decoder.parameters():
-            weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
-    objective = DecoderObjective(model, LOSS, torch.float32, False, crops)
-    kept = Replay(objective, model, 1, 0, patches=True)
-    batch = make_batch(store, layout, LOSS, 0, 0, range(2), begun=0)
-    kept.add(0, batch, model.see(batch.frames, torch.float32), ())
-    drawn, frames, _ = kept.draw(np.random.default_rng(0), 8, ReplayConfig())
-    squares = torch.from_numpy(crops.around(np.random.default_rng(1), drawn.patches))
-    noise, ones = torch.randn(8, 4, layout.patch_dim, generator=torch.Generator().manual_seed(1)), torch.ones(8)
-    past, within = model.shown(frames.past, torch.float32), crops.within(model)
-    following = cut(model.shown(frames.following, torch.float32), squares)
-    with torch.no_grad():
-        x0 = within.decoder(noise, ones, cut(frames.context, squares), cut(model.view_of(past), squares), frames.cue)
-        weights = attention(within.config, cut(past[:, -2], squares), cut(past[:, -1], squares), x0, LOSS.moved_weight)
-        expected = ((x0 - following).square() * weights).mean()
-        assert expected > 0.01
-        torch.testing.assert_close(objective.loss(frames, ones[:, None], ones, noise, squares), expected)
-
-
-def test_the_patches_that_a_frame_was_drawn_for_count_more(pong_data: Dataset, store: ClipStore) -> None:
-    """With their neighbours, as far as the frame reaches; all of a frame counts as much as before."""
-    told = counts(TINY, 9.0)
-    torch.testing.assert_close(told.mean(1), torch.ones(16))
-    corner, middle = told[0].view(4, 4), told[5].view(4, 4)
-    assert (corner > corner.min()).nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
-    assert (middle > middle.min()).sum() == 9 and bool((middle[:3, :3] == middle.max()).all())
-    torch.testing.assert_close(middle.max() / middle.min(), torch.tensor(9.0))
-    assert torch.equal(counts(TINY, 1.0), torch.ones(16, 16))
-
-    model = init_weights(WorldModel(TINY), 0)
-    objective = DecoderObjective(model, LOSS, torch.float32, False)
-    how = ReplayConfig(frames=12, clips=4, first=4, around=9.0)
-    plain = replace(LOSS, own_share=0.0)
-
-    def drawn(how: ReplayConfig) -> Drawn:
-        shows = Objective(model, plain, torch.float32, False)
-        rehearsal = Rehearsal(
-            model, objective, shows, OwnPool(plain), store, plain, how,
-            batch=2, seed=0, place=Ranks(), device=torch.device("cpu"),
-        )  # fmt: skip
-        rehearsal.begin(0, 1, {})
-        try:
-            return rehearsal.draw(0, 1)
-        finally:
-            rehearsal.close()
-
-    some = drawn(how)
-    assert some.squares is None and some.worth.shape == (12, 16) and len(set(some.at.patches.tolist())) > 1
-    for row, patch in enumerate(some.at.patches):
-        assert some.worth[row].argmax() in told[patch].topk(int((told[patch] > 1).sum())).indices
-        torch.testing.assert_close(some.worth[row] / some.worth[row].mean(), told[patch])
-    assert drawn(replace(how, around=1.0)).worth.shape == (12, 1)
-    with pytest.raises(RunError, match="around=9 is of whole frames"):
-        drawn(replace(how, crop=2))
-
-
-def test_some_steps_are_of_whole_frames_drawn_evenly(store: ClipStore) -> None:
-    model, plain = init_weights(WorldModel(TINY), 0), replace(LOSS, own_share=0.0)
-    crops = Crops(TINY, 2)
-    objective = DecoderObjective(model, plain, torch.float32, False, crops)
-    how = ReplayConfig(frames=12, clips=4, first=4, every=1000, crop=2, whole=0.4)
-    assert [how.is_whole(step) for step in range(10)] == [False, False, True, False, True] * 2
-    rehearsal = Rehearsal(
-        model, objective, Objective(model, plain, torch.float32, False), OwnPool(plain), store, plain, how,
-        batch=2, seed=0, place=Ranks(), device=torch.device("cpu"),
-    )  # fmt: skip
-    rehearsal.begin(0, 200, {})
-    rehearsal.draw(0, 1)
-    rehearsal.replay._errors[:] = 1.0
-    rehearsal.replay._errors[0, 0, 3, 5] = 99.0
-    rehearsal.replay._told.clear()
-    squares: list[int] = []
-    whole: list[int] = []
-    for step in range(200):
-        drawn = rehearsal.draw(step, 1)
-        count, learned = (12, 4) if drawn.squares is not None else (6, TINY.tokens)
-        assert drawn.noise.shape == (1, count, learned, TINY.patch_dim) and drawn.levels.shape == (1, count)
-        (whole if drawn.squares is None else squares).extend(drawn.at.frames.tolist())
-        if drawn.squares is None:
-            assert torch.equal(drawn.worth, torch.ones(6, 1))
-    rehearsal.close()
-    assert len(whole) == 80 * 6 and len(squares) == 120 * 12
-    often, seldom = (np.bincount(drawn, minlength=28) / len(drawn) for drawn in (squares, whole))
-    assert often.argmax() == 3 and often[3] > 1.5 / 28 and seldom[3] < 1.5 / 28, "by errors are squares drawn alone"
-    for wrong in ({"whole": 1.2, "crop": 2}, {"whole": 0.5}):
-        with pytest.raises(RunError, match="is a share of steps, from 0 to 1, beside those of squares"):
-            ReplayConfig(**wrong)  # type: ignore[arg-type]
-
-
-def test_what_goes_on_is_not_drawn_for_its_errors_and_what_turns_is(model: WorldModel) -> None:
-    """A square that flies on, and one that turns back, both foretold equally badly."""
-
-    def frame(on: int, back: int) -> Tensor:
-        picture = torch.full((80, 80, 3), 20, dtype=torch.uint8)
-        picture[8:12, on : on + 4] = picture[68:72, back : back + 4] = 230
-        return picture
-
-    on, back = [6, 9, 12, 15], [47, 50, 53, 50]  # in patches that nothing leaves or enters
-    patches = model.patchify(torch.stack([frame(*at) for at in zip(on, back, strict=True)]))
-    none = torch.zeros(1).long()
-    frames = Frames(torch.zeros(1, 0), patches[None, :3], none, patches[None, 3], none)
-    left = DecoderObjective(model, LOSS, torch.float32, False).turned(frames)[0].view(4, 4)
-    still = (patches[3].float() - patches[2].float()).div(127.5).square().mean(1).view(4, 4)
-    assert left[0].max() < 0.3 * still[0].max() and left[3].max() > 0.8 * still[3].max()
-    assert left[1:3].max() < 1e-6, "where nothing moves nothing is left"
-
-
-def test_some_frames_are_shown_a_noised_past_and_are_weighed_as_if_it_were_clean(store: ClipStore) -> None:
-    model = init_weights(WorldModel(TINY), 0)
-    with torch.no_grad():
-        for weight in model.decoder.parameters():
-            weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
-    objective = DecoderObjective(model, LOSS, torch.float32, False)
-    kept = Replay(objective, model, 1, 0)
-    batch = clips(store, 0)
-    kept.add(0, batch, model.see(batch.frames, torch.float32), ())
-    frames = kept.draw(np.random.default_rng(0), 6, ReplayConfig())[1]
-    chance = torch.Generator().manual_seed(0)
-    noise, hazed = (torch.randn(shape, generator=chance) for shape in (frames.following.shape, frames.past[:2].shape))
-    t, worth, haze = torch.full((6,), 0.7), torch.ones(6, 1), torch.tensor([0.25, 0.75])
-    past, following = (model.shown(one, torch.float32) for one in (frames.past, frames.following))
-    seen = past.clone()
-    seen[0], seen[1] = 0.75 * past[0] + 0.25 * hazed[0], 0.25 * past[1] + 0.75 * hazed[1]
-    with torch.no_grad():
-        noisy = torch.lerp(following, noise, t[:, None, None])
-        x0 = model.decoder(noisy, t, frames.context, model.view_of(seen), frames.cue)
-        weights = attention(TINY, past[:, -2], past[:, -1], x0, LOSS.moved_weight)
-        expected = ((x0 - following).square() * weights).mean()
-        found = objective.loss(frames, worth, t, noise, None, haze, hazed)
-        assert not torch.equal(found, objective.loss(frames, worth, t, noise))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
-    with pytest.raises(RunError, match="noised=2 and noised_to=0.8 are a share and a level"):
-        ReplayConfig(noised=2)

@@ -45,7 +45,8 @@ class KeptConfig:
         noised_to: See there.
 
     Raises:
-        RunError: ``whole`` or ``noised`` is no share, or without squares; squares and ``around`` are both asked for.
+        RunError: ``whole`` or ``noised`` is no share, or ``noised_to`` no level; ``whole`` is asked for without
+            squares, or ``around`` with them.
     """
 
     frames: int = 282

@@ -136,15 +136,15 @@ class Rehearsal:
             self._done = number + 1
         how, share = self._how.at(step), self._place.places(self._how.drawn(step))
         rng = np.random.default_rng((self._seed, step, share.start))
-        whole = self._how.is_whole(step)
-        if self._crops and whole:
+        crops = None if how.is_whole(step) else self._crops
+        if self._crops and not crops:
             how = replace(how, emphasis=0.0, correction=0.0)
         at, frames, worth = self.replay.draw(rng, len(share), how)
         levels = noise_levels(stratified(rng, draws, len(share)), self._loss)
         chance = torch.Generator().manual_seed(int(rng.integers(2**62)))
         squares = None
-        if self._crops and not whole:
-            squares = torch.from_numpy(self._crops.around(rng, at.patches)).to(self._device)
+        if crops:
+            squares = torch.from_numpy(crops.around(rng, at.patches)).to(self._device)
         count, patches, values = frames.following.shape
         noise = torch.randn(draws, count, patches if squares is None else squares.shape[1], values, generator=chance)
         worth = worth[:, None]
@@ -153,8 +153,7 @@ class Rehearsal:
         hazy = round(how.noised * count)  # they were drawn in no order, so that the first are any
         haze = torch.from_numpy((how.noised_to * rng.random(hazy)).astype(np.float32))
         hazed = torch.randn(hazy, *frames.past.shape[1:], generator=chance)
-        given = (one.to(self._device) for one in (worth, noise, haze, hazed))
-        worth, noise, haze, hazed = given
+        worth, noise, haze, hazed = (one.to(self._device) for one in (worth, noise, haze, hazed))
         return Drawn(at, frames, worth, levels, noise, squares, haze, hazed)
 
     def close(self) -> None:

@@ -1,0 +1,90 @@
+"""What the decoder alone learns from: squares, noised pasts, and what is left of motion that goes on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.training.kept import LOSS, TINY, clips
+from worldsim.data.clips import ClipStore
+from worldsim.errors import RunError
+from worldsim.model.world_model import WorldModel, init_weights
+from worldsim.training.batches import make_batch
+from worldsim.training.crops import Crops, cut
+from worldsim.training.decoder_objective import DecoderObjective
+from worldsim.training.kept import Frames, ReplayConfig
+from worldsim.training.loss import attention
+from worldsim.training.replay import Replay
+
+
+def test_a_square_is_cut_from_every_frame_that_is_seen(store: ClipStore) -> None:
+    layout = replace(TINY, history=4, extrapolated=0)
+    model, crops = init_weights(WorldModel(layout), 0), Crops(layout, 2)
+    with torch.no_grad():
+        for weight in model.decoder.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
+    objective = DecoderObjective(model, LOSS, torch.float32, False, crops)
+    kept = Replay(objective, model, 1, 0, patches=True)
+    batch = make_batch(store, layout, LOSS, 0, 0, range(2), begun=0)
+    kept.add(0, batch, model.see(batch.frames, torch.float32), ())
+    drawn, frames, _ = kept.draw(np.random.default_rng(0), 8, ReplayConfig())
+    squares = torch.from_numpy(crops.around(np.random.default_rng(1), drawn.patches))
+    noise, ones = torch.randn(8, 4, layout.patch_dim, generator=torch.Generator().manual_seed(1)), torch.ones(8)
+    past, within = model.shown(frames.past, torch.float32), crops.within(model)
+    following = cut(model.shown(frames.following, torch.float32), squares)
+    with torch.no_grad():
+        x0 = within.decoder(noise, ones, cut(frames.context, squares), cut(model.view_of(past), squares), frames.cue)
+        weights = attention(within.config, cut(past[:, -2], squares), cut(past[:, -1], squares), x0, LOSS.moved_weight)
+        expected = ((x0 - following).square() * weights).mean()
+        assert expected > 0.01
+        torch.testing.assert_close(objective.loss(frames, ones[:, None], ones, noise, squares), expected)
+
+
+def test_what_goes_on_is_not_drawn_for_its_errors_and_what_turns_is(model: WorldModel) -> None:
+    """A square that flies on, and one that turns back, both foretold equally badly."""
+
+    def frame(on: int, back: int) -> Tensor:
+        picture = torch.full((80, 80, 3), 20, dtype=torch.uint8)
+        picture[8:12, on : on + 4] = picture[68:72, back : back + 4] = 230
+        return picture
+
+    on, back = [6, 9, 12, 15], [47, 50, 53, 50]  # in patches that nothing leaves or enters
+    patches = model.patchify(torch.stack([frame(*at) for at in zip(on, back, strict=True)]))
+    none = torch.zeros(1).long()
+    frames = Frames(torch.zeros(1, 0), patches[None, :3], none, patches[None, 3], none)
+    left = DecoderObjective(model, LOSS, torch.float32, False).turned(frames)[0].view(4, 4)
+    still = (patches[3].float() - patches[2].float()).div(127.5).square().mean(1).view(4, 4)
+    assert left[0].max() < 0.3 * still[0].max() and left[3].max() > 0.8 * still[3].max()
+    assert left[1:3].max() < 1e-6, "where nothing moves nothing is left"
+
+
+def test_some_frames_are_shown_a_noised_past_and_are_weighed_as_if_it_were_clean(store: ClipStore) -> None:
+    model = init_weights(WorldModel(TINY), 0)
+    with torch.no_grad():
+        for weight in model.decoder.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
+    objective = DecoderObjective(model, LOSS, torch.float32, False)
+    kept = Replay(objective, model, 1, 0)
+    batch = clips(store, 0)
+    kept.add(0, batch, model.see(batch.frames, torch.float32), ())
+    frames = kept.draw(np.random.default_rng(0), 6, ReplayConfig())[1]
+    chance = torch.Generator().manual_seed(0)
+    noise, hazed = (torch.randn(shape, generator=chance) for shape in (frames.following.shape, frames.past[:2].shape))
+    t, worth, haze = torch.full((6,), 0.7), torch.ones(6, 1), torch.tensor([0.25, 0.75])
+    past, following = (model.shown(one, torch.float32) for one in (frames.past, frames.following))
+    seen = past.clone()
+    seen[0], seen[1] = 0.75 * past[0] + 0.25 * hazed[0], 0.25 * past[1] + 0.75 * hazed[1]
+    with torch.no_grad():
+        noisy = torch.lerp(following, noise, t[:, None, None])
+        x0 = model.decoder(noisy, t, frames.context, model.view_of(seen), frames.cue)
+        weights = attention(TINY, past[:, -2], past[:, -1], x0, LOSS.moved_weight)
+        expected = ((x0 - following).square() * weights).mean()
+        found = objective.loss(frames, worth, t, noise, None, haze, hazed)
+        assert not torch.equal(found, objective.loss(frames, worth, t, noise))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    with pytest.raises(RunError, match="noised=2 and noised_to=0.8 are a share and a level"):
+        ReplayConfig(noised=2)
