@@ -26,7 +26,8 @@ def extrapolated(model: WorldModel) -> WorldModel:
     twin = copy.copy(model)
     tokens = min(BUSY, model.config.tokens)
     twin.config = replace(model.config, extrapolated=tokens, margin=model.config.margin or _AROUND)
-    twin._modules = {**model._modules, "motion": MotionExtrapolation(twin.config).to(next(model.parameters()).device)}
+    twin._modules = dict(model._modules)
+    twin.motion = MotionExtrapolation(twin.config).to(next(model.parameters()).device)  # also in place of a None
     return twin
 
 
