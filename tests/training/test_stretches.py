@@ -179,6 +179,27 @@ def test_a_run_can_be_told_of_rewards_that_its_world_was_not_told_of(
         )
 
 
+def test_a_decoder_can_be_given_attention_that_adds_nothing_at_first(
+    pong_data: Dataset, straight: Path, tmp_path: Path
+) -> None:
+    export(Run(straight), tmp_path / "first")
+    first = load_world(str(tmp_path / "first")).model.float()
+    shape = SHAPE | {"decoder_heads": 2}
+    run = Trainer(config(pong_data, tmp_path / "run", init=str(tmp_path / "first"), steps=1, model=shape), Ranks())
+    c, generator = run.shape, torch.Generator().manual_seed(0)
+    noisy, scene = (torch.randn(2, *size, generator=generator) for size in ((c.tokens, c.patch_dim), c.scene_shape))
+    told = torch.ones(2), torch.zeros(2, dtype=torch.int64)
+    with torch.no_grad():
+        ours, theirs = (one.decoder.denoise(noisy, scene, one.modulations(*told)) for one in (run.model, first))
+    assert torch.equal(ours, theirs) and ours.std() > 0
+    run.train()
+    mixing = run.model.decoder.get_submodule("mixing.out")
+    assert isinstance(mixing.weight, torch.Tensor) and mixing.weight.any(), "it learns"
+    export(Run(tmp_path / "run"), tmp_path / "second")
+    with pytest.raises(RunError, match="has model.decoder_heads=2, not 0"):
+        Trainer(config(pong_data, tmp_path / "none", init=str(tmp_path / "second"), steps=1), Ranks())
+
+
 def test_what_a_resting_encoder_does_not_need_can_be_left_out(pong_data: Dataset, tmp_path: Path) -> None:
     deep = SHAPE | {"encoder_layers": 2}
     how = MomentsConfig(steps=2, frames=4, clips=4, first=2, own_share=0.0)

@@ -67,6 +67,9 @@ class ModelConfig:
             (:class:`~worldsim.model.token_decoder.TokenDecoder`).
         decoder_layers: Frame-wise blocks, run once a denoising step; of convolutions, those on squares of 4x4 pixels.
         decoder_width: Channels of convolutions on squares of 2x2 pixels; twice as many on those of 4x4.
+        decoder_heads: Heads of attention among all squares of 8x8 pixels between convolutions, see
+            :class:`~worldsim.model.convolution.GridAttention`: what happens far apart at once (a ball is served, and a
+            paddle is put elsewhere) is chosen together. 0: convolutions see some thirty pixels.
         window: Frames that an encoder block sees along time, the current one included.
         age_dim: So many values of each head of the encoder are also told how old the frames are that it looks at, see
             :class:`~worldsim.model.attention.TemporalAttention`; even. With ``multiscale``, which has positions of its
@@ -97,6 +100,7 @@ class ModelConfig:
     decoder: str = "convolutions"
     decoder_layers: int = 3
     decoder_width: int = 32
+    decoder_heads: int = 0
     window: int = 16
     age_dim: int = 0
     reward_ages: int = 0
@@ -133,9 +137,11 @@ class ModelConfig:
                 f"model.patch must be a multiple of {CELL}, and a frame's sides of {2 * CELL}, "
                 f"not {self.patch} and {self.height}x{self.width}"
             )
+        if self.decoder_heads:
+            self._check_attention()
         if self.history < 2:
             raise ValueError(f"model.history must be at least 2 frames, not {self.history}")
-        for name in ("margin", "extrapolated", "reward_ages"):
+        for name in ("margin", "extrapolated", "reward_ages", "decoder_heads"):
             if getattr(self, name) < 0:
                 raise ValueError(f"model.{name} must be at least 0, not {getattr(self, name)}")
         if self.recency and not self.reward_ages:
@@ -154,6 +160,17 @@ class ModelConfig:
             raise ValueError(f"model.shortcut must be a power of two of at least 2, not {self.shortcut}")
         if self.context_levels < 1 or not 0 <= self.max_context_noise < 1:
             raise ValueError("model.context_levels must be at least 1 and model.max_context_noise in [0, 1)")
+
+    def _check_attention(self) -> None:
+        if self.decoder != "convolutions" or self.height % (4 * CELL) or self.width % (4 * CELL):
+            raise ValueError(
+                f"model.decoder_heads is of decoder=convolutions over frames whose sides are multiples of {4 * CELL}, "
+                f"not of {self.decoder} over {self.height}x{self.width}: give 0"
+            )
+        if 2 * self.decoder_width % self.decoder_heads:
+            raise ValueError(
+                f"{2 * self.decoder_width} channels do not divide into model.decoder_heads={self.decoder_heads}"
+            )
 
     def _check_scales(self, how: MultiScaleConfig) -> None:
         if self.heads % 2 or self.window < how.near:

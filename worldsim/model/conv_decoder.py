@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldsim.model.config import CELL, ModelConfig
-from worldsim.model.convolution import Conv, ConvBlock, Upscale, modulate
+from worldsim.model.convolution import Conv, ConvBlock, GridAttention, Upscale, modulate
 from worldsim.model.decoder import FrameDecoder, without_margin
 
 
@@ -32,6 +32,7 @@ class ConvDecoder(FrameDecoder):
         self.down, self.up = Conv(fine, coarse, side=2), Upscale(coarse, fine)
         widths = [fine, *[coarse] * config.decoder_layers, fine]
         self.blocks = nn.ModuleList(ConvBlock(width) for width in [fine, *widths])  # the first is the scene's
+        self.mixing = GridAttention(coarse, config.decoder_heads) if config.decoder_heads else None
         self.modulation = nn.ModuleList(nn.Linear(config.dim, 2 * width) for width in [*widths, fine])
         self.out = Conv(fine, values)
         for layer in self.modulation:
@@ -86,8 +87,10 @@ class ConvDecoder(FrameDecoder):
         x = scene.permute(0, 3, 1, 2) + self.noisy(self._cells(noisy, 3, CELL))
         x = first[0](x, first[1])
         y = self.down(x)
-        for block, modulation in middle:
+        for at, (block, modulation) in enumerate(middle):
             y = block(y, modulation)
+            if self.mixing is not None and not at:  # the blocks that follow can make use of it
+                y = self.mixing(y)
         x = last[0](x + self.up(y), last[1])
         return self._patches(self.out(F.relu(modulate(x, modulations[-1]))))
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from worldsim.model.attention import RMSNorm, attend
+
 
 class Conv(nn.Module):
     """Convolution with a square kernel, whose weight is one matrix [outputs, side * side * inputs], as Muon wants it.
@@ -57,6 +59,32 @@ class ConvBlock(nn.Module):
     def forward(self, x: Tensor, modulation: Tensor | None = None) -> Tensor:  # [N, C, H, W], [N, 2 C]
         seen = x if modulation is None else modulate(x, modulation)
         return x + self.second(F.relu(self.first(F.relu(seen))))
+
+
+class GridAttention(nn.Module):
+    """Attention among all places of a grid, by means of 2x2 cells, added to every cell (as in the U-Net of DDPM, arXiv
+    2006.11239, at its coarse resolutions).
+
+    It tells no place from another but by what is there, so that it can learn from squares, and adds nothing at first.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.query_norm = RMSNorm(width // heads, eps=1e-6)
+        self.key_norm = RMSNorm(width // heads, eps=1e-6)
+        self.out = nn.Linear(width, width, bias=False)
+        nn.init.zeros_(self.out.weight)
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W], both sides even
+        n, width, rows, columns = x.shape
+        tokens = F.avg_pool2d(x, 2).permute(0, 2, 3, 1).reshape(n, -1, width)
+        query, key, value = self.qkv(tokens).view(n, -1, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
+        mixed = attend(query, key, value).transpose(1, 2).reshape(n, -1, width)
+        grid = self.out(mixed).view(n, rows // 2, columns // 2, width).permute(0, 3, 1, 2)
+        return x + F.interpolate(grid, scale_factor=2.0, mode="nearest")
 
 
 def modulate(x: Tensor, modulation: Tensor) -> Tensor:

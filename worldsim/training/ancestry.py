@@ -28,8 +28,9 @@ def adopt_weights(model: WorldModel, name: str, run: Run, anew: tuple[str, ...] 
     """Start from a world's weights, and remember in the run how that world was made.
 
     Its window may be another one: frames that are older than it knew are begun to be looked at as its oldest are. And
-    it need not have been told of rewards (``model.reward_ages``, ``model.recency``): that is begun to be learned. Of an
-    encoder that rests, ``model.encoder_layers`` may be fewer: what is left out adds nothing.
+    it need not have been told of rewards (``model.reward_ages``, ``model.recency``), nor have attention in its decoder
+    (``model.decoder_heads``): that is begun to be learned. Of an encoder that rests, ``model.encoder_layers`` may be
+    fewer: what is left out adds nothing.
 
     Args:
         model: Is given them.
@@ -49,6 +50,9 @@ def adopt_weights(model: WorldModel, name: str, run: Run, anew: tuple[str, ...] 
         may_differ, anew = [*may_differ, "reward_ages"], (*anew, "decoder.reward.weight")
     if not parent.config.model.recency:
         may_differ, anew = [*may_differ, "recency"], (*anew, "heads.recent.weight", "heads.recent.bias")
+    if not parent.config.model.decoder_heads:
+        may_differ.append("decoder_heads")
+        anew = (*anew, *(f"decoder.{name}" for name, _ in model.decoder.named_parameters() if name.startswith("mixing.")))
     check_shape(parent, name, model.config, may_differ)
     weights = of_window(parent.model.state_dict(), model.config.window)
     ours = model.state_dict()
