@@ -69,15 +69,13 @@ def make_world() -> Callable[..., World]:
     keys = {"STAY": (), "LEFT": (("left",), ("a",)), "RIGHT": (("right",), ("d",)), "UP": (("up",),)}
     small = {"num_actions": 3, "height": 16, "width": 24, "dim": 32, "heads": 2, "window": 5}
     small |= {"encoder_layers": 2, "decoder_layers": 1, "decoder_width": 8, "margin": 1, "age_dim": 4, "reward_ages": 3}
-    small |= {"recency": True, "decoder_heads": 2}
+    small |= {"recency": True}
 
     def make(
         seed: int = 0, length: int = 3, end: bool = False, reward: int = 0, settings: Any = None, **size: Any
     ) -> World:
         if size.get("multiscale"):
             size["age_dim"] = 0
-        if size.get("decoder") == "tokens":
-            size["decoder_heads"] = 0
         config = ModelConfig(**small | size)
         table = ActionTable(tuple(Action(*item) for item in list(keys.items())[: config.num_actions]))
         random, size = np.random.default_rng(seed), (length, config.height, config.width, 3)

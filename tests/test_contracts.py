@@ -35,12 +35,14 @@ def clip(model: WorldModel, rows: int, length: int, seed: int = 0) -> tuple[Tens
     return patches, previous, torch.randint(c.context_levels, (rows, length), generator=generator)
 
 
-@pytest.fixture(scope="module", params=["tiny", "tokens", "two scales", "default size"])
+@pytest.fixture(scope="module", params=["tiny", "tokens", "attention", "two scales", "default size"])
 def world(request: pytest.FixtureRequest, make_world) -> World:
     if request.param == "tiny":
         return make_world(seed=1)
     if request.param == "tokens":
         return make_world(seed=1, decoder="tokens", extrapolated=0)
+    if request.param == "attention":
+        return make_world(seed=1, decoder_heads=2)
     if request.param == "two scales":
         return make_world(seed=1, **TWO_SCALES)
     sizes = {

@@ -47,19 +47,26 @@ def test_what_happens_in_one_corner_matters_in_the_other_only_with_attention(hea
 
 
 def test_it_adds_nothing_until_it_has_learned() -> None:
-    attention = GridAttention(16, 2)
+    attention = GridAttention(16, 2, 4, 6)
     x = torch.randn(3, 16, 4, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
     assert torch.equal(attention(x), x)
     attention(x).square().sum().backward()
     assert attention.out.weight.grad is not None and attention.out.weight.grad.abs().max() > 0
 
 
-def test_it_knows_cells_by_what_is_there() -> None:
-    """Of a grid whose squares change places, the answer's squares do."""
-    attention = GridAttention(16, 2)
+def test_it_knows_places_by_what_is_there_and_by_their_offset() -> None:
+    """Also in a square of the frame: a look three cells down weighs what it does in the whole."""
+    attention = GridAttention(16, 2, 8, 10)
     torch.nn.init.orthogonal_(attention.out.weight)
     x = torch.randn(1, 16, 4, 6, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(attention(x).roll((2, 2), (2, 3)), attention(x.roll((2, 2), (2, 3))))
+    with torch.no_grad():  # one head looks two cells up and one to the right, and nowhere else
+        attention.offset_bias[0, 3 - 2, 4 + 1] = 1e3
+        attention.offset_bias[1] = -attention.offset_bias[0]
+        bias = attention._bias(3, 4).view(2, 3, 4, 3, 4)
+    seen = [tuple(at) for at in bias[0].nonzero().tolist()]
+    assert seen == [(2, 0, 0, 1), (2, 1, 0, 2), (2, 2, 0, 3)]
+    assert torch.equal(bias[1], -bias[0])
 
 
 @pytest.mark.parametrize(
@@ -67,7 +74,10 @@ def test_it_knows_cells_by_what_is_there() -> None:
     [
         ({"decoder_heads": -1}, "model.decoder_heads must be at least 0, not -1"),
         ({"decoder_heads": 3, "decoder_width": 32}, "64 channels do not divide into model.decoder_heads=3"),
-        ({"decoder_heads": 4, "height": 60, "patch": 20, "width": 80}, "sides are multiples of 8, not of convolutions over 60x80"),
+        (
+            {"decoder_heads": 4, "height": 60, "patch": 20, "width": 80},
+            "sides are multiples of 8, not of convolutions over 60x80",
+        ),
         ({"decoder_heads": 4, "decoder": "tokens"}, "not of tokens over 64x64: give 0"),
     ],
 )

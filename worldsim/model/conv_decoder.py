@@ -19,7 +19,8 @@ class ConvDecoder(FrameDecoder):
     What a thing does next (fly on, bounce, obey a key) is the same wherever it is, and convolutions learn it once;
     tokens had to learn it for every place in a patch, and in a million frames did not (docs/experiments). What no
     neighbourhood tells (how the game stands, where the opponent is heading, when the ball is served) is in the context,
-    of which every cell is given its part.
+    of which every cell is given its part. What is chosen in several places at once, they agree upon by attention
+    (``decoder_heads``).
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -32,7 +33,8 @@ class ConvDecoder(FrameDecoder):
         self.down, self.up = Conv(fine, coarse, side=2), Upscale(coarse, fine)
         widths = [fine, *[coarse] * config.decoder_layers, fine]
         self.blocks = nn.ModuleList(ConvBlock(width) for width in [fine, *widths])  # the first is the scene's
-        self.mixing = GridAttention(coarse, config.decoder_heads) if config.decoder_heads else None
+        grid = config.height // (2 * CELL), config.width // (2 * CELL)
+        self.mixing = GridAttention(coarse, config.decoder_heads, *grid) if config.decoder_heads else None
         self.modulation = nn.ModuleList(nn.Linear(config.dim, 2 * width) for width in [*widths, fine])
         self.out = Conv(fine, values)
         for layer in self.modulation:

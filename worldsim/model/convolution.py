@@ -65,26 +65,41 @@ class GridAttention(nn.Module):
     """Attention among all places of a grid, by means of 2x2 cells, added to every cell (as in the U-Net of DDPM, arXiv
     2006.11239, at its coarse resolutions).
 
-    It tells no place from another but by what is there, so that it can learn from squares, and adds nothing at first.
+    A place tells others by what is there and by where they lie from it, one learned bias per head and offset (as in
+    Swin, arXiv 2103.14030): a paddle that follows a ball must know whether it is above. So squares of a frame teach
+    what holds in all of it. At first it adds nothing.
+
+    Args:
+        width: Channels.
+        heads: Of attention; ``width`` is a multiple of it.
+        rows, columns: Of the largest grid; both even.
     """
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, rows: int, columns: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.rows, self.columns = heads, rows // 2, columns // 2
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.query_norm = RMSNorm(width // heads, eps=1e-6)
         self.key_norm = RMSNorm(width // heads, eps=1e-6)
+        self.offset_bias = nn.Parameter(torch.zeros(heads, 2 * self.rows - 1, 2 * self.columns - 1))
         self.out = nn.Linear(width, width, bias=False)
         nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W], both sides even
-        n, width, rows, columns = x.shape
+        n, width, rows, columns = x.shape[0], x.shape[1], x.shape[2] // 2, x.shape[3] // 2
         tokens = F.avg_pool2d(x, 2).permute(0, 2, 3, 1).reshape(n, -1, width)
         query, key, value = self.qkv(tokens).view(n, -1, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
-        mixed = attend(query, key, value).transpose(1, 2).reshape(n, -1, width)
-        grid = self.out(mixed).view(n, rows // 2, columns // 2, width).permute(0, 3, 1, 2)
+        mixed = attend(query, key, value, self._bias(rows, columns)).transpose(1, 2).reshape(n, -1, width)
+        grid = self.out(mixed).view(n, rows, columns, width).permute(0, 3, 1, 2)
         return x + F.interpolate(grid, scale_factor=2.0, mode="nearest")
+
+    def _bias(self, rows: int, columns: int) -> Tensor:
+        """Of every place's look at every other of a grid, [heads, rows * columns, rows * columns]."""
+        down, right = (torch.arange(side, device=self.offset_bias.device) for side in (rows, columns))
+        down, right = down - down[:, None] + self.rows - 1, right - right[:, None] + self.columns - 1
+        each = self.offset_bias[:, down[:, None, :, None], right[None, :, None, :]]
+        return each.reshape(self.heads, rows * columns, rows * columns)
 
 
 def modulate(x: Tensor, modulation: Tensor) -> Tensor:

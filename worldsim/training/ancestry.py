@@ -52,7 +52,8 @@ def adopt_weights(model: WorldModel, name: str, run: Run, anew: tuple[str, ...] 
         may_differ, anew = [*may_differ, "recency"], (*anew, "heads.recent.weight", "heads.recent.bias")
     if not parent.config.model.decoder_heads:
         may_differ.append("decoder_heads")
-        anew = (*anew, *(f"decoder.{name}" for name, _ in model.decoder.named_parameters() if name.startswith("mixing.")))
+        mixing = (name for name, _ in model.named_parameters() if name.startswith("decoder.mixing."))
+        anew = (*anew, *mixing)
     check_shape(parent, name, model.config, may_differ)
     weights = of_window(parent.model.state_dict(), model.config.window)
     ours = model.state_dict()
