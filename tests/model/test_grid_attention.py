@@ -55,25 +55,40 @@ def test_it_adds_nothing_until_it_has_learned() -> None:
 
 
 def test_it_knows_places_by_what_is_there_and_by_their_offset() -> None:
-    """Also in a square of the frame: a look two cells up and one to the right weighs what it does in the whole."""
-    attention = GridAttention(16, 2, 8, 10)
+    """Wherever a thing lies and whatever the grid's size, another is told of it by where it lies from there."""
+    attention = GridAttention(16, 2, 16, 20)
     torch.nn.init.orthogonal_(attention.out.weight)
-    x = torch.randn(1, 16, 4, 6, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(attention(x).roll((2, 2), (2, 3)), attention(x.roll((2, 2), (2, 3))))
-    with torch.no_grad():  # one head looks two cells up and one to the right, and nowhere else
-        attention.offset_bias[0, 3 - 2, 4 + 1] = 1e3
-        attention.offset_bias[1] = -attention.offset_bias[0]
-        bias = attention._bias(3, 4).view(2, 3, 4, 3, 4)
-    seen = [tuple(at) for at in bias[0].nonzero().tolist()]
-    assert seen == [(2, 0, 0, 1), (2, 1, 0, 2), (2, 2, 0, 3)]
-    assert torch.equal(bias[1], -bias[0])
+    with torch.no_grad():
+        attention.qkv.weight.normal_(generator=torch.Generator().manual_seed(1))
+
+    def told(rows: int, columns: int, thing: tuple[int, int], at: tuple[int, int]) -> Tensor:
+        x = torch.zeros(1, 16, rows, columns)
+        x[..., thing[0] : thing[0] + 2, thing[1] : thing[1] + 2] = torch.linspace(-1, 1, 16)[:, None, None]
+        with torch.no_grad():
+            told: Tensor = (attention(x) - x)[0, :, at[0], at[1]]
+        return told
+
+    here = told(16, 20, (0, 2), (4, 8))
+    assert here.abs().max() > 1e-3
+    torch.testing.assert_close(told(16, 20, (6, 10), (10, 16)), here)  # as far to the left and above
+    # Among fewer places each counts more, and nothing is what the others tell.
+    smaller = told(8, 10, (0, 2), (4, 8))
+    torch.testing.assert_close(smaller / smaller.norm(), here / here.norm())
+    assert torch.cosine_similarity(told(16, 20, (8, 2), (4, 8)), here, 0) < 0.9  # as far to the left, and below
+
+
+def test_it_computes_in_the_format_of_its_weights() -> None:
+    """Trainers give a module its weights in another format than its constants are in."""
+    attention = GridAttention(16, 2, 4, 6)
+    weights = {name: value.to(torch.bfloat16) for name, value in attention.named_parameters()}
+    made = torch.func.functional_call(attention, weights, (torch.randn(1, 16, 4, 6, dtype=torch.bfloat16),))
+    assert made.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
     ("shape", "said"),
     [
         ({"decoder_heads": -1}, "model.decoder_heads must be at least 0, not -1"),
-        ({"decoder_heads": 3, "decoder_width": 32}, "64 channels do not divide into model.decoder_heads=3"),
         (
             {"decoder_heads": 4, "height": 60, "patch": 20, "width": 80},
             "sides are multiples of 8, not of convolutions over 60x80",

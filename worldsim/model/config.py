@@ -167,10 +167,6 @@ class ModelConfig:
                 f"model.decoder_heads is of decoder=convolutions over frames whose sides are multiples of {4 * CELL}, "
                 f"not of {self.decoder} over {self.height}x{self.width}: give 0"
             )
-        if 2 * self.decoder_width % self.decoder_heads:
-            raise ValueError(
-                f"{2 * self.decoder_width} channels do not divide into model.decoder_heads={self.decoder_heads}"
-            )
 
     def _check_scales(self, how: MultiScaleConfig) -> None:
         if self.heads % 2 or self.window < how.near:

@@ -6,11 +6,15 @@ convolutions take several times as long as the convolutions.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldsim.model.attention import RMSNorm, attend
+
+HEAD_DIM = 32  # values of each head of a grid's attention
 
 
 class Conv(nn.Module):
@@ -65,41 +69,62 @@ class GridAttention(nn.Module):
     """Attention among all places of a grid, by means of 2x2 cells, added to every cell (as in the U-Net of DDPM, arXiv
     2006.11239, at its coarse resolutions).
 
-    A place tells others by what is there and by where they lie from it, one learned bias per head and offset (as in
-    Swin, arXiv 2103.14030): a paddle that follows a ball must know whether it is above. So squares of a frame teach
-    what holds in all of it. At first it adds nothing.
+    What arrives tells where it comes from: values are turned as queries and keys are in rotary embeddings (RoFormer,
+    arXiv 2104.09864, along rows and along columns), by the key's place and back by the query's, so that what is left is
+    the offset (geometric transform attention, arXiv 2310.10375). A paddle that follows a ball must know how far above
+    it is; a learned bias for each offset instead learned that in two to three times the steps (docs/experiments, the
+    twenty-fourth Pong). Only offsets count, so squares of a frame teach what holds in all of it. At first it adds
+    nothing.
 
     Args:
         width: Channels.
-        heads: Of attention; ``width`` is a multiple of it.
+        heads: Of attention, of 32 values each.
         rows, columns: Of the largest grid; both even.
     """
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, width: int, heads: int, rows: int, columns: int) -> None:
         super().__init__()
-        self.heads, self.rows, self.columns = heads, rows // 2, columns // 2
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.query_norm = RMSNorm(width // heads, eps=1e-6)
-        self.key_norm = RMSNorm(width // heads, eps=1e-6)
-        self.offset_bias = nn.Parameter(torch.zeros(heads, 2 * self.rows - 1, 2 * self.columns - 1))
-        self.out = nn.Linear(width, width, bias=False)
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * heads * HEAD_DIM, bias=False)
+        self.query_norm = RMSNorm(HEAD_DIM, eps=1e-6)
+        self.key_norm = RMSNorm(HEAD_DIM, eps=1e-6)
+        self.out = nn.Linear(heads * HEAD_DIM, width, bias=False)
         nn.init.zeros_(self.out.weight)
+        angles = place_angles(rows // 2, columns // 2, HEAD_DIM)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W], both sides even
         n, width, rows, columns = x.shape[0], x.shape[1], x.shape[2] // 2, x.shape[3] // 2
         tokens = F.avg_pool2d(x, 2).permute(0, 2, 3, 1).reshape(n, -1, width)
-        query, key, value = self.qkv(tokens).view(n, -1, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        query, key, value = self.qkv(tokens).view(n, -1, 3, self.heads, HEAD_DIM).permute(2, 0, 3, 1, 4)
+        cos, sin = (at[:rows, :columns].reshape(rows * columns, -1).to(value.dtype) for at in (self.cos, self.sin))
         query, key = self.query_norm(query).to(value.dtype), self.key_norm(key).to(value.dtype)
-        mixed = attend(query, key, value, self._bias(rows, columns)).transpose(1, 2).reshape(n, -1, width)
-        grid = self.out(mixed).view(n, rows, columns, width).permute(0, 3, 1, 2)
+        mixed = attend(rotate(query, cos, sin), rotate(key, cos, sin), rotate(value, cos, sin))
+        offsets = rotate(mixed, cos, -sin).transpose(1, 2).reshape(n, rows * columns, -1)
+        grid = self.out(offsets).view(n, rows, columns, width).permute(0, 3, 1, 2)
         return x + F.interpolate(grid, scale_factor=2.0, mode="nearest")
 
-    def _bias(self, rows: int, columns: int) -> Tensor:
-        """Of every place's look at every other of a grid, [heads, rows * columns, rows * columns]."""
-        down, right = (torch.arange(side, device=self.offset_bias.device) for side in (rows, columns))
-        down, right = down - down[:, None] + self.rows - 1, right - right[:, None] + self.columns - 1
-        each = self.offset_bias[:, down[:, None, :, None], right[None, :, None, :]]
-        return each.reshape(self.heads, rows * columns, rows * columns)
+
+def place_angles(rows: int, columns: int, dim: int) -> Tensor:
+    """Angles float32 [rows, columns, dim / 2] of rotary embeddings in two dimensions, the first half by the row.
+
+    The slowest turns less than a quarter from one end of the longer side to the other, so that no two offsets are
+    alike; the fastest turns by half from one place to the next.
+    """
+    slowest = math.pi / 2 / max(rows, columns)
+    speeds = torch.logspace(math.log10(slowest), math.log10(math.pi), dim // 4)
+    down, right = torch.arange(rows)[:, None] * speeds, torch.arange(columns)[:, None] * speeds
+    return torch.cat((down[:, None].expand(-1, columns, -1), right.expand(rows, -1, -1)), -1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Pairs of values, half a vector apart, turned by angles: x [..., D], cosines and sines [..., D / 2]."""
+    first, second = x.chunk(2, -1)
+    return torch.cat((first * cos - second * sin, first * sin + second * cos), -1)
 
 
 def modulate(x: Tensor, modulation: Tensor) -> Tensor:

@@ -46,11 +46,13 @@ class OptimizerConfig:
 def split_parameters(
     model: nn.Module,
 ) -> tuple[list[tuple[str, nn.Parameter]], list[tuple[str, nn.Parameter]]]:
-    """Named parameters for Muon (matrices inside ``blocks``, neither AdaLN's nor tables) and for AdamW (the rest)."""
+    """Named parameters for Muon (matrices inside ``blocks``, neither AdaLN's nor tables, and those of the attention
+    ``mixing`` between them) and for AdamW (the rest).
+    """
     muon: list[tuple[str, nn.Parameter]] = []
     adam: list[tuple[str, nn.Parameter]] = []
     for name, parameter in model.named_parameters():
-        inside = parameter.ndim == 2 and ".blocks." in f".{name}"
+        inside = parameter.ndim == 2 and any(part in f".{name}" for part in (".blocks.", ".mixing."))
         hidden = inside and not any(part in name for part in ("modulation", "_bias", "gate"))
         (muon if hidden else adam).append((name, parameter))
     return muon, adam
@@ -64,13 +66,12 @@ def share(name: str, weight: Tensor) -> float:
     the decoder alone rose twentyfold every few hundred steps (docs/experiments/2026-11-27-fifteenth-pong.md).
 
     What is added to the logits of a softmax says little until it differs by whole units, which at the rate of a weight
-    no run was long enough for (docs/experiments/2026-11-27-seventeenth-pong.md): biases of age and offset move
-    faster. And so do the vectors that tell of rewards: each is asked for in one frame of some hundreds, and moves in no
-    other.
+    no run was long enough for (docs/experiments/2026-11-27-seventeenth-pong.md): biases of age move faster. And so do
+    the vectors that tell of rewards: each is asked for in one frame of some hundreds, and moves in no other.
     """
     if name.endswith("decoder.reward.weight"):
         return _OF_REWARDS
-    if name.endswith(("age_bias", "offset_bias")):
+    if name.endswith("age_bias"):
         return _OF_LOGITS
     steady = weight.ndim == 2 and any(part in name for part in STEADY) and not name.startswith("heads.")
     return min(1.0, 16 / weight.shape[1]) if steady else 1.0
