@@ -72,9 +72,9 @@ class GridAttention(nn.Module):
     What arrives tells where it comes from: values are turned as queries and keys are in rotary embeddings (RoFormer,
     arXiv 2104.09864, along rows and along columns), by the key's place and back by the query's, so that what is left is
     the offset (geometric transform attention, arXiv 2310.10375). A paddle that follows a ball must know how far above
-    it is; a learned bias for each offset instead learned that in two to three times the steps (docs/experiments, the
-    twenty-fourth Pong). Only offsets count, so squares of a frame teach what holds in all of it. At first it adds
-    nothing.
+    it is; with a learned bias for each offset instead, two to three times the error was left after as many steps
+    (docs/experiments, the twenty-fourth Pong). Only offsets count, so squares of a frame teach what holds in all of it.
+    At first it adds nothing.
 
     Args:
         width: Channels.
