@@ -37,7 +37,8 @@ class SourceConfig:
         max_episode_steps: decisions until an episode is truncated.
         action_repeat: decisions an agent's action is held for (a hint for agents; the source ignores it).
         extra: pip extra that installs the game, or "".
-        objects: colours and sizes by object name, for evaluation.
+        objects: colours and sizes by object name: for evaluation, and for a training that is told of which of them the
+            errors count (``moments.about``).
     """
 
     name: str

@@ -26,6 +26,7 @@ def test_a_dream_equal_to_the_recording_is_perfect(subject: Subject) -> None:
         found = objects.compare(subject, real[name], real[name])
         assert found["present"] == found["single"] == 1
         assert found["missing"] == found["several"] == found["wrong_size"] == 0
+        assert found["usual"] == pytest.approx(real[name].single.mean())
         assert found["errors"]["1"]["median"] == 0
 
 
@@ -134,6 +135,15 @@ def report(**changes: Any) -> dict[str, Any]:
 def test_all_bars_pass_for_a_good_world() -> None:
     assert all(bar.passed for bar in bars(report()))
     assert len(bars(report())) == 12
+
+
+def test_what_a_game_out_of_step_would_score_stands_beside_what_the_dream_does() -> None:
+    told = report()
+    assert "out of step" not in str(bars(told)), "reports of before do not know"
+    told["objects"]["by_object"]["ball"]["usual"], told["objects"]["steady"]["usual"] = 0.8, 0.95
+    ball, others = (bar for bar in bars(told) if "ball of the real size" in bar.text or "there, over" in bar.text)
+    assert ball.note == "none 0.000, several 0.010, wrong size 0.010; 0.800 of a real game out of step"
+    assert others.note == "0.950 of a real game out of step"
 
 
 @pytest.mark.parametrize("figure", [float("inf"), 1.2])

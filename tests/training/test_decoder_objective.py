@@ -19,6 +19,7 @@ from worldsim.training.decoder_objective import DecoderObjective
 from worldsim.training.kept import Frames, ReplayConfig
 from worldsim.training.loss import attention
 from worldsim.training.replay import Replay
+from worldsim.vision.colours import ColourReader
 
 
 def test_a_square_is_cut_from_every_frame_that_is_seen(store: ClipStore) -> None:
@@ -62,6 +63,25 @@ def test_what_goes_on_is_not_drawn_for_its_errors_and_what_turns_is(model: World
     still = (patches[3].float() - patches[2].float()).div(127.5).square().mean(1).view(4, 4)
     assert left[0].max() < 0.3 * still[0].max() and left[3].max() > 0.8 * still[3].max()
     assert left[1:3].max() < 1e-6, "where nothing moves nothing is left"
+
+
+def test_errors_of_one_colour_count_where_others_err_as_much(model: WorldModel) -> None:
+    """The untrained model foretells what it was shown: a ball that has gone, and a paddle that has."""
+    field = {"background": {"colour": [144, 72, 17]}}
+    things = {"ball": {"colour": [236, 236, 236], "size": [4, 4]}, "paddle": {"colour": [92, 186, 92], "size": [4, 4]}}
+    reader = ColourReader(things | field, 80, 80)
+    shown = torch.tensor(field["background"]["colour"], dtype=torch.uint8).repeat(80, 80, 1)
+    shown[8:12, 8:12] = torch.tensor(things["ball"]["colour"], dtype=torch.uint8)
+    shown[8:12, 68:72] = torch.tensor(things["paddle"]["colour"], dtype=torch.uint8)
+    patches, none = model.patchify(shown[None]), torch.zeros(1).long()
+    gone = model.patchify(torch.tensor(field["background"]["colour"], dtype=torch.uint8).repeat(1, 80, 80, 1))
+    frames = Frames(torch.zeros(1, 0), patches[None].expand(-1, 3, -1, -1), none, gone, none)
+    all_of_it = DecoderObjective(model, LOSS, torch.float32, False).turned(frames)[0].view(4, 4)
+    parts = torch.from_numpy(reader.parts(["ball"]))
+    ball = DecoderObjective(model, LOSS, torch.float32, False, parts=parts).turned(frames)[0].view(4, 4)
+    assert all_of_it[0, 0] > 1e-3 and all_of_it[0, 3] > 1e-3
+    assert ball[0, 0] == pytest.approx(16 / 400, rel=1e-4), "a ball of 4 x 4 in a patch of 20 x 20"
+    assert ball[0, 3] < 1e-6 and ball[1:].max() < 1e-6
 
 
 def test_some_frames_are_shown_a_noised_past_and_are_weighed_as_if_it_were_clean(store: ClipStore) -> None:

@@ -135,6 +135,37 @@ def test_a_patch_counts_by_the_ticks_around_it_and_more_by_its_own(
     assert around == pytest.approx((surprise[3, 5] * surprise[4, 5]) ** 0.5)
 
 
+def test_what_a_clip_begins_with_is_not_drawn_for_its_errors(
+    model: WorldModel, store: ClipStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its past is the first frame over and over: nobody could know where what moves goes."""
+    objective = DecoderObjective(model, LOSS, torch.float32, False)
+    errors = torch.full((14, 16), 0.01)
+    errors[[0, 1, 2], 5] = 1.0  # history is 3: two ticks do not know all of their past
+    monkeypatch.setattr(objective, "arrival", lambda frames, noise: errors)
+    replay = Replay(objective, model, 1, 0, patches=True)
+    batch = clips(store, 0)
+    replay.add(0, batch, model.see(batch.frames, torch.float32), ())
+    kept = replay.state()["errors"][0, 0]
+    surprise = replay._surprise("usual", errors.numpy())
+    assert float(kept[:2].max()) == 0 and float(kept[2, 5]) == pytest.approx(surprise[2, 5])
+    assert float(kept[3, 5]) == pytest.approx((surprise[2, 5] * surprise[3, 5]) ** 0.5)
+
+
+def test_an_error_counts_up_to_the_ceiling(model: WorldModel, store: ClipStore) -> None:
+    replay = Replay(DecoderObjective(model, LOSS, torch.float32, False), model, 1, 0, patches=True)
+    batch = clips(store, 0)
+    replay.add(0, batch, model.see(batch.frames, torch.float32), ())
+    errors = torch.full((1, 2, 7, 16), 0.01, dtype=torch.float64)
+    errors[0, 0, 3, 5] = 10.0
+    replay.restore(replay.state() | {"errors": errors}, lambda number: batch)
+    mean = float(errors.mean())
+    for ceiling, counts in ((None, 100), (20.0, 20), (1000.0, 10 / mean)):
+        drawn, _, _ = replay.draw(np.random.default_rng(0), 20_000, ReplayConfig(emphasis=1, ceiling=ceiling))
+        share = (counts + 0.1) / (counts + 0.1 + 223 * (0.01 / mean + 0.1))
+        assert ((drawn.patches == 5) & (drawn.frames == 3)).mean() == pytest.approx(share, abs=0.02)
+
+
 def test_a_share_of_the_draws_falls_anywhere(model: WorldModel, store: ClipStore) -> None:
     replay = Replay(DecoderObjective(model, LOSS, torch.float32, False), model, 1, 0, patches=True)
     batch = clips(store, 0)

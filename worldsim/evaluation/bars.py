@@ -68,7 +68,7 @@ def bars(report: Mapping[str, Any]) -> list[Bar]:
             _count(recorded),
         ),
         Bar("objects", size, _value(_get(ball, "single")), 0.97, True, _failures(ball)),
-        Bar("objects", others, _value(_get(steady, "all_present")), 0.99, True),
+        Bar("objects", others, _value(_get(steady, "all_present")), 0.99, True, _out_of_step(steady)),
     ]
     for horizon, most in (("1", 1.0), ("2", 3.0)):
         at = _get(ball, "errors", horizon)
@@ -126,11 +126,15 @@ def _accuracies(report: Mapping[str, Any]) -> str:
 
 
 def _failures(ball: Any) -> str:
-    return (
-        f"none {ball['missing']:.3f}, several {ball['several']:.3f}, wrong size {ball['wrong_size']:.3f}"
-        if ball
-        else ""
-    )
+    if not ball:
+        return ""
+    told = f"none {ball['missing']:.3f}, several {ball['several']:.3f}, wrong size {ball['wrong_size']:.3f}"
+    return "; ".join(filter(None, (told, _out_of_step(ball))))
+
+
+def _out_of_step(seen: Any) -> str:
+    """What a real game would score that has nothing to do with the one it is held against; old reports do not know."""
+    return f"{seen['usual']:.3f} of a real game out of step" if seen and "usual" in seen else ""
 
 
 def _count(at: Any) -> str:

@@ -28,7 +28,12 @@ def measure(subject: Subject) -> dict[str, Any]:
     if steady:
         there = np.all([real[name].present for name in steady], 0)
         kept = np.all([dreamed[name].present for name in steady], 0)
-        report["steady"] = {"objects": steady, "all_present": _share(kept, there), "frames": int(there.sum())}
+        report["steady"] = {
+            "objects": steady,
+            "all_present": _share(kept, there),
+            "usual": float(there.mean()),
+            "frames": int(there.sum()),
+        }
     return report
 
 
@@ -38,6 +43,8 @@ def compare(subject: Subject, dreamed: Reading, real: Reading) -> dict[str, Any]
     Rates are over the dream frames whose real counterpart shows it: ``present`` where the real one is present,
     ``single`` (exactly one, of the real size +-40 %) where the real one is single. ``missing``, ``several`` and
     ``wrong_size`` say what the others show. ``invented`` is over the frames whose real counterpart shows none.
+    ``usual`` is the share of all real frames in which it is single: what ``single`` would be of a game as good as the
+    real one that is out of step with it.
     """
     apart = distance(dreamed, real)
     errors = {}
@@ -61,6 +68,7 @@ def compare(subject: Subject, dreamed: Reading, real: Reading) -> dict[str, Any]
         "several": _share(dreamed.count > 1, real.single),
         "wrong_size": _share(one & ~dreamed.single, real.single),
         "invented": _share(dreamed.count > 0, real.count == 0),
+        "usual": float(real.single.mean()),
         "frames": int(real.single.sum()),
         "curve": [
             {

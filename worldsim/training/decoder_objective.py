@@ -83,6 +83,8 @@ class DecoderObjective:
         compiled: Whether with torch.compile.
         crops: Of the frames that :meth:`loss` is told squares of.
         blind: Whether no context is kept, and the decoder learns from the encoder's blind ones, which learn with it.
+        parts: What errors by which frames are drawn are errors of, as :meth:`ColourReader.parts` gives it, float32
+            [3, K]; None: of all colours.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class DecoderObjective:
         crops: Crops | None = None,
         *,
         blind: bool = False,
+        parts: Tensor | None = None,
     ) -> None:
         frozen = copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
         computer = Computer(dtype, compiled)
@@ -128,10 +131,18 @@ class DecoderObjective:
             weights = attention(layout, before, last, x0, config.moved_weight)
             return ((error * weights).mean(2) * worth).mean()
 
+        def squared(error: Tensor) -> Tensor:
+            """Of patches [N, L, P], the mean square [N, L] of what counts."""
+            error = error.float()
+            if parts is not None:
+                error = error.unflatten(2, (-1, 3)) @ parts.to(error.device)
+            return error.flatten(2).square().mean(2)
+
         @torch.no_grad()
         def arrival(noise: Tensor, *given: Tensor) -> Tensor:
             pure, none = torch.ones(len(noise), device=noise.device), noise.new_empty(0)
-            return guessed(None, pure, noise, none, none, Frames(*given))[2].mean(2)
+            x0 = guessed(None, pure, noise, none, none, Frames(*given))[1]
+            return squared(x0 - model.shown(Frames(*given).following, dtype))
 
         extrapolating = extrapolated(model)
 
@@ -139,7 +150,7 @@ class DecoderObjective:
         def turned(before: Tensor, following: Tensor) -> Tensor:
             shown = model.shown(before, dtype)
             due = extrapolating.view_of(shown)[..., -shown.shape[-1] :]
-            return (model.shown(following, dtype) - shown[:, -1] - due).float().square().mean(2)
+            return squared(model.shown(following, dtype) - shown[:, -1] - due)
 
         @torch.no_grad()
         def encode(seen: Tensor, actions: Tensor) -> Tensor:

@@ -30,6 +30,8 @@ _CEILING_OF_PATCHES = 100.0  # a ball is a larger part of a patch than of a fram
 _KINDS = "usual", "left"  # of errors
 _FORGETS = 0.05  # of what is usual, with each batch of clips
 
+_Chances = tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float32]]
+
 
 class Replay:
     """Kept batches of clips, the newest in place of the oldest.
@@ -58,11 +60,11 @@ class Replay:
         self._held: dict[str, Tensor] = {}
         self._numbers = np.full(rounds, -1)
         self._own: dict[int, tuple[tuple[int, ...], bytes]] = {}
-        self._errors = np.zeros(0)
+        self._errors = np.zeros(0, np.float32)
         self._turns = turns
         self._usual: dict[str, NDArray[np.float64]] = {}  # of patches: their errors, and what motion leaves of them
-        # By emphasis and share of what is drawn anywhere, until another batch is kept.
-        self._told: dict[tuple[float, float], tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]] = {}
+        # By emphasis, share of what is drawn anywhere and ceiling, until another batch is kept.
+        self._told: dict[tuple[float, float, float], _Chances] = {}
 
     def __len__(self) -> int:
         """Batches so far."""
@@ -97,6 +99,9 @@ class Replay:
         if self._parts == 1:
             surprise = surprise.max(1)
         surprise = surprise.reshape(len(seen), -1, self._parts)
+        # Before a clip's first frame everything stood still, as it never does in a roll-out: of a ball that stands
+        # still nobody knows where it goes, and half of what was drawn for a ball's errors was that.
+        surprise[:, : self._model.config.history - 1] = 0
         padded = np.pad(surprise, ((0, 0), (NEAR, NEAR), (0, 0)), mode="edge")
         near = np.lib.stride_tricks.sliding_window_view(padded, 2 * NEAR + 1, 1).max(-1)
         # Of squares a hit itself is to be drawn more often than what surrounds it.
@@ -110,7 +115,8 @@ class Replay:
             Where they are kept, the frames, and the weights float32 [count], 1 in the mean, that make up for how often
             each is drawn.
         """
-        here, frames, chances = self._chances(config.emphasis, config.anywhere)
+        ceiling = config.ceiling or (_CEILING if self._parts == 1 else _CEILING_OF_PATCHES)
+        here, frames, chances = self._chances(config.emphasis, config.anywhere, ceiling)
         chosen = frames.searchsorted(rng.random(count) * frames[-1], side="right")
         part = np.zeros(count, np.intp)
         if self._parts > 1:
@@ -122,20 +128,21 @@ class Replay:
         index = torch.from_numpy(at)
         return Places(at, part), self._found(index), torch.from_numpy((weights / weights.mean()).astype(np.float32))
 
-    def _chances(
-        self, emphasis: float, anywhere: float
-    ) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
+    def _chances(self, emphasis: float, anywhere: float, ceiling: float) -> _Chances:
         """Where batches are kept, sums of frames' chances up to each, and of each those of its parts [F, parts]."""
-        if (emphasis, anywhere) not in self._told:
+        if (emphasis, anywhere, ceiling) not in self._told:
             here = np.flatnonzero(self._numbers >= 0)
             errors = self._errors[here]
-            mean = errors[errors >= 0].mean() if (errors >= 0).any() else 1.0
-            highest = _CEILING if self._parts == 1 else _CEILING_OF_PATCHES
-            wanted = np.where(errors < 0, -errors * mean, np.minimum(errors, highest * mean)) + _FLOOR * mean
-            chances = wanted.reshape(-1, self._parts) ** emphasis
-            chances = (1 - anywhere) * chances / chances.sum() + anywhere / chances.size
-            self._told[emphasis, anywhere] = here, chances.sum(1).cumsum(), chances
-        return self._told[emphasis, anywhere]
+            own = errors < 0  # they are told in means
+            mean = max(1e-12, errors.mean(where=~own, dtype=np.float64)) if not own.all() else 1.0
+            chances = np.where(own, -errors, np.minimum(errors / np.float32(mean), np.float32(ceiling)))
+            chances = chances.reshape(-1, self._parts)
+            chances += np.float32(_FLOOR)
+            chances **= np.float32(emphasis)
+            chances *= np.float32((1 - anywhere) / chances.sum(dtype=np.float64))
+            chances += np.float32(anywhere / chances.size)
+            self._told[emphasis, anywhere, ceiling] = here, chances.sum(1, dtype=np.float64).cumsum(), chances
+        return self._told[emphasis, anywhere, ceiling]
 
     def _surprise(self, kind: str, errors: NDArray[np.float32]) -> NDArray[np.float64]:
         """How much worse patches were foretold than is usual at their place [N, L], by errors of one kind.
@@ -183,7 +190,7 @@ class Replay:
                 frames = torch.frombuffer(bytearray(packed), dtype=torch.uint8).view(len(own), *seen.shape[1:])
                 seen[list(own)] = self._model.shown(frames.to(seen.device), seen.dtype)
             self._put(int(number), batch, seen, own)
-        self._errors = errors.reshape(self._errors.shape).copy()
+        self._errors = errors.reshape(self._errors.shape).astype(np.float32)  # they once were of float64
         self._usual = {kind: state[kind].numpy().copy() for kind in _KINDS if kind in state}
         self._told = {}
 
@@ -226,7 +233,7 @@ class Replay:
                 self._held[name] = torch.empty(self._rounds, *value.shape, dtype=value.dtype, device=value.device)
             self._held[name][place] = value
         if not self._errors.size:
-            self._errors = np.zeros((self._rounds, *batch.actions.shape, self._parts))
+            self._errors = np.zeros((self._rounds, *batch.actions.shape, self._parts), np.float32)
         self._numbers[place] = number
         self._own.pop(place, None)
         if own:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import compress
 
@@ -29,6 +29,7 @@ from worldsim.training.parallel import Ranks
 from worldsim.training.pretrain_config import PretrainConfig, model_of, run_name, run_settings
 from worldsim.training.rehearsal import Rehearsal, arrivals
 from worldsim.training.replay import Replay
+from worldsim.vision.colours import ColourReader
 
 
 class Trainer(Loop):
@@ -150,6 +151,13 @@ class Trainer(Loop):
         steps = range(begun, begun + how.steps)
         self._rehearse(how, self.loss, steps, config.seed + 2, rates)
 
+    def _parts(self, about: Sequence[str]) -> Tensor | None:
+        """What tells errors of some of the source's objects from others; None: all count."""
+        if not about:
+            return None
+        reader = ColourReader(self.dataset.config["source"].get("objects") or {}, self.shape.height, self.shape.width)
+        return torch.from_numpy(reader.parts(about)).to(self.device)
+
     def _rehearse(
         self,
         how: KeptConfig,
@@ -173,7 +181,8 @@ class Trainer(Loop):
         config, place, begun = self.config, self.place, steps.start
         crops = Crops(self.shape, how.crop) if how.crop else None
         model = self.model
-        objective = DecoderObjective(model, loss, self.dtype, config.compile, crops, blind=blind)
+        parts = self._parts(how.about)
+        objective = DecoderObjective(model, loss, self.dtype, config.compile, crops, blind=blind, parts=parts)
         shows = Objective(model, loss, self.dtype, config.compile, blind=blind)
         rehearsal = Rehearsal(
             model, objective, shows, self._pool, self.clips, loss, how,

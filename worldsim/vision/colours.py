@@ -6,7 +6,7 @@ colour channels tell how much of each is in it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -57,6 +57,24 @@ class ColourReader:
         mixed: NDArray[np.float32] = frames.astype(np.float32) - self._background
         cover: NDArray[np.float32] = mixed @ self._unmix
         return np.moveaxis(cover, -1, 0)
+
+    def parts(self, names: Sequence[str]) -> NDArray[np.float32]:
+        """What makes of a difference of colours that of how much some objects cover.
+
+        Args:
+            names: Of the objects.
+
+        Returns:
+            float32 [3, K], for differences of values in [-1, 1].
+
+        Raises:
+            SourceError: one of them is not among those that are read.
+        """
+        for name in names:
+            if name not in self.objects:
+                raise SourceError(f"no object {name!r} is told by its colour: choose of {', '.join(self.objects)}")
+        unmix: NDArray[np.float32] = 127.5 * self._unmix[:, [self.objects.index(name) for name in names]]
+        return unmix
 
     def read(self, frames: NDArray[np.uint8]) -> Readings:
         """See :class:`~worldsim.vision.reading.Reader`."""
