@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from tests.training.runs import SHAPE, config
 from worldsim.data.episodes import Dataset
-from worldsim.errors import RunError
+from worldsim.errors import RunError, SourceError
 from worldsim.training.batches import make_batch
 from worldsim.training.export import export
 from worldsim.training.kept import MomentsConfig
@@ -269,6 +270,34 @@ def test_moments_are_judged_only_where_their_errors_will_be_asked_for(
     # Three batches are kept; one comes with every second step, so the first that step 12 still draws from is number 4.
     assert judged == [False] * 4 + [True] * 8
     assert [bool(one.std() > 0) for one in errors] == judged
+
+
+def test_squares_are_drawn_for_the_errors_of_one_object_where_it_is_asked_for(
+    pong_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, add = [], Replay.add
+
+    def noted(self: Replay, number: int, *given: Any, judge: bool = True) -> None:
+        add(self, number, *given, judge=judge)
+        kept.append(self.state()["errors"][number % 2].flatten(0, 1))
+
+    monkeypatch.setattr(Replay, "add", noted)
+    how = MomentsConfig(
+        steps=2, frames=2, clips=4, first=4, evenly=0.0, own_share=0.0, crop=2, turns=True, about=("ball",), ceiling=300
+    )
+    drawn = {}
+    for name, one in ("ball", how), ("all", replace(how, about=())):
+        trainer = Trainer(config(pong_data, tmp_path / name, steps=1, moments=one), Ranks())
+        trainer.begin_decoder()
+        errors = torch.cat(kept)
+        kept.clear()
+        assert trainer.step == 2 and len(errors) and errors.min() >= 0
+        drawn[name] = (errors > 1e-3 * errors.max()).float().sum(1)
+    assert drawn["ball"].max() > 0 and bool((drawn["ball"] <= drawn["all"]).all())
+    assert ((drawn["ball"] == 0) & (drawn["all"] > 0)).sum() >= 5, "a paddle that moves while no ball is there"
+    trainer = Trainer(config(pong_data, tmp_path / "bat", steps=1, moments=replace(how, about=("bat",))), Ranks())
+    with pytest.raises(SourceError, match="no object 'bat' is told by its colour: choose of ball, player, opponent"):
+        trainer.begin_decoder()
 
 
 def test_the_whole_model_learns_more_slowly_after_moments(

@@ -60,7 +60,7 @@ class Replay:
         self._held: dict[str, Tensor] = {}
         self._numbers = np.full(rounds, -1)
         self._own: dict[int, tuple[tuple[int, ...], bytes]] = {}
-        self._errors = np.zeros(0, np.float32)
+        self._errors: NDArray[np.float32] = np.zeros(0, np.float32)
         self._turns = turns
         self._usual: dict[str, NDArray[np.float64]] = {}  # of patches: their errors, and what motion leaves of them
         # By emphasis, share of what is drawn anywhere and ceiling, until another batch is kept.
