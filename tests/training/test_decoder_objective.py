@@ -77,8 +77,8 @@ def test_errors_of_one_colour_count_where_others_err_as_much(model: WorldModel) 
     gone = model.patchify(torch.tensor(field["background"]["colour"], dtype=torch.uint8).repeat(1, 80, 80, 1))
     frames = Frames(torch.zeros(1, 0), patches[None].expand(-1, 3, -1, -1), none, gone, none)
     all_of_it = DecoderObjective(model, LOSS, torch.float32, False).turned(frames)[0].view(4, 4)
-    parts = torch.from_numpy(reader.parts(["ball"]))
-    ball = DecoderObjective(model, LOSS, torch.float32, False, parts=parts).turned(frames)[0].view(4, 4)
+    unmix = torch.from_numpy(reader.unmixing(["ball"]))
+    ball = DecoderObjective(model, LOSS, torch.float32, False, unmix=unmix).turned(frames)[0].view(4, 4)
     assert all_of_it[0, 0] > 1e-3 and all_of_it[0, 3] > 1e-3
     assert ball[0, 0] == pytest.approx(16 / 400, rel=1e-4), "a ball of 4 x 4 in a patch of 20 x 20"
     assert ball[0, 3] < 1e-6 and ball[1:].max() < 1e-6
@@ -110,3 +110,5 @@ def test_some_frames_are_shown_a_noised_past_and_are_weighed_as_if_it_were_clean
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     with pytest.raises(RunError, match="noised=2 and noised_to=0.8 are a share and a level"):
         ReplayConfig(noised=2)
+    with pytest.raises(RunError, match="ceiling=0 lets no error count: give a number of means, or null"):
+        ReplayConfig(ceiling=0)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from tests.training.kept import LOSS, clips
 from worldsim.data.clips import ClipStore
@@ -152,13 +153,19 @@ def test_what_a_clip_begins_with_is_not_drawn_for_its_errors(
     assert float(kept[3, 5]) == pytest.approx((surprise[2, 5] * surprise[3, 5]) ** 0.5)
 
 
-def test_an_error_counts_up_to_the_ceiling(model: WorldModel, store: ClipStore) -> None:
+def peaked(model: WorldModel, store: ClipStore, peak: float) -> tuple[Replay, Tensor]:
+    """Two clips of which one patch of one tick was foretold worse than all others, and their errors."""
     replay = Replay(DecoderObjective(model, LOSS, torch.float32, False), model, 1, 0, patches=True)
     batch = clips(store, 0)
     replay.add(0, batch, model.see(batch.frames, torch.float32), ())
     errors = torch.full((1, 2, 7, 16), 0.01, dtype=torch.float64)
-    errors[0, 0, 3, 5] = 10.0
+    errors[0, 0, 3, 5] = peak
     replay.restore(replay.state() | {"errors": errors}, lambda number: batch)
+    return replay, errors
+
+
+def test_an_error_counts_up_to_the_ceiling(model: WorldModel, store: ClipStore) -> None:
+    replay, errors = peaked(model, store, 10.0)
     mean = float(errors.mean())
     for ceiling, counts in ((None, 100), (20.0, 20), (1000.0, 10 / mean)):
         drawn, _, _ = replay.draw(np.random.default_rng(0), 20_000, ReplayConfig(emphasis=1, ceiling=ceiling))
@@ -167,12 +174,7 @@ def test_an_error_counts_up_to_the_ceiling(model: WorldModel, store: ClipStore) 
 
 
 def test_a_share_of_the_draws_falls_anywhere(model: WorldModel, store: ClipStore) -> None:
-    replay = Replay(DecoderObjective(model, LOSS, torch.float32, False), model, 1, 0, patches=True)
-    batch = clips(store, 0)
-    replay.add(0, batch, model.see(batch.frames, torch.float32), ())
-    errors = torch.full((1, 2, 7, 16), 0.01, dtype=torch.float64)
-    errors[0, 0, 3, 5] = 1.0
-    replay.restore(replay.state() | {"errors": errors}, lambda number: batch)
+    replay, _ = peaked(model, store, 1.0)
     for anywhere in (0.0, 0.3):
         how = ReplayConfig(emphasis=4, correction=1, anywhere=anywhere)
         drawn, _, weights = replay.draw(np.random.default_rng(0), 20_000, how)

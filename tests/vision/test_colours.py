@@ -50,12 +50,12 @@ def reader() -> ColourReader:
 def test_a_difference_of_colours_tells_how_much_of_a_thing_it_is(reader: ColourReader) -> None:
     colours = [np.array(OBJECTS[name]["colour"], np.float32) / 127.5 for name in ("background", "ball", "player")]
     field, ball, player = colours
-    parts = reader.parts(["ball", "opponent"])
-    np.testing.assert_allclose((ball - field) @ parts, [1, 0], atol=1e-4)
-    np.testing.assert_allclose(0.25 * (field - ball) @ parts, [-0.25, 0], atol=1e-4)
-    np.testing.assert_allclose((player - field) @ parts, [0, 0], atol=1e-4)
+    unmix = reader.unmixing(["ball", "opponent"])
+    np.testing.assert_allclose((ball - field) @ unmix, [1, 0], atol=1e-4)
+    np.testing.assert_allclose(0.25 * (field - ball) @ unmix, [-0.25, 0], atol=1e-4)
+    np.testing.assert_allclose((player - field) @ unmix, [0, 0], atol=1e-4)
     with pytest.raises(SourceError, match="no object 'bat' is told by its colour: choose of ball, player, opponent"):
-        reader.parts(["bat"])
+        reader.unmixing(["bat"])
 
 
 def test_whole_objects_are_read_to_a_tenth_of_a_pixel(reader: ColourReader) -> None:

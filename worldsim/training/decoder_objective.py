@@ -83,8 +83,8 @@ class DecoderObjective:
         compiled: Whether with torch.compile.
         crops: Of the frames that :meth:`loss` is told squares of.
         blind: Whether no context is kept, and the decoder learns from the encoder's blind ones, which learn with it.
-        parts: What errors by which frames are drawn are errors of, as :meth:`ColourReader.parts` gives it, float32
-            [3, K]; None: of all colours.
+        unmix: Of which things the errors are by which frames are drawn, float32 [3, K] of
+            :meth:`~worldsim.vision.colours.ColourReader.unmixing`; None: of all colours.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class DecoderObjective:
         crops: Crops | None = None,
         *,
         blind: bool = False,
-        parts: Tensor | None = None,
+        unmix: Tensor | None = None,
     ) -> None:
         frozen = copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
         computer = Computer(dtype, compiled)
@@ -105,7 +105,7 @@ class DecoderObjective:
         def guessed(
             squares: Tensor | None, t: Tensor, noise: Tensor, haze: Tensor, hazed: Tensor, frames: Frames
         ) -> tuple[Tensor, Tensor, Tensor]:
-            """Patches of the frames before, of the guess, and its squared error."""
+            """Patches of the frames before, of the guess, and by how much it is off, in float32."""
             past, following = model.shown(frames.past, dtype), cut(model.shown(frames.following, dtype), squares)
             guess, level = whole if squares is None else square, t.to(dtype)
             noisy = torch.lerp(following, noise, level[:, None, None])
@@ -114,7 +114,7 @@ class DecoderObjective:
                 some = torch.lerp(past[: len(haze)], hazed, haze.to(dtype)[:, None, None, None])
                 seen = torch.cat((some, past[len(haze) :]))
             x0 = computer.call(guess, noisy, level, frames.context, seen, frames.previous, frames.cue, squares)
-            return past, x0, (x0.float() - following.float()).square()
+            return past, x0, x0.float() - following.float()
 
         def loss(
             squares: Tensor | None,
@@ -125,24 +125,22 @@ class DecoderObjective:
             hazed: Tensor,
             *given: Tensor,
         ) -> Tensor:
-            past, x0, error = guessed(squares, t, noise, haze, hazed, Frames(*given))
+            past, x0, off = guessed(squares, t, noise, haze, hazed, Frames(*given))
             before, last = (cut(past[:, at], squares) for at in (-2, -1))
             layout = (whole if squares is None else square).layout
             weights = attention(layout, before, last, x0, config.moved_weight)
-            return ((error * weights).mean(2) * worth).mean()
+            return ((off.square() * weights).mean(2) * worth).mean()
 
-        def squared(error: Tensor) -> Tensor:
-            """Of patches [N, L, P], the mean square [N, L] of what counts."""
-            error = error.float()
-            if parts is not None:
-                error = error.unflatten(2, (-1, 3)) @ parts.to(error.device)
-            return error.flatten(2).square().mean(2)
+        def counted(off: Tensor) -> Tensor:
+            """Mean squares [N, L] of what counts of patches [N, L, P]."""
+            if unmix is not None:
+                off = off.unflatten(2, (-1, 3)) @ unmix
+            return off.flatten(2).square().mean(2)
 
         @torch.no_grad()
         def arrival(noise: Tensor, *given: Tensor) -> Tensor:
             pure, none = torch.ones(len(noise), device=noise.device), noise.new_empty(0)
-            x0 = guessed(None, pure, noise, none, none, Frames(*given))[1]
-            return squared(x0 - model.shown(Frames(*given).following, dtype))
+            return counted(guessed(None, pure, noise, none, none, Frames(*given))[2])
 
         extrapolating = extrapolated(model)
 
@@ -150,7 +148,7 @@ class DecoderObjective:
         def turned(before: Tensor, following: Tensor) -> Tensor:
             shown = model.shown(before, dtype)
             due = extrapolating.view_of(shown)[..., -shown.shape[-1] :]
-            return squared(model.shown(following, dtype) - shown[:, -1] - due)
+            return counted((model.shown(following, dtype) - shown[:, -1] - due).float())
 
         @torch.no_grad()
         def encode(seen: Tensor, actions: Tensor) -> Tensor:

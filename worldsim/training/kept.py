@@ -51,8 +51,8 @@ class KeptConfig:
         noised_to: See there.
 
     Raises:
-        RunError: ``whole`` or ``noised`` is no share, or ``noised_to`` no level; ``whole`` is asked for without
-            squares, or ``around`` with them.
+        RunError: ``whole`` or ``noised`` is no share, ``noised_to`` no level, or ``ceiling`` not above 0; ``whole`` is
+            asked for without squares, or ``around`` with them.
     """
 
     frames: int = 282
@@ -78,6 +78,8 @@ class KeptConfig:
         if not 0 <= self.whole <= 1 or (self.whole and not self.crop):
             told = f"whole={self.whole:g} is a share of steps, from 0 to 1, beside those of squares"
             raise RunError(f"{told}: give such a one, and crop")
+        if self.ceiling is not None and not self.ceiling > 0:
+            raise RunError(f"ceiling={self.ceiling:g} lets no error count: give a number of means, or null")
         if self.crop and self.around != 1:
             raise RunError(f"around={self.around:g} is of whole frames: give crop=null with it, or around=1")
 

@@ -115,7 +115,8 @@ class Replay:
             Where they are kept, the frames, and the weights float32 [count], 1 in the mean, that make up for how often
             each is drawn.
         """
-        ceiling = config.ceiling or (_CEILING if self._parts == 1 else _CEILING_OF_PATCHES)
+        usual = _CEILING if self._parts == 1 else _CEILING_OF_PATCHES
+        ceiling = usual if config.ceiling is None else config.ceiling
         here, frames, chances = self._chances(config.emphasis, config.anywhere, ceiling)
         chosen = frames.searchsorted(rng.random(count) * frames[-1], side="right")
         part = np.zeros(count, np.intp)

@@ -151,12 +151,12 @@ class Trainer(Loop):
         steps = range(begun, begun + how.steps)
         self._rehearse(how, self.loss, steps, config.seed + 2, rates)
 
-    def _parts(self, about: Sequence[str]) -> Tensor | None:
+    def _unmixing(self, about: Sequence[str]) -> Tensor | None:
         """What tells errors of some of the source's objects from others; None: all count."""
         if not about:
             return None
         reader = ColourReader(self.dataset.config["source"].get("objects") or {}, self.shape.height, self.shape.width)
-        return torch.from_numpy(reader.parts(about)).to(self.device)
+        return torch.from_numpy(reader.unmixing(about)).to(self.device)
 
     def _rehearse(
         self,
@@ -181,8 +181,8 @@ class Trainer(Loop):
         config, place, begun = self.config, self.place, steps.start
         crops = Crops(self.shape, how.crop) if how.crop else None
         model = self.model
-        parts = self._parts(how.about)
-        objective = DecoderObjective(model, loss, self.dtype, config.compile, crops, blind=blind, parts=parts)
+        unmix = self._unmixing(how.about)
+        objective = DecoderObjective(model, loss, self.dtype, config.compile, crops, blind=blind, unmix=unmix)
         shows = Objective(model, loss, self.dtype, config.compile, blind=blind)
         rehearsal = Rehearsal(
             model, objective, shows, self._pool, self.clips, loss, how,

@@ -58,7 +58,7 @@ class ColourReader:
         cover: NDArray[np.float32] = mixed @ self._unmix
         return np.moveaxis(cover, -1, 0)
 
-    def parts(self, names: Sequence[str]) -> NDArray[np.float32]:
+    def unmixing(self, names: Sequence[str]) -> NDArray[np.float32]:
         """What makes of a difference of colours that of how much some objects cover.
 
         Args:
