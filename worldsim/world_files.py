@@ -26,7 +26,7 @@ from worldsim.model.dit import DiT
 from worldsim.model.world_model import WorldModel
 from worldsim.start import Start
 
-FORMAT, VERSION = "worldsim-world", 7
+FORMAT, VERSION = "worldsim-world", 8
 CONFIG, WEIGHTS, STARTS, CARD = "config.json", "model.safetensors", "starts.npz", "CARD.md"
 FILES = (CONFIG, WEIGHTS, STARTS, CARD)
 

@@ -34,7 +34,7 @@ def lively(make_world: Callable[..., World]) -> World:
     heads = world.model.heads
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for layer in (heads.context, heads.weights, heads.pooled, heads.reward, heads.end):
+        for layer in (heads.context, heads.pool.weights, heads.pool.pooled, heads.reward, heads.end):
             layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) * 2 / layer.weight.shape[1] ** 0.5)
         heads.reward.bias.copy_(torch.tensor([0.0, 0.6, 0.0]))
         heads.end.bias.copy_(torch.tensor([0.5, 0.0]))

@@ -22,7 +22,7 @@ def lively(subject: Subject) -> Subject:
     frames = subject.dataset.load(subject.dataset.held_out[0]).frames
     with torch.no_grad():
         model.heads.context.weight.normal_(std=1)
-        model.heads.weights.weight.normal_(std=2)
+        model.heads.pool.weights.weight.normal_(std=2)
         patches = model.patchify(torch.from_numpy(frames)[None]).float() / 127.5 - 1
         still = torch.zeros(1, len(frames), dtype=torch.int64)
         views = model.views(patches)

@@ -59,13 +59,13 @@ def test_what_goes_on_is_not_drawn_for_its_errors_and_what_turns_is(model: World
     patches = model.patchify(torch.stack([frame(*at) for at in zip(on, back, strict=True)]))
     none = torch.zeros(1).long()
     frames = Frames(torch.zeros(1, 0), patches[None, :3], none, patches[None, 3], none)
-    left = DecoderObjective(model, LOSS, torch.float32, False).turned(frames)[0].view(4, 4)
+    left = DecoderObjective(model, LOSS, torch.float32, False).turned(frames).view(4, 4)
     still = (patches[3].float() - patches[2].float()).div(127.5).square().mean(1).view(4, 4)
     assert left[0].max() < 0.3 * still[0].max() and left[3].max() > 0.8 * still[3].max()
     assert left[1:3].max() < 1e-6, "where nothing moves nothing is left"
 
 
-def test_errors_of_one_colour_count_where_others_err_as_much(model: WorldModel) -> None:
+def test_errors_of_one_colour_are_told_apart_where_others_err_as_much(model: WorldModel) -> None:
     """The untrained model foretells what it was shown: a ball that has gone, and a paddle that has."""
     field = {"background": {"colour": [144, 72, 17]}}
     things = {"ball": {"colour": [236, 236, 236], "size": [4, 4]}, "paddle": {"colour": [92, 186, 92], "size": [4, 4]}}
@@ -76,9 +76,10 @@ def test_errors_of_one_colour_count_where_others_err_as_much(model: WorldModel) 
     patches, none = model.patchify(shown[None]), torch.zeros(1).long()
     gone = model.patchify(torch.tensor(field["background"]["colour"], dtype=torch.uint8).repeat(1, 80, 80, 1))
     frames = Frames(torch.zeros(1, 0), patches[None].expand(-1, 3, -1, -1), none, gone, none)
-    all_of_it = DecoderObjective(model, LOSS, torch.float32, False).turned(frames)[0].view(4, 4)
     unmix = torch.from_numpy(reader.unmixing(["ball"]))
-    ball = DecoderObjective(model, LOSS, torch.float32, False, unmix=unmix).turned(frames)[0].view(4, 4)
+    told = DecoderObjective(model, LOSS, torch.float32, False, unmix=unmix).turned(frames)
+    assert torch.equal(told[:1], DecoderObjective(model, LOSS, torch.float32, False).turned(frames))
+    all_of_it, ball = told.view(2, 4, 4)
     assert all_of_it[0, 0] > 1e-3 and all_of_it[0, 3] > 1e-3
     assert ball[0, 0] == pytest.approx(16 / 400, rel=1e-4), "a ball of 4 x 4 in a patch of 20 x 20"
     assert ball[0, 3] < 1e-6 and ball[1:].max() < 1e-6
@@ -110,5 +111,5 @@ def test_some_frames_are_shown_a_noised_past_and_are_weighed_as_if_it_were_clean
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     with pytest.raises(RunError, match="noised=2 and noised_to=0.8 are a share and a level"):
         ReplayConfig(noised=2)
-    with pytest.raises(RunError, match="ceiling=0 lets no error count: give a number of means, or null"):
-        ReplayConfig(ceiling=0)
+    with pytest.raises(RunError, match="about_share=1.5 is a share of frames: give a number from 0 to 1"):
+        ReplayConfig(about_share=1.5)

@@ -332,8 +332,9 @@ def test_a_head_learns_whether_the_last_reward_is_recent(store: ClipStore) -> No
     def loss(sign: int) -> float:
         """Where the head is sure of this sign."""
         with torch.no_grad():
-            model.heads.recent.weight.zero_()
-            model.heads.recent.bias.copy_(-10.0 * (torch.arange(3) != sign + 1))
+            said = model.heads.recent[-1]
+            said.weight.zero_()
+            said.bias.copy_(-10.0 * (torch.arange(3) != sign + 1))
         return float(outcome_loss(model, kept, 0, 3).detach())
 
     others = loss(0)

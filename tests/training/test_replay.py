@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def test_frames_are_drawn_by_their_errors_and_weigh_what_that_takes_back(model: 
     real = np.tile(np.repeat([True, False], 7), 3)
     assert (kept["errors"].flatten().numpy()[~real] == -1).all(), "errors of own frames tell nothing"
     errors = torch.where(kept["errors"] < 0, kept["errors"], 0.01)
-    errors[1, 0, 0] = 0.5  # tick 0 of the second batch's real clip
+    errors[0, 1, 0, 0] = 0.5  # tick 0 of the second batch's real clip
     replay.restore(kept | {"errors": errors}, lambda number: clips(store, number))
     drawn, _, weights = replay.draw(np.random.default_rng(0), 20_000, ReplayConfig(emphasis=1, correction=1))
     often = np.bincount(drawn.frames, minlength=count)
@@ -108,7 +109,7 @@ def test_patches_are_drawn_by_their_own_errors_and_those_of_the_ticks_around(
     kept = replay.state()
     errors = torch.full((2, 2, 7, 16), 0.01, dtype=torch.float64)
     errors[0, 0, 2:5, 5] = 1.0  # as an error at tick 3 is kept
-    errors[0, 1], own = -1, kept["errors"][0, 1]
+    errors[0, 1], own = -1, kept["errors"][0, 0, 1]
     assert float(own.mean()) == pytest.approx(-1) and bool((own[0] == -1).all()), "nothing came before the first"
     replay.restore(kept | {"errors": errors}, lambda number: batch)
     drawn, _, weights = replay.draw(np.random.default_rng(0), 20_000, ReplayConfig(emphasis=1, correction=1))
@@ -126,12 +127,12 @@ def test_a_patch_counts_by_the_ticks_around_it_and_more_by_its_own(
     objective = DecoderObjective(model, LOSS, torch.float32, False)
     errors = torch.full((14, 16), 0.01)
     errors[3, 5] = 1.0
-    monkeypatch.setattr(objective, "arrival", lambda frames, noise: errors)
+    monkeypatch.setattr(objective, "arrival", lambda frames, noise: errors[None])
     replay = Replay(objective, model, 1, 0, patches=True)
     batch = clips(store, 0)
     replay.add(0, batch, model.see(batch.frames, torch.float32), ())
-    own, around, usual = (float(replay.state()["errors"][0, 0, tick, 5]) for tick in (3, 4, 6))
-    surprise = replay._surprise("usual", errors.numpy())
+    own, around, usual = (float(replay.state()["errors"][0, 0, 0, tick, 5]) for tick in (3, 4, 6))
+    surprise = replay._surprise("usual", 0, errors[None].numpy())
     assert own == pytest.approx(surprise[3, 5]) and usual == pytest.approx(surprise[6, 5])
     assert around == pytest.approx((surprise[3, 5] * surprise[4, 5]) ** 0.5)
 
@@ -143,12 +144,12 @@ def test_what_a_clip_begins_with_is_not_drawn_for_its_errors(
     objective = DecoderObjective(model, LOSS, torch.float32, False)
     errors = torch.full((14, 16), 0.01)
     errors[[0, 1, 2], 5] = 1.0  # history is 3: two ticks do not know all of their past
-    monkeypatch.setattr(objective, "arrival", lambda frames, noise: errors)
+    monkeypatch.setattr(objective, "arrival", lambda frames, noise: errors[None])
     replay = Replay(objective, model, 1, 0, patches=True)
     batch = clips(store, 0)
     replay.add(0, batch, model.see(batch.frames, torch.float32), ())
-    kept = replay.state()["errors"][0, 0]
-    surprise = replay._surprise("usual", errors.numpy())
+    kept = replay.state()["errors"][0, 0, 0]
+    surprise = replay._surprise("usual", 0, errors[None].numpy())
     assert float(kept[:2].max()) == 0 and float(kept[2, 5]) == pytest.approx(surprise[2, 5])
     assert float(kept[3, 5]) == pytest.approx((surprise[2, 5] * surprise[3, 5]) ** 0.5)
 
@@ -164,13 +165,35 @@ def peaked(model: WorldModel, store: ClipStore, peak: float) -> tuple[Replay, Te
     return replay, errors
 
 
-def test_an_error_counts_up_to_the_ceiling(model: WorldModel, store: ClipStore) -> None:
+def test_an_error_counts_up_to_a_hundred_means(model: WorldModel, store: ClipStore) -> None:
     replay, errors = peaked(model, store, 10.0)
     mean = float(errors.mean())
-    for ceiling, counts in ((None, 100), (20.0, 20), (1000.0, 10 / mean)):
-        drawn, _, _ = replay.draw(np.random.default_rng(0), 20_000, ReplayConfig(emphasis=1, ceiling=ceiling))
-        share = (counts + 0.1) / (counts + 0.1 + 223 * (0.01 / mean + 0.1))
-        assert ((drawn.patches == 5) & (drawn.frames == 3)).mean() == pytest.approx(share, abs=0.02)
+    assert 10 / mean > 200
+    drawn, _, _ = replay.draw(np.random.default_rng(0), 20_000, ReplayConfig(emphasis=1))
+    share = 100.1 / (100.1 + 223 * (0.01 / mean + 0.1))
+    assert ((drawn.patches == 5) & (drawn.frames == 3)).mean() == pytest.approx(share, abs=0.02)
+
+
+def test_a_share_of_the_frames_is_drawn_for_the_errors_of_some_things_alone(
+    model: WorldModel, store: ClipStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whose neighbours in time are not drawn with them, and which count for no more than others that are rare."""
+    objective = DecoderObjective(model, LOSS, torch.float32, False)
+    errors = torch.full((2, 14, 16), 1e-3)
+    errors[0, 3, 5] = errors[1, 4, 9] = 1.0
+    errors[1, 5, 2] = 0.3
+    monkeypatch.setattr(objective, "arrival", lambda frames, noise: errors)
+    replay = Replay(objective, model, 1, 0, patches=True, about=True)
+    batch = clips(store, 0)
+    replay.add(0, batch, model.see(batch.frames, torch.float32), ())
+    how = ReplayConfig(emphasis=6, about_share=0.25)
+    at, _, weights = replay.draw(np.random.default_rng(0), 400, how)
+    here = {(tick, patch): ((at.frames == tick) & (at.patches == patch)).mean() for tick, patch in ((3, 5), (4, 9))}
+    assert here[3, 5] > 0.7 and here[4, 9] + ((at.frames == 5) & (at.patches == 2)).mean() > 0.24
+    assert not np.isin(at.frames[at.patches == 9], (2, 3, 5, 6)).any()
+    assert float(weights.mean()) == pytest.approx(1)
+    for told, count in ((replace(how, about_share=0.0), 0), (replace(how, emphasis=0.0), 60)):
+        assert np.isin(replay.draw(np.random.default_rng(0), 400, told)[0].patches, (9, 2)).sum() <= count
 
 
 def test_a_share_of_the_draws_falls_anywhere(model: WorldModel, store: ClipStore) -> None:
@@ -212,8 +235,9 @@ def test_what_is_kept_comes_back_the_same(model: WorldModel, store: ClipStore) -
 
 def test_what_was_kept_otherwise_is_refused(model: WorldModel, store: ClipStore) -> None:
     kept, objective = filled(model, store, 2).state(), DecoderObjective(model, LOSS, torch.float32, False)
-    for other in (Replay(objective, model, 4, 0), Replay(objective, model, 3, 0, patches=True)):
-        with pytest.raises(RunError, match="replay.clips or replay.crop is not what this run began"):
+    others = {}, {"patches": True}, {"about": True}
+    for other in (Replay(objective, model, 3 + (not more), 0, **more) for more in others):
+        with pytest.raises(RunError, match="replay.clips, replay.crop or replay.about is not what this run began"):
             other.restore(kept, lambda number: clips(store, number))
 
 
@@ -227,7 +251,9 @@ def config(data: Dataset, run: Path, replay: ReplayConfig) -> PretrainConfig:
     )  # fmt: skip
 
 
-WAYS: list[dict[str, Any]] = [{}, {"crop": 2}, {"around": 5.0}, {"crop": 2, "whole": 0.4, "turns": True, "noised": 0.5}]
+WAYS: list[dict[str, Any]] = [
+    {}, {"crop": 2}, {"around": 5.0}, {"crop": 2, "whole": 0.4, "turns": True, "noised": 0.5, "about": ("ball",)},
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("way", WAYS)

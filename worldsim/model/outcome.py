@@ -9,6 +9,19 @@ from torch.nn import functional as F
 from worldsim.model.config import ModelConfig
 
 
+class Pool(nn.Module):
+    """A frame's tokens [..., L, C] to one [..., C] by a few learned attentions: an event may be anywhere in it."""
+
+    def __init__(self, width: int, poolings: int) -> None:
+        super().__init__()
+        self.weights = nn.Linear(width, poolings)
+        self.pooled = nn.Linear(poolings * width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        weights = self.weights(tokens).softmax(-2, dtype=torch.float32).to(tokens.dtype)  # [..., L, poolings]
+        return F.silu(self.pooled((weights.transpose(-1, -2) @ tokens).flatten(-2)))
+
+
 class OutcomeHead(nn.Module):
     """Sign of the reward (3-way: -1, 0, +1) and termination (2-way) of one tick.
 
@@ -19,7 +32,9 @@ class OutcomeHead(nn.Module):
     that leaves the picture foretells nothing. And it is told the sign of the last tick's reward, because a point that
     shows for two ticks counts once: without that, it gives each of the two a half, and says neither.
 
-    Tokens are pooled by a few learned attentions, so that an event anywhere in the frame can be heard.
+    Recency is told from the frame and its changes alone. What an encoder makes of a ball that vanished in flight it was
+    never taught, and the head that also read that said "recent" of balls in play: then there were two
+    (docs/experiments/2026-11-28-twenty-sixth-pong.md).
     """
 
     def __init__(self, config: ModelConfig, poolings: int = 4) -> None:
@@ -28,11 +43,10 @@ class OutcomeHead(nn.Module):
         self.context = nn.Linear(config.dim, width)
         self.view = nn.Linear(config.view_dim, width, bias=False)
         self.last = nn.Embedding(3, width)
-        self.weights = nn.Linear(width, poolings)
-        self.pooled = nn.Linear(poolings * width, width)
+        self.pool = Pool(width, poolings)
         self.reward = nn.Linear(width, 3)
         self.end = nn.Linear(width, 2)
-        self.recent = nn.Linear(width, 3) if config.recency else None
+        self.recent = nn.Sequential(Pool(width, poolings), nn.Linear(width, 3)) if config.recency else None
 
     def forward(self, context: Tensor, view: Tensor, last: Tensor) -> tuple[Tensor, ...]:
         """Logits of reward[t] [..., 3], of terminated[t] [..., 2] and, with ``recency``, of the last reward [..., 3].
@@ -42,7 +56,6 @@ class OutcomeHead(nn.Module):
             view: [..., L, V] of obs[t+1], see :meth:`~worldsim.model.world_model.WorldModel.view`.
             last: int64 [...], sign of reward[t-1], + 1.
         """
-        tokens = F.silu(self.context(context) + self.view(view) + self.last(last).unsqueeze(-2))
-        weights = self.weights(tokens).softmax(-2, dtype=torch.float32).to(tokens.dtype)  # [..., L, poolings]
-        pooled = F.silu(self.pooled((weights.transpose(-1, -2) @ tokens).flatten(-2)))
-        return self.reward(pooled), self.end(pooled), *(() if self.recent is None else (self.recent(pooled),))
+        seen = self.view(view)
+        pooled = self.pool(F.silu(self.context(context) + seen + self.last(last).unsqueeze(-2)))
+        return self.reward(pooled), self.end(pooled), *(() if self.recent is None else (self.recent(F.silu(seen)),))

@@ -49,7 +49,8 @@ def adopt_weights(model: WorldModel, name: str, run: Run, anew: tuple[str, ...] 
     if not parent.config.model.reward_ages:
         may_differ, anew = [*may_differ, "reward_ages"], (*anew, "decoder.reward.weight")
     if not parent.config.model.recency:
-        may_differ, anew = [*may_differ, "recency"], (*anew, "heads.recent.weight", "heads.recent.bias")
+        may_differ.append("recency")
+        anew = (*anew, *(name for name, _ in model.named_parameters() if name.startswith("heads.recent.")))
     if not parent.config.model.decoder_heads:
         may_differ.append("decoder_heads")
         mixing = (name for name, _ in model.named_parameters() if name.startswith("decoder.mixing."))

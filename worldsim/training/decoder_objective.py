@@ -83,8 +83,8 @@ class DecoderObjective:
         compiled: Whether with torch.compile.
         crops: Of the frames that :meth:`loss` is told squares of.
         blind: Whether no context is kept, and the decoder learns from the encoder's blind ones, which learn with it.
-        unmix: Of which things the errors are by which frames are drawn, float32 [3, K] of
-            :meth:`~worldsim.vision.colours.ColourReader.unmixing`; None: of all colours.
+        unmix: Of which things :meth:`arrival` and :meth:`turned` tell the errors once more, float32 [3, K] of
+            :meth:`~worldsim.vision.colours.ColourReader.unmixing`; None: of none.
     """
 
     def __init__(
@@ -132,10 +132,9 @@ class DecoderObjective:
             return ((off.square() * weights).mean(2) * worth).mean()
 
         def counted(off: Tensor) -> Tensor:
-            """Mean squares [N, L] of what counts of patches [N, L, P]."""
-            if unmix is not None:
-                off = off.unflatten(2, (-1, 3)) @ unmix
-            return off.flatten(2).square().mean(2)
+            """Mean squares [1, N, L] of patches [N, L, P], or [2, N, L]: of everything, and of some things alone."""
+            kinds = [off] if unmix is None else [off, (off.unflatten(2, (-1, 3)) @ unmix).flatten(2)]
+            return torch.stack([kind.square().mean(2) for kind in kinds])
 
         @torch.no_grad()
         def arrival(noise: Tensor, *given: Tensor) -> Tensor:
@@ -184,7 +183,7 @@ class DecoderObjective:
         return result
 
     def arrival(self, frames: Frames, noise: Tensor) -> Tensor:
-        """Errors [N, L] of patches of the guess from pure noise.
+        """Errors [1, N, L] of patches of the guess from pure noise; [2, N, L] with those of some things alone.
 
         No pixel weighs more: what comes where nothing has moved is as badly foretold as what moves on otherwise. Where
         what moves weighed 16 times as much, a ball that is served was hardly drawn beside one that is hit.
@@ -193,7 +192,7 @@ class DecoderObjective:
         return errors
 
     def turned(self, frames: Frames) -> Tensor:
-        """Errors [N, L] of patches of the frames that follow if all motion goes on."""
+        """Likewise the errors of the frames that follow if all motion goes on."""
         errors: Tensor = self._turned(frames.past[:, -2:], frames.following)
         return errors
 

@@ -29,17 +29,17 @@ class KeptConfig:
             patches, frames by that of the patch which is foretold worst; both for its place, and by what they were on
             arrival. Were they learned anew, the ticks before and after a hit would soon be drawn less often than it,
             and hits foretold too early.
-        ceiling: In means, what an error counts at most; None: 30 of frames, 100 of patches. Most patches have no error
-            of a ball alone: then 300 still draws all hits alike, where of 1000 a fifth of them were nearly all.
         anywhere: Share of the draws that fall on all frames, and all patches, alike.
         turns: Whether frames and patches are drawn by the geometric mean of how much worse they were foretold than is
             usual at their place and of how much more than usual they are not what they would be if motion went on
             (:class:`~worldsim.model.motion.MotionExtrapolation`). What is foretold badly is often at a paddle that may
             go either way, and what moves otherwise is often foretold well: hits, bounces and serves are both.
-        about: Names of the source's objects, for whose errors alone frames are drawn, by the colours that its settings
-            give them; none: for all errors. A paddle that obeys a key with a speed that nobody sees is foretold a
-            little wrong in one tick of four, and left one square of fifteen for the player's hits
+        about: Names of the source's objects, for whose errors alone some frames are drawn, by the colours that its
+            settings give them. A paddle that obeys a key with a speed that nobody sees is foretold a little wrong in
+            one tick of four, and left one square of fifteen for the player's hits
             (docs/experiments/2026-11-28-twenty-fifth-pong.md). What is learned of a square is all that is in it.
+        about_share: Of the frames of a step, with ``about``, that are drawn so; the others are drawn for all errors,
+            without which paddles at the border were unlearned.
         whole: Share of the steps that are of whole frames, drawn evenly, half as many as there are squares in the
             others (with ``crop``). Squares alone unlearn what is learned from nowhere near what they are drawn for.
         around: Of whole frames: how many times what others do the patches count that a frame was drawn for, with their
@@ -51,8 +51,8 @@ class KeptConfig:
         noised_to: See there.
 
     Raises:
-        RunError: ``whole`` or ``noised`` is no share, ``noised_to`` no level, or ``ceiling`` not above 0; ``whole`` is
-            asked for without squares, or ``around`` with them.
+        RunError: ``whole``, ``noised`` or ``about_share`` is no share, or ``noised_to`` no level; ``whole`` is asked
+            for without squares, or ``around`` with them.
     """
 
     frames: int = 282
@@ -62,11 +62,11 @@ class KeptConfig:
     emphasis: float = 1.0
     correction: float = 1.0
     crop: int | None = None
-    ceiling: float | None = None
     anywhere: float = 0.0
     around: float = 1.0
     turns: bool = False
     about: tuple[str, ...] = ()
+    about_share: float = 0.5
     whole: float = 0.0
     noised: float = 0.0
     noised_to: float = 0.8
@@ -78,8 +78,8 @@ class KeptConfig:
         if not 0 <= self.whole <= 1 or (self.whole and not self.crop):
             told = f"whole={self.whole:g} is a share of steps, from 0 to 1, beside those of squares"
             raise RunError(f"{told}: give such a one, and crop")
-        if self.ceiling is not None and not self.ceiling > 0:
-            raise RunError(f"ceiling={self.ceiling:g} lets no error count: give a number of means, or null")
+        if not 0 <= self.about_share <= 1:
+            raise RunError(f"about_share={self.about_share:g} is a share of frames: give a number from 0 to 1")
         if self.crop and self.around != 1:
             raise RunError(f"around={self.around:g} is of whole frames: give crop=null with it, or around=1")
 

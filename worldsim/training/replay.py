@@ -27,7 +27,8 @@ from worldsim.training.loss import Batch
 NEAR = 2  # ticks around a frame whose errors count as its own when it arrives: what is hard comes with its neighbours
 _CEILING, _FLOOR = 30.0, 0.1  # of errors, in means
 _CEILING_OF_PATCHES = 100.0  # a ball is a larger part of a patch than of a frame
-_KINDS = "usual", "left"  # of errors
+_OF_SOME = 50.0  # what an error of some things alone counts at most, in what is usual
+_KINDS = "usual", "left", "usual.about", "left.about"  # of errors
 _FORGETS = 0.05  # of what is usual, with each batch of clips
 
 _Chances = tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float32]]
@@ -43,6 +44,7 @@ class Replay:
         seed: Of the noise that arriving frames are judged with.
         patches: Whether each patch has an error of its own; else the frame has one.
         turns: Whether errors count where motion does not go on, see :class:`~worldsim.training.kept.KeptConfig`.
+        about: Whether the objective tells the errors of some things alone, too.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Replay:
         *,
         patches: bool = False,
         turns: bool = False,
+        about: bool = False,
     ) -> None:
         self._objective, self._model, self._rounds, self._seed = objective, model, rounds, seed
         self._parts = model.config.tokens if patches else 1
@@ -61,10 +64,10 @@ class Replay:
         self._numbers = np.full(rounds, -1)
         self._own: dict[int, tuple[tuple[int, ...], bytes]] = {}
         self._errors: NDArray[np.float32] = np.zeros(0, np.float32)
-        self._turns = turns
+        self._turns, self._about = turns, about
         self._usual: dict[str, NDArray[np.float64]] = {}  # of patches: their errors, and what motion leaves of them
-        # By emphasis, share of what is drawn anywhere and ceiling, until another batch is kept.
-        self._told: dict[tuple[float, float, float], _Chances] = {}
+        # By emphasis, share of what is drawn anywhere and kind of error, until another batch is kept.
+        self._told: dict[tuple[float, float, int], _Chances] = {}
 
     def __len__(self) -> int:
         """Batches so far."""
@@ -84,7 +87,7 @@ class Replay:
         """
         place, self._told = self._put(number, batch, seen, own), {}
         if not judge:
-            self._errors[place] = 1.0
+            self._errors[:, place] = 1.0
             return
         moments = batch.actions.numel()
         frames = self._found(torch.arange(place * moments, (place + 1) * moments))
@@ -92,21 +95,29 @@ class Replay:
         chance = int(np.random.default_rng((self._seed, number)).integers(2**62))
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(chance))
         errors = self._objective.arrival(frames, noise.to(seen.device)).cpu().numpy()
-        surprise = self._surprise("usual", errors)
-        if self._turns:
-            left = self._objective.turned(frames).cpu().numpy()
-            surprise = np.sqrt(surprise * self._surprise("left", left))
+        left = self._objective.turned(frames).cpu().numpy() if self._turns else None
+        rows = list(own)
+        for kind in range(len(self._errors)):
+            known = [self._surprise("usual", kind, errors)]
+            if left is not None:
+                known.append(self._surprise("left", kind, left))
+            surprise = np.minimum(known, _OF_SOME if kind else np.inf).prod(0) ** (1 / len(known))
+            self._errors[kind, place] = self._drawn_for(surprise.reshape(len(seen), -1, surprise.shape[-1]), kind)
+            self._errors[kind, place, rows] = -self._means(frames).reshape(self._errors[kind, place].shape)[rows]
+
+    def _drawn_for(self, surprise: NDArray[np.float64], kind: int) -> NDArray[np.float64]:
+        """By what frames [B, T] are drawn, of how badly their patches were foretold [B, T, L], as [B, T, parts]."""
         if self._parts == 1:
-            surprise = surprise.max(1)
-        surprise = surprise.reshape(len(seen), -1, self._parts)
+            surprise = surprise.max(2, keepdims=True)
         # Before a clip's first frame everything stood still, as it never does in a roll-out: of a ball that stands
         # still nobody knows where it goes, and half of what was drawn for a ball's errors was that.
         surprise[:, : self._model.config.history - 1] = 0
+        if kind:  # what comes before and after them is drawn for all errors
+            return surprise
         padded = np.pad(surprise, ((0, 0), (NEAR, NEAR), (0, 0)), mode="edge")
-        near = np.lib.stride_tricks.sliding_window_view(padded, 2 * NEAR + 1, 1).max(-1)
+        near: NDArray[np.float64] = np.lib.stride_tricks.sliding_window_view(padded, 2 * NEAR + 1, 1).max(-1)
         # Of squares a hit itself is to be drawn more often than what surrounds it.
-        self._errors[place] = near if self._parts == 1 else np.sqrt(near * surprise)
-        self._errors[place, list(own)] = -self._means(frames).reshape(near.shape)[list(own)]
+        return near if self._parts == 1 else np.sqrt(near * surprise)
 
     def draw(self, rng: np.random.Generator, count: int, config: KeptConfig) -> tuple[Places, Frames, Tensor]:
         """Some kept frames.
@@ -115,9 +126,17 @@ class Replay:
             Where they are kept, the frames, and the weights float32 [count], 1 in the mean, that make up for how often
             each is drawn.
         """
-        usual = _CEILING if self._parts == 1 else _CEILING_OF_PATCHES
-        ceiling = usual if config.ceiling is None else config.ceiling
-        here, frames, chances = self._chances(config.emphasis, config.anywhere, ceiling)
+        some = round(config.about_share * count) if self._about and config.emphasis else 0
+        drawn = [self._draw(rng, number, config, kind) for kind, number in enumerate((count - some, some)) if number]
+        order = rng.permutation(count)
+        at, part, weights = (np.concatenate(of)[order] for of in zip(*drawn, strict=True))
+        return Places(at, part), self._found(torch.from_numpy(at)), torch.from_numpy(weights.astype(np.float32))
+
+    def _draw(
+        self, rng: np.random.Generator, count: int, config: KeptConfig, kind: int
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
+        """Where frames drawn for one kind of errors are kept, of each the part it is drawn for, and its weight."""
+        here, frames, chances = self._chances(config.emphasis, config.anywhere, kind)
         chosen = frames.searchsorted(rng.random(count) * frames[-1], side="right")
         part = np.zeros(count, np.intp)
         if self._parts > 1:
@@ -126,35 +145,36 @@ class Replay:
         weights = (chances[chosen, part] * (chances.size / frames[-1])) ** -config.correction
         kept = len(chances) // len(here)
         at = np.ravel_multi_index((here[chosen // kept], chosen % kept), (self._rounds, kept))
-        index = torch.from_numpy(at)
-        return Places(at, part), self._found(index), torch.from_numpy((weights / weights.mean()).astype(np.float32))
+        return at, part, weights / weights.mean()
 
-    def _chances(self, emphasis: float, anywhere: float, ceiling: float) -> _Chances:
+    def _chances(self, emphasis: float, anywhere: float, kind: int) -> _Chances:
         """Where batches are kept, sums of frames' chances up to each, and of each those of its parts [F, parts]."""
-        if (emphasis, anywhere, ceiling) not in self._told:
+        if (emphasis, anywhere, kind) not in self._told:
             here = np.flatnonzero(self._numbers >= 0)
-            errors = self._errors[here]
+            errors = self._errors[kind, here]
             own = errors < 0  # they are told in means
             mean = max(1e-12, errors.mean(where=~own, dtype=np.float64)) if not own.all() else 1.0
-            chances = np.where(own, -errors, np.minimum(errors / np.float32(mean), np.float32(ceiling)))
+            most = np.inf if kind else _CEILING if self._parts == 1 else _CEILING_OF_PATCHES
+            chances = np.where(own, -errors, np.minimum(errors / np.float32(mean), np.float32(most)))
             chances = chances.reshape(-1, self._parts)
             chances += np.float32(_FLOOR)
-            chances **= np.float32(emphasis)
+            torch.from_numpy(chances).pow_(emphasis)
             chances *= np.float32((1 - anywhere) / chances.sum(dtype=np.float64))
             chances += np.float32(anywhere / chances.size)
-            self._told[emphasis, anywhere, ceiling] = here, chances.sum(1, dtype=np.float64).cumsum(), chances
-        return self._told[emphasis, anywhere, ceiling]
+            self._told[emphasis, anywhere, kind] = here, chances.sum(1, dtype=np.float64).cumsum(), chances
+        return self._told[emphasis, anywhere, kind]
 
-    def _surprise(self, kind: str, errors: NDArray[np.float32]) -> NDArray[np.float64]:
-        """How much worse patches were foretold than is usual at their place [N, L], by errors of one kind.
+    def _surprise(self, name: str, kind: int, errors: NDArray[np.float32]) -> NDArray[np.float64]:
+        """How much worse patches were foretold than is usual at their place [N, L], by errors [kinds, N, L] of a kind.
 
         Something is a little wrong at a paddle in every frame, and much where a ball has just been hit: by plain errors
         the frames of hits were hardly drawn more often than others (docs/experiments/2026-11-27-fifteenth-pong.md).
         """
-        now = errors.mean(0, dtype=np.float64)
-        usual = self._usual.get(kind, now)
-        self._usual[kind] = usual = usual + _FORGETS * (now - usual)
-        surprise: NDArray[np.float64] = errors / np.maximum(usual + 0.5 * usual.mean(), 1e-12)
+        name += ".about" * kind
+        now = errors[kind].mean(0, dtype=np.float64)
+        usual = self._usual.get(name, now)
+        self._usual[name] = usual = usual + _FORGETS * (now - usual)
+        surprise: NDArray[np.float64] = errors[kind] / np.maximum(usual + 0.5 * usual.mean(), 1e-12)
         return surprise
 
     def state(self) -> dict[str, Tensor]:
@@ -178,8 +198,10 @@ class Replay:
         """
         numbers, errors = state["numbers"].numpy(), state["errors"].numpy()
         parts = 1 if errors.ndim < 4 else errors.shape[-1]  # frames' own errors once had no dimension for parts
-        if errors.size and (len(numbers), parts) != (self._rounds, self._parts):
-            raise RunError("replay.clips or replay.crop is not what this run began its replay with: give what it was")
+        kinds = 1 if errors.ndim < 5 else len(errors)  # nor had errors one for kinds
+        if errors.size and (len(numbers), parts, kinds) != (self._rounds, self._parts, 1 + self._about):
+            told = "replay.clips, replay.crop or replay.about"
+            raise RunError(f"{told} is not what this run began its replay with: give what it was")
         for number in np.sort(numbers):
             if number < 0:
                 continue
@@ -234,7 +256,7 @@ class Replay:
                 self._held[name] = torch.empty(self._rounds, *value.shape, dtype=value.dtype, device=value.device)
             self._held[name][place] = value
         if not self._errors.size:
-            self._errors = np.zeros((self._rounds, *batch.actions.shape, self._parts), np.float32)
+            self._errors = np.zeros((1 + self._about, self._rounds, *batch.actions.shape, self._parts), np.float32)
         self._numbers[place] = number
         self._own.pop(place, None)
         if own:
