@@ -168,7 +168,7 @@ def peaked(model: WorldModel, store: ClipStore, peak: float) -> tuple[Replay, Te
 def test_an_error_counts_up_to_a_hundred_means(model: WorldModel, store: ClipStore) -> None:
     replay, errors = peaked(model, store, 10.0)
     mean = float(errors.mean())
-    assert 10 / mean > 200
+    assert 10 / mean > 150
     drawn, _, _ = replay.draw(np.random.default_rng(0), 20_000, ReplayConfig(emphasis=1))
     share = 100.1 / (100.1 + 223 * (0.01 / mean + 0.1))
     assert ((drawn.patches == 5) & (drawn.frames == 3)).mean() == pytest.approx(share, abs=0.02)
@@ -192,8 +192,8 @@ def test_a_share_of_the_frames_is_drawn_for_the_errors_of_some_things_alone(
     assert here[3, 5] > 0.7 and here[4, 9] + ((at.frames == 5) & (at.patches == 2)).mean() > 0.24
     assert not np.isin(at.frames[at.patches == 9], (2, 3, 5, 6)).any()
     assert float(weights.mean()) == pytest.approx(1)
-    for told, count in ((replace(how, about_share=0.0), 0), (replace(how, emphasis=0.0), 60)):
-        assert np.isin(replay.draw(np.random.default_rng(0), 400, told)[0].patches, (9, 2)).sum() <= count
+    for told, most in ((replace(how, about_share=0.0), 0), (replace(how, emphasis=0.0), 80)):  # 50 of an even draw
+        assert np.isin(replay.draw(np.random.default_rng(0), 400, told)[0].patches, (9, 2)).sum() <= most
 
 
 def test_a_share_of_the_draws_falls_anywhere(model: WorldModel, store: ClipStore) -> None:
@@ -213,12 +213,12 @@ def test_a_frame_counts_by_the_patch_that_is_worst_for_its_place(model: WorldMod
     errors = np.full((20, 16), 0.001, np.float32)
     errors[:, 3] = np.linspace(0.5, 1.5, 20)  # where something is always wrong
     errors[7, 9] = 0.5
-    surprise = replay._surprise("usual", errors)
+    surprise = replay._surprise("usual", 0, errors[None])
     assert surprise.max(1).argmax() == 7 and surprise.argmax() == 7 * 16 + 9
     assert surprise[:, 3].max() < 2
     for _ in range(200):
-        replay._surprise("usual", errors[:1])
-    now = replay._surprise("usual", errors[:1])[0, 3]
+        replay._surprise("usual", 0, errors[None, :1])
+    now = replay._surprise("usual", 0, errors[None, :1])[0, 3]
     assert now == pytest.approx(0.969, abs=0.001), "what is usual is that of now"
 
 
