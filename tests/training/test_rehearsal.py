@@ -71,7 +71,7 @@ def test_some_steps_are_of_whole_frames_drawn_evenly(store: ClipStore) -> None:
     rehearsal.begin(0, 200, {})
     rehearsal.draw(0, 1)
     rehearsal.replay._errors[:] = 1.0
-    rehearsal.replay._errors[0, 0, 3, 5] = 99.0
+    rehearsal.replay._errors[0, 0, 0, 3, 5] = 99.0
     rehearsal.replay._told.clear()
     squares: list[int] = []
     whole: list[int] = []
