@@ -45,6 +45,14 @@ def report(*cells: Report, **changes: Any) -> Report:
     return made | changes
 
 
+def test_a_world_whose_encoder_is_not_run_is_named_below_the_table() -> None:
+    blind = cell()
+    blind["facts"] |= {"encoder_sees": False}
+    assert "Of pong the encoder has learned nothing yet, and a tick does not run it" in as_markdown(report(blind))
+    blind["facts"] |= {"encoder_sees": True}
+    assert "encoder" not in as_markdown(report(blind)) and "encoder" not in as_markdown(report(cell()))
+
+
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     whole = report(cell(), cell(backend="inductor"), cell("out of memory", batch=4096))
     write(tmp_path / "a.json", whole)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldsim.engine.cache import RingCache, slot_ages
-from worldsim.engine.parts import DecodePart
+from worldsim.engine.parts import DecodePart, EncodePart
 from worldsim.engine.sampler import sample
 from worldsim.engine.session import Session
 from worldsim.errors import WorldsimError
@@ -92,6 +92,26 @@ def _bias_table(session: Session) -> None:
     RingCache.bias = bias  # type: ignore[method-assign]
 
 
+def _resting_encoder(session: Session) -> None:
+    """An encoder that does not see is not run; one that does is, with and without this."""
+
+    def forward(
+        self: EncodePart,
+        frames: Tensor,
+        before: Tensor,
+        action: Tensor,
+        level: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        bias: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        view = self.model.view(self.model.see(frames, before.dtype), before)
+        context, key, value = self.model.encode_step(view, action, level, keys, values, bias)
+        return context, view, self.model.scene(context, view), key, value
+
+    EncodePart.forward = forward  # type: ignore[method-assign]
+
+
 ABLATIONS: dict[str, Callable[[Session], None]] = {
     "modulation_table": _modulation_table,
     "few_kernel_norm": _few_kernel_norm,
@@ -99,6 +119,7 @@ ABLATIONS: dict[str, Callable[[Session], None]] = {
     "float32_ring": _float32_ring,
     "joined_scores": _joined_scores,
     "bias_table": _bias_table,
+    "resting_encoder": _resting_encoder,
 }
 
 

@@ -62,6 +62,7 @@ class EngineRunner:
             "steps": session.steps,
             "threads": torch.get_num_threads(),
             "window": world.config.model.window,
+            "encoder_sees": world.model.encoder.sees,
             "flops_per_tick": measure.flops_per_tick(world, session.steps, cell.batch),
             "matmul_flops_per_second": measure.matmul_rate(session.device, session.dtype),
             "warmup_seconds": warm,

@@ -64,11 +64,16 @@ class DecodePart(nn.Module):
 
 
 class EncodePart(nn.Module):
-    """A shown frame into memory: what runs behind the picture."""
+    """A shown frame into memory: what runs behind the picture.
+
+    Of a model whose encoder does not see (:attr:`CausalEncoder.sees`) no more is computed than what it gives all the
+    same; what is kept of a frame is then 0, and never looked at. Weights are not to change behind this module's back.
+    """
 
     def __init__(self, model: WorldModel) -> None:
         super().__init__()
         self.model = model
+        self.sees = model.encoder.sees or model.config.multiscale is not None  # which is kept in another shape
 
     def forward(
         self, frames: Tensor, before: Tensor, action: Tensor, level: Tensor, keys: Tensor, values: Tensor, bias: Tensor
@@ -88,7 +93,11 @@ class EncodePart(nn.Module):
             [layers, B, h, L, hd].
         """
         view = self.model.view(self.model.see(frames, before.dtype), before)
-        context, key, value = self.model.encode_step(view, action, level, keys, values, bias)
+        if self.sees:
+            context, key, value = self.model.encode_step(view, action, level, keys, values, bias)
+        else:
+            context = self.model.encoder.blind(action, level)
+            key = value = torch.zeros_like(keys.select(-2, 0))
         return context, view, self.model.scene(context, view), key, value
 
 

@@ -137,9 +137,19 @@ class CausalEncoder(nn.Module):
         """Whether no block adds anything to what it is given, so that the encoder is what it would be without them."""
         return not any(bool(weight.any()) for name, weight in self.blocks.named_parameters() if name.endswith(_ADDS))
 
-    def blind(self, previous_actions: Tensor) -> Tensor:
-        """Contexts [N, L, D] that tell where a token is and which action, int64 [N], came before its frame; no more."""
-        condition = self.action(previous_actions) + self.level.weight[0]
+    @property
+    def sees(self) -> bool:
+        """Whether anything but actions and noise levels tells in contexts: not where nobody has learned since
+        :meth:`rest`.
+        """
+        return not self.rests or bool(self.patches.weight.any()) or bool(self.patches.bias.any())
+
+    def blind(self, previous_actions: Tensor, levels: Tensor | None = None) -> Tensor:
+        """Contexts [N, L, D] that tell where a token is and which action, int64 [N], came before its frame; no more.
+
+        Of frames with ``levels`` of context noise, int64 [N]; of clean ones where that is None.
+        """
+        condition = self.action(previous_actions) + (self.level.weight[0] if levels is None else self.level(levels))
         return self.norm(self.position + condition.unsqueeze(-2))
 
     def _blocks(self) -> Iterator[EncoderBlock | MultiScaleBlock]:
