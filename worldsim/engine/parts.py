@@ -97,7 +97,7 @@ class EncodePart(nn.Module):
             context, key, value = self.model.encode_step(view, action, level, keys, values, bias)
         else:
             context = self.model.encoder.blind(action, level)
-            key = value = torch.zeros_like(keys.select(-2, 0))
+            key, value = torch.zeros_like(keys.select(-2, 0)), torch.zeros_like(values.select(-2, 0))
         return context, view, self.model.scene(context, view), key, value
 
 
