@@ -93,7 +93,9 @@ FOREIGN_CONFIGS = [
     (b"[]", "is not a world's"),
     (b'{"model_type": "llama"}', "is not a world's"),
     (b"\xff\xfe\x00", "JSON"),
-    (json.dumps({"format": FORMAT, "version": VERSION + 1}).encode(), f"version {VERSION + 1}"),
+    (json.dumps({"format": FORMAT, "version": VERSION + 1}).encode(), f"reads {VERSION}: upgrade worldsim"),
+    (json.dumps({"format": FORMAT, "version": VERSION - 1}).encode(), f"reads {VERSION}: train and save"),
+    (json.dumps({"format": FORMAT}).encode(), "version None"),
     (json.dumps({"format": FORMAT, "version": VERSION}).encode(), "checksum"),
 ]
 

@@ -55,9 +55,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise WorldError(f'{path} is not a world\'s: a world\'s {CONFIG} says "format": "{FORMAT}"')
     version = values.pop("version", None)
     if version != VERSION:
-        raise WorldError(
-            f"{path} has version {version}, this worldsim reads {VERSION}: upgrade worldsim, or save it again"
-        )
+        newer = isinstance(version, int) and version > VERSION
+        mend = "upgrade worldsim, or save it again" if newer else "train and save it again, or use the worldsim it is of"
+        raise WorldError(f"{path} has version {version}, this worldsim reads {VERSION}: {mend}")
     digests = values.pop("files", None)
     for name in (WEIGHTS, STARTS):
         _existing(folder / name)

@@ -107,9 +107,9 @@ def test_patches_are_drawn_by_their_own_errors_and_those_of_the_ticks_around(
     batch = clips(store, 0)
     replay.add(0, batch, model.see(batch.frames, torch.float32), (1,))
     kept = replay.state()
-    errors = torch.full((2, 2, 7, 16), 0.01, dtype=torch.float64)
-    errors[0, 0, 2:5, 5] = 1.0  # as an error at tick 3 is kept
-    errors[0, 1], own = -1, kept["errors"][0, 0, 1]
+    errors = torch.full((1, 2, 2, 7, 16), 0.01)
+    errors[0, 0, 0, 2:5, 5] = 1.0  # as an error at tick 3 is kept
+    errors[0, 0, 1], own = -1, kept["errors"][0, 0, 1]
     assert float(own.mean()) == pytest.approx(-1) and bool((own[0] == -1).all()), "nothing came before the first"
     replay.restore(kept | {"errors": errors}, lambda number: batch)
     drawn, _, weights = replay.draw(np.random.default_rng(0), 20_000, ReplayConfig(emphasis=1, correction=1))
@@ -132,7 +132,7 @@ def test_a_patch_counts_by_the_ticks_around_it_and_more_by_its_own(
     batch = clips(store, 0)
     replay.add(0, batch, model.see(batch.frames, torch.float32), ())
     own, around, usual = (float(replay.state()["errors"][0, 0, 0, tick, 5]) for tick in (3, 4, 6))
-    surprise = replay._surprise("usual", 0, errors[None].numpy())
+    surprise = replay._surprise("usual", errors.numpy())
     assert own == pytest.approx(surprise[3, 5]) and usual == pytest.approx(surprise[6, 5])
     assert around == pytest.approx((surprise[3, 5] * surprise[4, 5]) ** 0.5)
 
@@ -149,7 +149,7 @@ def test_what_a_clip_begins_with_is_not_drawn_for_its_errors(
     batch = clips(store, 0)
     replay.add(0, batch, model.see(batch.frames, torch.float32), ())
     kept = replay.state()["errors"][0, 0, 0]
-    surprise = replay._surprise("usual", 0, errors[None].numpy())
+    surprise = replay._surprise("usual", errors.numpy())
     assert float(kept[:2].max()) == 0 and float(kept[2, 5]) == pytest.approx(surprise[2, 5])
     assert float(kept[3, 5]) == pytest.approx((surprise[2, 5] * surprise[3, 5]) ** 0.5)
 
@@ -159,8 +159,8 @@ def peaked(model: WorldModel, store: ClipStore, peak: float) -> tuple[Replay, Te
     replay = Replay(DecoderObjective(model, LOSS, torch.float32, False), model, 1, 0, patches=True)
     batch = clips(store, 0)
     replay.add(0, batch, model.see(batch.frames, torch.float32), ())
-    errors = torch.full((1, 2, 7, 16), 0.01, dtype=torch.float64)
-    errors[0, 0, 3, 5] = peak
+    errors = torch.full((1, 1, 2, 7, 16), 0.01)
+    errors[0, 0, 0, 3, 5] = peak
     replay.restore(replay.state() | {"errors": errors}, lambda number: batch)
     return replay, errors
 
@@ -213,12 +213,12 @@ def test_a_frame_counts_by_the_patch_that_is_worst_for_its_place(model: WorldMod
     errors = np.full((20, 16), 0.001, np.float32)
     errors[:, 3] = np.linspace(0.5, 1.5, 20)  # where something is always wrong
     errors[7, 9] = 0.5
-    surprise = replay._surprise("usual", 0, errors[None])
+    surprise = replay._surprise("usual", errors)
     assert surprise.max(1).argmax() == 7 and surprise.argmax() == 7 * 16 + 9
     assert surprise[:, 3].max() < 2
     for _ in range(200):
-        replay._surprise("usual", 0, errors[None, :1])
-    now = replay._surprise("usual", 0, errors[None, :1])[0, 3]
+        replay._surprise("usual", errors[:1])
+    now = replay._surprise("usual", errors[:1])[0, 3]
     assert now == pytest.approx(0.969, abs=0.001), "what is usual is that of now"
 
 

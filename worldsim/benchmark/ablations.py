@@ -18,6 +18,7 @@ from worldsim.engine.sampler import sample
 from worldsim.engine.session import Session
 from worldsim.errors import WorldsimError
 from worldsim.model.attention import RMSNorm, SpatialAttention, TemporalAttention, attend
+from worldsim.model.encoder import CausalEncoder
 
 __all__ = ["ABLATIONS", "go_without"]
 
@@ -93,23 +94,11 @@ def _bias_table(session: Session) -> None:
 
 
 def _resting_encoder(session: Session) -> None:
-    """An encoder that does not see is not run; one that does is, with and without this."""
-
-    def forward(
-        self: EncodePart,
-        frames: Tensor,
-        before: Tensor,
-        action: Tensor,
-        level: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        bias: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        view = self.model.view(self.model.see(frames, before.dtype), before)
-        context, key, value = self.model.encode_step(view, action, level, keys, values, bias)
-        return context, view, self.model.scene(context, view), key, value
-
-    EncodePart.forward = forward  # type: ignore[method-assign]
+    """An encoder in which nothing was learned is not run; one that sees is, with and without this."""
+    CausalEncoder.sees = True  # type: ignore[method-assign, assignment]
+    encode = session._parts.encode
+    assert isinstance(encode, EncodePart)
+    encode.sees = True
 
 
 ABLATIONS: dict[str, Callable[[Session], None]] = {

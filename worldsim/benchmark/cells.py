@@ -69,7 +69,8 @@ class Cell:
             raise WorldsimError(f"surface is {self.surface!r}: there is engine and window")
         if self.model != SEPARABLE:
             Design.parse(self.model)
-            if self.surface != "engine" or self.without:
+            # Another design has no encoder that could rest: beside it, that of the separable one is to run.
+            if self.surface != "engine" or self.without not in (None, "resting_encoder"):
                 raise WorldsimError(
                     f"model={self.model} is measured as an engine and as it is: leave surface and without out"
                 )

@@ -101,7 +101,7 @@ def _below(report: Mapping[str, Any]) -> list[str]:
     lines = [f"{warm}. Jitter is p99 - p50 of the tick. {figures} {off} {delay}", ""]
     if resting := sorted({cell["cell"]["world"] for cell in measured if cell["facts"].get("encoder_sees") is False}):
         told = "the encoder has learned nothing yet, and a tick does not run it"
-        lines += [f"Of {', '.join(resting)} {told}: without=resting_encoder does. Designs are to be compared so.", ""]
+        lines += [f"Of {', '.join(resting)} {told}: without=resting_encoder does, as designs are to be compared.", ""]
     if any(len(repeat["samples"]["tick"]) >= _LONG for cell in measured for repeat in cell["repeats"]):
         lines += [*_along(measured), ""]
     lines += [f"Measured on: {_flat(report['environment'])}."]

@@ -115,8 +115,9 @@ class Rehearsal:
         self._batches: Generator[tuple[int, Batch], None, None] | None = None
         self._done = 0  # batches that have arrived
         self._rounds = max(1, how.clips // batch)
-        kinds = {"patches": how.by_patch, "turns": how.turns, "about": bool(how.about)}
-        self.replay = Replay(objective, model, self._rounds, seed, **kinds)
+        self.replay = Replay(
+            objective, model, self._rounds, seed, patches=how.by_patch, turns=how.turns, about=bool(how.about)
+        )
 
     def begin(self, step: int, last: int, kept: dict[str, Tensor]) -> None:
         """Make ready for steps ``step`` to ``last``; ``kept`` is the replay's state after the step before."""

@@ -28,7 +28,7 @@ NEAR = 2  # ticks around a frame whose errors count as its own when it arrives: 
 _CEILING, _FLOOR = 30.0, 0.1  # of errors, in means
 _CEILING_OF_PATCHES = 100.0  # a ball is a larger part of a patch than of a frame
 _OF_SOME = 50.0  # what an error of some things alone counts at most, in what is usual
-_KINDS = "usual", "left", "usual.about", "left.about"  # of errors
+_KINDS = "", ".about"  # of errors: all, and those of some things alone
 _FORGETS = 0.05  # of what is usual, with each batch of clips
 
 _Chances = tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float32]]
@@ -95,18 +95,18 @@ class Replay:
         chance = int(np.random.default_rng((self._seed, number)).integers(2**62))
         noise = torch.randn(shape, generator=torch.Generator().manual_seed(chance))
         errors = self._objective.arrival(frames, noise.to(seen.device)).cpu().numpy()
-        left = self._objective.turned(frames).cpu().numpy() if self._turns else None
-        rows = list(own)
+        told = {"usual": errors}
+        if self._turns:
+            told["left"] = self._objective.turned(frames).cpu().numpy()
         for kind in range(len(self._errors)):
-            known = [self._surprise("usual", kind, errors)]
-            if left is not None:
-                known.append(self._surprise("left", kind, left))
+            known = [self._surprise(name + _KINDS[kind], of[kind]) for name, of in told.items()]
             surprise = np.minimum(known, _OF_SOME if kind else np.inf).prod(0) ** (1 / len(known))
             self._errors[kind, place] = self._drawn_for(surprise.reshape(len(seen), -1, surprise.shape[-1]), kind)
-            self._errors[kind, place, rows] = -self._means(frames).reshape(self._errors[kind, place].shape)[rows]
+        rows = list(own)
+        self._errors[:, place, rows] = -self._means(frames).reshape(self._errors.shape[2:])[rows]
 
     def _drawn_for(self, surprise: NDArray[np.float64], kind: int) -> NDArray[np.float64]:
-        """By what frames [B, T] are drawn, of how badly their patches were foretold [B, T, L], as [B, T, parts]."""
+        """By what frames are drawn [B, T, parts], of how badly each of their patches was foretold [B, T, L]."""
         if self._parts == 1:
             surprise = surprise.max(2, keepdims=True)
         # Before a clip's first frame everything stood still, as it never does in a roll-out: of a ball that stands
@@ -164,17 +164,16 @@ class Replay:
             self._told[emphasis, anywhere, kind] = here, chances.sum(1, dtype=np.float64).cumsum(), chances
         return self._told[emphasis, anywhere, kind]
 
-    def _surprise(self, name: str, kind: int, errors: NDArray[np.float32]) -> NDArray[np.float64]:
-        """How much worse patches were foretold than is usual at their place [N, L], by errors [kinds, N, L] of a kind.
+    def _surprise(self, name: str, errors: NDArray[np.float32]) -> NDArray[np.float64]:
+        """How much worse patches were foretold than is usual at their place [N, L], by errors of one name.
 
         Something is a little wrong at a paddle in every frame, and much where a ball has just been hit: by plain errors
         the frames of hits were hardly drawn more often than others (docs/experiments/2026-11-27-fifteenth-pong.md).
         """
-        name += ".about" * kind
-        now = errors[kind].mean(0, dtype=np.float64)
+        now = errors.mean(0, dtype=np.float64)
         usual = self._usual.get(name, now)
         self._usual[name] = usual = usual + _FORGETS * (now - usual)
-        surprise: NDArray[np.float64] = errors[kind] / np.maximum(usual + 0.5 * usual.mean(), 1e-12)
+        surprise: NDArray[np.float64] = errors / np.maximum(usual + 0.5 * usual.mean(), 1e-12)
         return surprise
 
     def state(self) -> dict[str, Tensor]:
@@ -197,9 +196,8 @@ class Replay:
             RunError: it kept another number of clips, or frames whole where squares of them are to be drawn.
         """
         numbers, errors = state["numbers"].numpy(), state["errors"].numpy()
-        parts = 1 if errors.ndim < 4 else errors.shape[-1]  # frames' own errors once had no dimension for parts
-        kinds = 1 if errors.ndim < 5 else len(errors)  # nor had errors one for kinds
-        if errors.size and (len(numbers), parts, kinds) != (self._rounds, self._parts, 1 + self._about):
+        ours = 1 + self._about, self._rounds, self._parts
+        if errors.size and (len(errors), len(numbers), errors.shape[-1]) != ours:
             told = "replay.clips, replay.crop or replay.about"
             raise RunError(f"{told} is not what this run began its replay with: give what it was")
         for number in np.sort(numbers):
@@ -213,8 +211,9 @@ class Replay:
                 frames = torch.frombuffer(bytearray(packed), dtype=torch.uint8).view(len(own), *seen.shape[1:])
                 seen[list(own)] = self._model.shown(frames.to(seen.device), seen.dtype)
             self._put(int(number), batch, seen, own)
-        self._errors = errors.reshape(self._errors.shape).astype(np.float32)  # they once were of float64
-        self._usual = {kind: state[kind].numpy().copy() for kind in _KINDS if kind in state}
+        self._errors = errors.copy()
+        names = [name + kind for name in ("usual", "left") for kind in _KINDS]
+        self._usual = {name: state[name].numpy().copy() for name in names if name in state}
         self._told = {}
 
     def _means(self, frames: Frames) -> NDArray[np.float64]:
