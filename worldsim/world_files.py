@@ -56,7 +56,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     version = values.pop("version", None)
     if version != VERSION:
         newer = isinstance(version, int) and version > VERSION
-        mend = "upgrade worldsim, or save it again" if newer else "train and save it again, or use the worldsim it is of"
+        mend = "upgrade worldsim, or save it again" if newer else "train and save it again, or use its own worldsim"
         raise WorldError(f"{path} has version {version}, this worldsim reads {VERSION}: {mend}")
     digests = values.pop("files", None)
     for name in (WEIGHTS, STARTS):
