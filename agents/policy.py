@@ -22,6 +22,7 @@ from worldsim.engine.cache import make_cache
 from worldsim.engine.precision import pick_device, pick_dtype
 from worldsim.envs.observation import Observer, grey
 from worldsim.errors import WorldsimError
+from worldsim.model.trail import after
 from worldsim.schema import from_dict
 from worldsim.world import World
 
@@ -192,12 +193,14 @@ class Watcher:
         if not self._latent:
             return  # grey frames are stacked by decision, not by tick
         model = self._model
-        before = torch.full_like(self._level, model.no_action)
-        if actions is not None:
-            before = torch.from_numpy(actions).to(self._device)
+        if actions is None:
+            self._trail = torch.full_like(self._level, model.no_action)
+        else:
+            self._trail = after(self._trail, torch.from_numpy(actions).to(self._device), model.config)
         self._view = model.view(model.see(shown.to(self._device), self._dtype), self._view)
         cache = self._cache
-        context, key, value = model.encode_step(self._view, before, self._level, cache.keys, cache.values, cache.bias())
+        told = self._view, self._trail, self._level
+        context, key, value = model.encode_step(*told, cache.keys, cache.values, cache.bias())
         cache.write(key, value)
         self._context = context
 

@@ -69,7 +69,7 @@ def make_world() -> Callable[..., World]:
     keys = {"STAY": (), "LEFT": (("left",), ("a",)), "RIGHT": (("right",), ("d",)), "UP": (("up",),)}
     small = {"num_actions": 3, "height": 16, "width": 24, "dim": 32, "heads": 2, "window": 5}
     small |= {"encoder_layers": 2, "decoder_layers": 1, "decoder_width": 8, "margin": 1, "age_dim": 4, "reward_ages": 3}
-    small |= {"recency": True}
+    small |= {"recency": True, "past_actions": 2}
 
     def make(
         seed: int = 0, length: int = 3, end: bool = False, reward: int = 0, settings: Any = None, **size: Any

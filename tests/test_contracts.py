@@ -27,10 +27,10 @@ TWO_SCALES = {
 
 
 def clip(model: WorldModel, rows: int, length: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Random patches [rows, T, L, P], previous actions and context levels [rows, T]."""
+    """Random patches [rows, T, L, P], trails and context levels [rows, T]."""
     c, generator = model.config, torch.Generator().manual_seed(seed)
     patches = torch.rand(rows, length, c.tokens, c.patch_dim, generator=generator) * 2 - 1
-    previous = torch.randint(c.num_actions, (rows, length), generator=generator)
+    previous = torch.randint(model.no_action, (rows, length), generator=generator)
     previous[:, 0] = model.no_action
     return patches, previous, torch.randint(c.context_levels, (rows, length), generator=generator)
 
@@ -129,7 +129,7 @@ def test_a_session_remembers_what_it_showed_as_a_full_forward_would(world: World
             actions[row].append(taken[row])
             if tick % 4 == 0 or tick == ticks - 1:
                 seen = model.patchify(torch.from_numpy(np.stack(frames[row])).float() / 127.5 - 1)[None]
-                previous = torch.tensor([[model.no_action, *actions[row]]])
+                previous = model.previous_actions(torch.tensor([actions[row]]))
                 full = model.encode(model.views(seen), previous, torch.zeros_like(previous))[0, -1]
                 torch.testing.assert_close(context[row], full, **TOLERANCE)
     session.close()

@@ -155,6 +155,7 @@ def test_a_state_that_does_not_belong_is_refused_and_the_session_plays_on(make_w
         "tick is damaged": replace(state, tick=state.tick.astype(np.float64)),
         "frames is damaged": replace(state, frames=None),  # type: ignore[arg-type]
         "action or reward is damaged": replace(state, actions=state.actions + 3),
+        "count, action or reward is damaged": replace(state, trail=state.trail - 16),
         "reward is damaged": replace(state, since=np.full_like(state.since, np.iinfo(np.int64).min)),
         "generator is damaged": nan,
         "not a state": "state",

@@ -196,6 +196,30 @@ def test_a_share_of_the_frames_is_drawn_for_the_errors_of_some_things_alone(
         assert np.isin(replay.draw(np.random.default_rng(0), 400, told)[0].patches, (9, 2)).sum() <= most
 
 
+@pytest.mark.parametrize("emphasis", [1, 3])
+def test_own_frames_are_drawn_as_often_as_they_are_kept_whatever_the_errors_of_others(
+    model: WorldModel, store: ClipStore, emphasis: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And mostly for what has changed in them: of some things' errors, for what has changed of those."""
+    objective = DecoderObjective(model, LOSS, torch.float32, False)
+    errors = torch.full((2, 14, 16), 1e-3)
+    errors[:, 3, 5] = 1.0
+    moved = torch.zeros(2, 14, 16)
+    moved[1, 9, 6] = 1.0
+    monkeypatch.setattr(objective, "arrival", lambda frames, noise: errors)
+    monkeypatch.setattr(objective, "moved", lambda frames: moved)
+    replay = Replay(objective, model, 1, 0, patches=True, about=True)
+    batch = clips(store, 0)
+    replay.add(0, batch, model.see(batch.frames, torch.float32), (1,))
+    for share, most in ((0.0, None), (1.0, 0.9)):
+        how = ReplayConfig(emphasis=emphasis, about_share=share)
+        at, _, _ = replay.draw(np.random.default_rng(0), 4000, how)
+        assert (at.frames >= 7).mean() == pytest.approx(0.5, abs=0.03), "one of two clips"
+        own = at.frames[at.frames >= 7], at.patches[at.frames >= 7]
+        if most is not None and emphasis > 1:
+            assert ((own[0] == 9) & (own[1] == 6)).mean() > most
+
+
 def test_a_share_of_the_draws_falls_anywhere(model: WorldModel, store: ClipStore) -> None:
     replay, _ = peaked(model, store, 1.0)
     for anywhere in (0.0, 0.3):

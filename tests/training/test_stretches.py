@@ -93,6 +93,36 @@ def test_a_run_can_be_told_of_rewards_that_its_world_was_not_told_of(
         )
 
 
+def test_a_run_can_see_more_frames_and_be_told_more_actions_than_its_world(
+    pong_data: Dataset, straight: Path, tmp_path: Path
+) -> None:
+    """And begins with what that one made of fewer."""
+    export(Run(straight), tmp_path / "first")
+    first = load_world(str(tmp_path / "first")).model.float()
+    shape = SHAPE | {"history": 6, "past_actions": 3}
+    run = Trainer(config(pong_data, tmp_path / "run", init=str(tmp_path / "first"), steps=1, model=shape), Ranks())
+    batch = make_batch(run.clips, run.shape, run.loss, 0, 0, range(2))
+    made, cues, sign = [], batch.cues(run.shape).flatten(), torch.ones_like(batch.rewards)
+    noisy = torch.randn(len(cues), run.shape.tokens, run.shape.patch_dim, generator=torch.Generator().manual_seed(0))
+    for model in (run.model, first):
+        with torch.no_grad():
+            views, previous = model.views(model.see(batch.frames, torch.float32)), model.previous_actions(batch.actions)
+            context = model.encode(views, previous, torch.zeros_like(previous))
+            scene = model.scene(context[:, :-1].flatten(0, 1), views[:, :-1].flatten(0, 1))
+            frames = model.denoise(noisy, scene, model.modulations(torch.ones(len(cues)), cues))
+            made.append((context, frames, *model.outcome(context[:, 1:], views[:, 1:], sign)))
+    for ours, theirs in zip(*made, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+        assert ours.std() > 0
+    run.train()
+    assert run.model.encoder.older is not None and run.model.encoder.older.weight.any(), "it learns"
+    export(Run(tmp_path / "run"), tmp_path / "second")
+    for fewer in ({"history": 4, "past_actions": 3}, {"history": 6, "past_actions": 1}):
+        with pytest.raises(RunError, match=r"has model\.(history=6, not 4|past_actions=3, not 1)"):
+            told = config(pong_data, tmp_path / "no", init=str(tmp_path / "second"), steps=1, model=SHAPE | fewer)
+            Trainer(told, Ranks())
+
+
 def test_a_decoder_can_be_given_attention_that_adds_nothing_at_first(
     pong_data: Dataset, straight: Path, tmp_path: Path
 ) -> None:

@@ -69,6 +69,24 @@ def test_whole_objects_are_read_to_a_tenth_of_a_pixel(reader: ColourReader) -> N
         assert abs(float(reading.y) - (top + height / 2 - 0.5)) < 0.1
 
 
+def test_middles_are_those_of_what_is_read_where_there_is_one(reader: ColourReader) -> None:
+    """And NaN where there are none, or two."""
+    frames = [
+        court(("ball", x, y, 1), ("player", 58, 20, 1)) for x, y in ((10.3, 20.7), (40, 5.5), (56.9, 21.2), (30.5, 60))
+    ]
+    frames += [court(("player", 58, 20, 1)), court(("ball", 10, 10, 1), ("ball", 40, 40, 1))]
+    frames += [court(("ball", 9, 9, 0.6))]
+    for names in (["ball"], ["player", "ball"]):
+        middles, read = reader.middles(np.stack(frames), names), reader.read(np.stack(frames))
+        assert middles.shape == (len(names), 7, 2)
+        ball = read["ball"]
+        np.testing.assert_allclose(middles[-1, :4], np.stack((ball.x, ball.y), 1)[:4], atol=0.05)
+        assert np.isnan(middles[-1, 4:]).all()
+    np.testing.assert_allclose(reader.middles(np.stack(frames), ["player"])[0, :5, 1], 20 + 6.4 / 2 - 0.5, atol=0.1)
+    with pytest.raises(SourceError, match="no object 'bat'"):
+        reader.middles(np.stack(frames), ["bat"])
+
+
 def test_an_empty_field_holds_nothing(reader: ColourReader) -> None:
     for reading in reader.read(court()).values():
         assert reading.count == 0 and not reading.present and np.isnan(reading.x)

@@ -48,6 +48,9 @@ class ClipStore:
         episodes: Which of its episodes, e.g. ``dataset.train``.
         length: Frames in a clip (T).
 
+    Attributes:
+        episodes: Those that are as long as a clip.
+
     Raises:
         DataError: an episode cannot be read, or none is as long as a clip.
     """
@@ -60,12 +63,12 @@ class ClipStore:
             )
         self.length = length
         with ThreadPoolExecutor(_READERS) as readers:
-            self._episodes = list(readers.map(lambda info: _PackedEpisode.of(dataset.load(info)), long_enough))
+            self.episodes = list(readers.map(lambda info: PackedEpisode.of(dataset.load(info)), long_enough))
         # Of every episode the number of its first clip, and at last how many there are.
-        self._first = np.cumsum([0, *(episode.frames.count + 1 - length for episode in self._episodes)])
+        self._first = np.cumsum([0, *(episode.frames.count + 1 - length for episode in self.episodes)])
         holding: dict[str, list[NDArray[np.intp]]] = {"lost": [], "won": [], "end": []}
         self._rewards: list[NDArray[np.intp]] = []
-        for first, episode in zip(self._first[:-1], self._episodes, strict=True):
+        for first, episode in zip(self._first[:-1], self.episodes, strict=True):
             events = {"lost": episode.rewards < 0, "won": episode.rewards > 0, "end": episode.terminated}
             for kind, event in events.items():
                 before = np.concatenate(([0], np.cumsum(event)))
@@ -81,7 +84,7 @@ class ClipStore:
     def __getitem__(self, index: int) -> Clip:
         """Clip number ``index``."""
         number = int(np.searchsorted(self._first, index, "right")) - 1
-        episode, start = self._episodes[number], index - int(self._first[number])
+        episode, start = self.episodes[number], index - int(self._first[number])
         acts = slice(start, start + self.length - 1)
         frames = episode.frames.unpack(start, start + self.length)
         since = episode.since[start : start + self.length]
@@ -128,7 +131,7 @@ class ClipStore:
 
 
 @dataclass(frozen=True, eq=False)
-class _PackedEpisode:
+class PackedEpisode:
     """As :class:`~worldsim.data.episodes.Episode`, with what a clip holds of it."""
 
     frames: PackedFrames
@@ -138,6 +141,6 @@ class _PackedEpisode:
     since: NDArray[np.int64]
 
     @classmethod
-    def of(cls, episode: Episode) -> _PackedEpisode:
+    def of(cls, episode: Episode) -> PackedEpisode:
         frames, since = PackedFrames.pack(episode.frames), since_rewards(episode.rewards)
         return cls(frames, episode.actions.astype(np.int64), episode.rewards, episode.terminated, since)

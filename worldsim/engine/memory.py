@@ -12,6 +12,7 @@ from torch import Tensor
 from worldsim.engine.backends import Part
 from worldsim.engine.cache import make_cache
 from worldsim.engine.prime import prime
+from worldsim.model.trail import after
 from worldsim.model.world_model import WorldModel
 from worldsim.start import Start
 
@@ -28,6 +29,7 @@ class Memory:
         cache: Keys and values of past frames.
         frames: uint8 [B, H, W, 3], the frames last shown.
         action: int64 [B] on the CPU, the actions that led to them.
+        trail: int64 [B], all that led to the last committed ones; see :mod:`worldsim.model.trail`.
         context: [B, L, D], the encoder's tokens of the last committed frames.
         view: [B, L, V] of the same frames.
         scene: [B, H / 2, W / 2, C], what the decoder needs of the two.
@@ -42,6 +44,7 @@ class Memory:
         self.cache = make_cache(model, batch)
         self.frames = torch.zeros(batch, c.height, c.width, 3, dtype=torch.uint8, device=device)
         self.action = torch.zeros(batch, dtype=torch.int64)
+        self.trail = torch.full((batch,), model.no_action, device=device)
         self.context = torch.zeros(batch, c.tokens, c.dim, dtype=weight.dtype, device=device)
         self.view = torch.zeros(batch, c.tokens, c.view_dim, dtype=weight.dtype, device=device)
         self._level = torch.full((batch,), context_level, device=device)
@@ -60,10 +63,10 @@ class Memory:
             encode: See :class:`~worldsim.engine.parts.EncodePart`.
             by_row: See :meth:`Cache.bias`.
         """
-        cache, action = self.cache, self.action.to(self.frames.device)
-        bias = cache.bias(by_row=by_row)
+        cache, bias = self.cache, self.cache.bias(by_row=by_row)
+        self.trail = after(self.trail, self.action.to(self.frames.device), self._model.config)
         self.context, self.view, self.scene, key, value = encode(
-            self.frames, self.view, action, self._level, cache.keys, cache.values, bias
+            self.frames, self.view, self.trail, self._level, cache.keys, cache.values, bias
         )
         cache.write(key, value)
 
@@ -77,6 +80,7 @@ class Memory:
             "view": self.view[rows],
             "frames": self.frames[rows],
             "actions": self.action[rows],
+            "trail": self.trail[rows],
         }
 
     def restore(self, rows: list[int], held: dict[str, Tensor]) -> None:
@@ -87,6 +91,7 @@ class Memory:
         self.view[rows] = held["view"].to(self.view.device)
         self.frames[rows] = held["frames"].to(self.frames.device)
         self.action[rows] = held["actions"]
+        self.trail[rows] = held["trail"].to(self.trail.device)
         self.scene = self._model.scene(self.context, self.view)
 
     def _prime(self, rows: list[int], starts: list[Start]) -> None:
@@ -98,8 +103,9 @@ class Memory:
         actions = torch.from_numpy(np.stack([start.actions for start in starts]))  # [n, N-1]
         device, dtype = self.context.device, self.context.dtype
         patches = self._model.see(frames.to(device), dtype)
-        context, view = prime(self._model, cache, patches, actions.to(device), self._level[: len(rows)])
+        trails = self._model.previous_actions(actions.to(device))
+        context, view = prime(self._model, cache, patches, trails, self._level[: len(rows)])
         if not whole:
             self.cache.adopt(rows, cache)
-        self.context[rows], self.view[rows] = context, view
+        self.context[rows], self.view[rows], self.trail[rows] = context, view, trails[:, -1]
         self.frames[rows] = frames[:, -1].to(device)

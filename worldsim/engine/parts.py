@@ -83,7 +83,7 @@ class EncodePart(nn.Module):
         Args:
             frames: uint8 [B, H, W, 3].
             before: View of the frame before [B, L, V].
-            action: int64 [B], the action that led here.
+            action: int64 [B], the trail that led here, see :mod:`worldsim.model.trail`.
             level: int64 [B], context-noise bucket.
             keys, values: [layers, B, h, L, W-1, hd].
             bias: [layers, B or 1, h, 1, W-1].

@@ -33,26 +33,22 @@ def choose_start(world: World, start: StartLike, generator: torch.Generator) -> 
     return world.find_start(start)
 
 
-def prime(
-    model: WorldModel, cache: Cache, patches: Tensor, actions: Tensor, level: Tensor
-) -> tuple[Tensor, Tensor]:
+def prime(model: WorldModel, cache: Cache, patches: Tensor, trails: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
     """Feed real frames and actions to the encoder, one frame at a time as if they had been played.
 
     Args:
         model: The cache's model.
         cache: Of n rows, written to.
         patches: [n, N, L, P].
-        actions: int64 [n, N-1]; action t was taken between frames t and t+1.
+        trails: int64 [n, N], of the actions that led to each, see :mod:`worldsim.model.trail`.
         level: int64 [n], context-noise bucket that the encoder is told of.
 
     Returns:
         Context [n, L, D] and view [n, L, V] of the last frame.
     """
     views = model.views(patches)
-    previous = torch.full_like(level, model.no_action)
     for t in range(views.shape[1]):
-        if t:
-            previous = actions[:, t - 1]
-        context, key, value = model.encode_step(views[:, t], previous, level, cache.keys, cache.values, cache.bias())
+        led = trails[:, t]
+        context, key, value = model.encode_step(views[:, t], led, level, cache.keys, cache.values, cache.bias())
         cache.write(key, value)
     return context, views[:, -1]

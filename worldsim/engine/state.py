@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.errors import WorldsimError
+from worldsim.model.trail import no_trail
 from worldsim.start import LONGEST
 from worldsim.world import World
 
-STATE_VERSION = 4
+STATE_VERSION = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,7 @@ class SessionState:
         since: int64 [n], the last reward's sign times its age, see :func:`~worldsim.model.cue.since_rewards`.
         frames: uint8 [n, H, W, 3].
         actions: int64 [n].
+        trail: int64 [n], see :mod:`worldsim.model.trail`.
         generators: uint8 [n, G].
         score: int64 [n, 2].
         tick: int64 [n].
@@ -54,6 +56,7 @@ class SessionState:
     since: NDArray[np.int64]
     frames: NDArray[np.uint8]
     actions: NDArray[np.int64]
+    trail: NDArray[np.int64]
     generators: NDArray[np.uint8]
     score: NDArray[np.int64]
     tick: NDArray[np.int64]
@@ -70,9 +73,7 @@ def gather_state(world: str, dtype: torch.dtype, pending: bool, **arrays: Tensor
     return SessionState(STATE_VERSION, world, str(dtype), pending, **held)
 
 
-def checked_state(
-    state: SessionState, world: World, dtype: torch.dtype, memory: Tensor, rows: int
-) -> SimpleNamespace:
+def checked_state(state: SessionState, world: World, dtype: torch.dtype, memory: Tensor, rows: int) -> SimpleNamespace:
     """The tensors of a state, on the CPU, after checking that it fits.
 
     Args:
@@ -110,6 +111,7 @@ def checked_state(
         "since": ((rows,), whole),
         "frames": ((rows, c.height, c.width, 3), np.dtype(np.uint8)),
         "actions": ((rows,), whole),
+        "trail": ((rows,), whole),
         "generators": ((rows, *random), np.dtype(np.uint8)),
         "score": ((rows, 2), whole),
         "tick": ((rows,), whole),
@@ -120,6 +122,7 @@ def checked_state(
             raise WorldsimError(f"the state's {name} is damaged: it should be {kind} {list(shape)}")
     sound = state.written.min() >= 1 and 0 <= state.told.min() <= state.told.max() <= 2
     sound = sound and -2 * LONGEST < state.since.min() <= state.since.max() < 2 * LONGEST
+    sound = sound and 0 <= state.trail.min() <= state.trail.max() <= no_trail(c)
     if not sound or not 0 <= state.actions.min() <= state.actions.max() < c.num_actions:
         raise WorldsimError("the state's frame count, action or reward is damaged: take a new one")
     try:

@@ -15,6 +15,7 @@ from worldsim.engine.cache import make_cache
 from worldsim.engine.precision import pick_device, pick_dtype
 from worldsim.evaluation.events import points, score
 from worldsim.evaluation.subject import Subject
+from worldsim.model.trail import after
 from worldsim.vision.reading import Readings
 
 STRETCH = 400  # ticks of an episode that run as one row of a batch
@@ -74,18 +75,16 @@ def predict(
         cache, before = make_cache(model, len(batch)), None
         told = torch.ones(len(batch), dtype=torch.int64, device=device)
         level = torch.full((len(batch),), subject.world.config.context_level, device=device)
+        trail = torch.full_like(level, model.no_action)
         for step in range(max(last - begin for last, begin in zip(lasts, begins, strict=True)) + 1):
             # A row that is done repeats its last frame; what it says then is not used.
             at = [min(begin + step, last) for begin, last in zip(begins, lasts, strict=True)]
             frames = np.stack([episodes[e].frames[t] for (e, _), t in zip(batch, at, strict=True)])
-            past = [
-                int(episodes[e].actions[t - 1]) if step else model.no_action
-                for (e, _), t in zip(batch, at, strict=True)
-            ]
+            if step:
+                past = [int(episodes[e].actions[t - 1]) for (e, _), t in zip(batch, at, strict=True)]
+                trail = after(trail, torch.tensor(past, device=device), model.config)
             view = before = model.view(model.see(torch.from_numpy(frames).to(device), dtype), before)
-            context, key, value = model.encode_step(
-                view, torch.tensor(past, device=device), level, cache.keys, cache.values, cache.bias()
-            )
+            context, key, value = model.encode_step(view, trail, level, cache.keys, cache.values, cache.bias())
             cache.write(key, value)
             logits = model.outcome(context, view, told)[:2]
             # As after a session's reset: nothing was told before the stretch begins.

@@ -74,6 +74,7 @@ class ModelConfig:
         age_dim: So many values of each head of the encoder are also told how old the frames are that it looks at, see
             :class:`~worldsim.model.attention.TemporalAttention`; even. With ``multiscale``, which has positions of its
             own, it is 0.
+        past_actions: Actions that a frame's context tells, the last one among them; see :mod:`worldsim.model.trail`.
         reward_ages: Ticks for which the decoder is told the sign and the age of the last reward; see
             :mod:`worldsim.model.cue`. 0: it is told of no reward.
         recency: Whether a head tells from the frames whether the last reward is so young, and of which sign, so that a
@@ -103,6 +104,7 @@ class ModelConfig:
     decoder_heads: int = 0
     window: int = 16
     age_dim: int = 0
+    past_actions: int = 1
     reward_ages: int = 0
     recency: bool = False
     mlp_ratio: int = 4
@@ -122,13 +124,12 @@ class ModelConfig:
             "encoder_layers",
             "decoder_layers",
             "decoder_width",
+            "past_actions",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must be at least 1, not {getattr(self, name)}")
         if self.height % self.patch or self.width % self.patch:
-            raise ValueError(
-                f"frames of {self.height}x{self.width} do not divide into patches of {self.patch}"
-            )
+            raise ValueError(f"frames of {self.height}x{self.width} do not divide into patches of {self.patch}")
         if self.decoder not in DECODERS:
             raise ValueError(f"model.decoder must be one of {', '.join(DECODERS)}, not {self.decoder}")
         sides = self.height % (2 * CELL) or self.width % (2 * CELL)
@@ -144,6 +145,10 @@ class ModelConfig:
         for name in ("margin", "extrapolated", "reward_ages", "decoder_heads"):
             if getattr(self, name) < 0:
                 raise ValueError(f"model.{name} must be at least 0, not {getattr(self, name)}")
+        if (self.num_actions + 1) ** self.past_actions > 2**40:
+            raise ValueError(
+                f"model.past_actions={self.past_actions} of {self.num_actions} are too many to count: give fewer"
+            )
         if self.recency and not self.reward_ages:
             raise ValueError("model.recency corrects what model.reward_ages tells: give that too")
         if self.dim % self.heads:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from worldsim.model.attention import MLP, RMSNorm, SpatialAttention, TemporalAttention, ring_bias
 from worldsim.model.config import ModelConfig
 from worldsim.model.multiscale import MultiScaleBlock
+from worldsim.model.trail import told
 
 
 class EncoderBlock(nn.Module):
@@ -58,6 +59,10 @@ class CausalEncoder(nn.Module):
         # Unit scale, not 0.02: a token must know where it is from the first step (see docs/experiments).
         self.position = nn.Parameter(0.5 * torch.randn(config.tokens, config.dim))
         self.action = nn.Embedding(config.num_actions + 1, config.dim)  # the last row: no action came before
+        rows = (config.past_actions - 1) * (config.num_actions + 1)
+        self.older = nn.Embedding(rows, config.dim) if rows else None  # of the actions before it, each age's in turn
+        if self.older is not None:
+            nn.init.zeros_(self.older.weight)
         self.level = nn.Embedding(config.context_levels, config.dim)
         layers = range(config.encoder_layers)
         self.blocks = nn.ModuleList(
@@ -66,8 +71,8 @@ class CausalEncoder(nn.Module):
         self.norm = RMSNorm(config.dim, eps=1e-6)
 
     def embed(self, views: Tensor, previous_actions: Tensor, levels: Tensor) -> Tensor:
-        """Tokens [..., L, D] from views [..., L, V], actions [...] and context-noise buckets [...]."""
-        condition = self.action(previous_actions) + self.level(levels)
+        """Tokens [..., L, D] from views [..., L, V], trails [...] and context-noise buckets [...]."""
+        condition = self._told(previous_actions) + self.level(levels)
         return self.patches(views) + self.position + condition.unsqueeze(-2)
 
     def forward(self, views: Tensor, previous_actions: Tensor, levels: Tensor) -> Tensor:
@@ -75,7 +80,8 @@ class CausalEncoder(nn.Module):
 
         Args:
             views: [B, T, L, V], see :meth:`~worldsim.model.world_model.WorldModel.views`.
-            previous_actions: int64 [B, T]; entry t is action[t-1], ``num_actions`` where there is none.
+            previous_actions: int64 [B, T], trails (:mod:`worldsim.model.trail`); of one action, entry t is
+                action[t-1], ``num_actions`` where there is none.
             levels: int64 [B, T], context-noise buckets.
 
         Returns:
@@ -99,7 +105,7 @@ class CausalEncoder(nn.Module):
 
         Args:
             view: [B, L, V].
-            previous_action: int64 [B].
+            previous_action: int64 [B], a trail.
             level: int64 [B].
             keys, values: [layers, B, h, L, W-1, hd]; at two scales [layers, B, entries, hd].
             bias: [layers, B, h, 1 + age_dim, W-1], see :meth:`ring_bias`; at two scales the slots' ages, see
@@ -145,12 +151,21 @@ class CausalEncoder(nn.Module):
         return not self.rests or bool(self.patches.weight.any()) or bool(self.patches.bias.any())
 
     def blind(self, previous_actions: Tensor, levels: Tensor | None = None) -> Tensor:
-        """Contexts [N, L, D] that tell where a token is and which action, int64 [N], came before its frame; no more.
+        """Contexts [N, L, D] that tell where a token is and which trail, int64 [N], led to its frame; no more.
 
         Of frames with ``levels`` of context noise, int64 [N]; of clean ones where that is None.
         """
-        condition = self.action(previous_actions) + (self.level.weight[0] if levels is None else self.level(levels))
+        condition = self._told(previous_actions) + (self.level.weight[0] if levels is None else self.level(levels))
         return self.norm(self.position + condition.unsqueeze(-2))
+
+    def _told(self, trail: Tensor) -> Tensor:
+        """What trails [...] add to tokens [..., D]."""
+        last, *before = told(trail, self.config)
+        added: Tensor = self.action(last)
+        if self.older is not None:
+            for age, action in enumerate(before):
+                added = added + self.older(action + age * (self.config.num_actions + 1))
+        return added
 
     def _blocks(self) -> Iterator[EncoderBlock | MultiScaleBlock]:
         for block in self.blocks:  # ModuleList forgets what it holds

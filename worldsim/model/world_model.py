@@ -15,6 +15,7 @@ from worldsim.model.motion import MotionExtrapolation
 from worldsim.model.outcome import OutcomeHead
 from worldsim.model.patches import patchify, shown, unpatchify
 from worldsim.model.token_decoder import TokenDecoder
+from worldsim.model.trail import no_trail, trails
 
 
 class WorldModel(nn.Module):
@@ -35,8 +36,8 @@ class WorldModel(nn.Module):
 
     @property
     def no_action(self) -> int:
-        """Index of "no action came before" among the encoder's actions."""
-        return self.config.num_actions
+        """The trail of "no action came before"."""
+        return no_trail(self.config)
 
     @property
     def memory_layers(self) -> int:
@@ -44,8 +45,8 @@ class WorldModel(nn.Module):
         return self.config.encoder_layers
 
     def previous_actions(self, actions: Tensor) -> Tensor:
-        """Actions [B, T-1] after a clip's frames but the last to those before each of its frames [B, T]."""
-        return torch.cat((torch.full_like(actions[:, :1], self.no_action), actions), 1)
+        """Actions [B, T-1] after a clip's frames but the last to the trails that led to each of its frames [B, T]."""
+        return trails(actions, self.config)
 
     def patchify(self, frames: Tensor) -> Tensor:
         """Frames [..., H, W, 3] to patches [..., L, P]."""

@@ -15,6 +15,7 @@ from worldsim.envs.source_config import load_source
 from worldsim.errors import RunError
 from worldsim.model.ages import of_window
 from worldsim.model.config import ModelConfig
+from worldsim.model.grown import of_history
 from worldsim.model.world_model import WorldModel
 from worldsim.settings import group_names
 from worldsim.training.run import Run
@@ -27,10 +28,12 @@ _PLACE = re.compile(r"(?<==)/[^\s`'\"]+")
 def adopt_weights(model: WorldModel, name: str, run: Run, anew: tuple[str, ...] = ()) -> None:
     """Start from a world's weights, and remember in the run how that world was made.
 
-    Its window may be another one: frames that are older than it knew are begun to be looked at as its oldest are. And
-    it need not have been told of rewards (``model.reward_ages``, ``model.recency``), nor have attention in its decoder
-    (``model.decoder_heads``): that is begun to be learned. Of an encoder that rests, ``model.encoder_layers`` may be
-    fewer: what is left out adds nothing.
+    Its window may be another one: frames that are older than it knew are begun to be looked at as its oldest are. It
+    may have seen fewer frames at once (``model.history``, without ``model.extrapolated``) and have been told of the
+    last action alone (``model.past_actions``): what is older begins by adding nothing. And it need not have been told
+    of rewards (``model.reward_ages``, ``model.recency``), nor have attention in its decoder (``model.decoder_heads``):
+    that is begun to be learned. Of an encoder that rests, ``model.encoder_layers`` may be fewer: what is left out adds
+    nothing.
 
     Args:
         model: Is given them.
@@ -48,6 +51,11 @@ def adopt_weights(model: WorldModel, name: str, run: Run, anew: tuple[str, ...] 
         may_differ.append("encoder_layers")
     if not parent.config.model.reward_ages:
         may_differ, anew = [*may_differ, "reward_ages"], (*anew, "decoder.reward.weight")
+    if parent.config.model.past_actions == 1 < model.config.past_actions:
+        may_differ, anew = [*may_differ, "past_actions"], (*anew, "encoder.older.weight")
+    grown = parent.config.model.history < model.config.history and not parent.config.model.extrapolated
+    if grown:
+        may_differ.append("history")
     if not parent.config.model.recency:
         may_differ.append("recency")
         anew = (*anew, *(name for name, _ in model.named_parameters() if name.startswith("heads.recent.")))
@@ -57,6 +65,8 @@ def adopt_weights(model: WorldModel, name: str, run: Run, anew: tuple[str, ...] 
         anew = (*anew, *mixing)
     check_shape(parent, name, model.config, may_differ)
     weights = of_window(parent.model.state_dict(), model.config.window)
+    if grown:
+        weights = of_history(weights, parent.config.model, model.config)
     ours = model.state_dict()
     model.load_state_dict({key: ours[key] if key.endswith(anew) else weights[key] for key in ours})
     remember_parents(run, {f"init={name}": parent})

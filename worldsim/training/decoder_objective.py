@@ -150,6 +150,11 @@ class DecoderObjective:
             return counted((model.shown(following, dtype) - shown[:, -1] - due).float())
 
         @torch.no_grad()
+        def moved(before: Tensor) -> Tensor:
+            shown = model.shown(before, dtype)
+            return counted((shown[:, 1] - shown[:, 0]).float())
+
+        @torch.no_grad()
         def encode(seen: Tensor, actions: Tensor) -> Tensor:
             if blind:
                 return seen.new_empty(*actions.shape, 0)
@@ -159,7 +164,7 @@ class DecoderObjective:
 
         self.dtype = dtype
         self._loss, self._arrival, self._encode = computer.built(loss), computer.built(arrival), computer.built(encode)
-        self._turned = computer.built(turned)
+        self._turned, self._moved = computer.built(turned), moved
 
     def loss(
         self,
@@ -195,6 +200,10 @@ class DecoderObjective:
         """Likewise the errors of the frames that follow if all motion goes on."""
         errors: Tensor = self._turned(frames.past[:, -2:], frames.following)
         return errors
+
+    def moved(self, frames: Frames) -> Tensor:
+        """Likewise the mean squares of what the last frame changed."""
+        return self._moved(frames.past[:, -2:])
 
     def encode(self, seen: Tensor, actions: Tensor) -> Tensor:
         """Contexts [B, T-1, L, D] of clips' patches [B, T, L, P], but of their last frames; [B, T-1, 0] if blind."""

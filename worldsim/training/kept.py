@@ -38,8 +38,8 @@ class KeptConfig:
             settings give them. A paddle that obeys a key with a speed that nobody sees is foretold a little wrong in
             one tick of four, and left one square of fifteen for the player's hits
             (docs/experiments/2026-11-28-twenty-fifth-pong.md). What is learned of a square is all that is in it.
-        about_share: Of the frames of a step, with ``about``, that are drawn so; the others are drawn for all errors,
-            without which paddles at the border were unlearned.
+        about_share: Of the frames that are drawn by errors, with ``about``, the share that is drawn so; the others are
+            drawn for all errors, without which paddles at the border were unlearned.
         whole: Share of the steps that are of whole frames, drawn evenly, half as many as there are squares in the
             others (with ``crop``). Squares alone unlearn what is learned from nowhere near what they are drawn for.
         around: Of whole frames: how many times what others do the patches count that a frame was drawn for, with their
@@ -116,9 +116,15 @@ class MomentsConfig(KeptConfig):
         evenly: Share of these steps before ``emphasis`` and ``correction`` count.
         own_share: Of the clips that arrive, which show the model's own frames.
         own_after: Share of these steps after which they do.
+        turned_share: Of the frames of a step that are squares, those drawn from every moment of recorded play at which
+            one of the things of ``about`` turns, see :class:`~worldsim.training.turns.Turns`; the others are drawn by
+            errors, of the clips that are kept.
         anyway: Whether also a run that begins from a world begins so. Its encoder is then learned anew.
         then: The optimisers' rates at the whole model's steps that follow, in what they would be without moments: the
             decoder has learned, and is not to unlearn while the encoder begins.
+
+    Raises:
+        RunError: as :class:`KeptConfig`; or ``turned_share`` is no share, or asked for without ``crop`` and ``about``.
     """
 
     frames: int = 16
@@ -131,8 +137,15 @@ class MomentsConfig(KeptConfig):
     evenly: float = 0.45
     own_share: float = 0.34
     own_after: float = 0.4
+    turned_share: float = 0.0
     anyway: bool = False
     then: float = 0.4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.turned_share <= 1 or (self.turned_share and not (self.crop and self.about)):
+            told = f"turned_share={self.turned_share:g} is a share of squares, from 0 to 1, where some things turn"
+            raise RunError(f"{told}: give such a one, with crop and about")
 
     def at(self, step: int) -> KeptConfig:
         """See :meth:`KeptConfig.at`."""
@@ -159,7 +172,7 @@ class Frames:
     Attributes:
         context: [N, L, D]; [N, 0] where the decoder learns from blind ones.
         past: Patches of the last frames as they were shown, the newest last, uint8 [N, history, L, P].
-        previous: int64 [N], the action before the last frame.
+        previous: int64 [N], the trail that led to the last frame, see :mod:`worldsim.model.trail`.
         following: Patches of the recorded frame that follows, uint8 [N, L, P].
         cue: int64 [N], what the decoder is told of it, see :func:`~worldsim.model.cue.cues`.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import numpy as np
@@ -23,6 +23,7 @@ from worldsim.training.objective import Objective, OwnPool
 from worldsim.training.own import own_rows
 from worldsim.training.parallel import Ranks
 from worldsim.training.replay import Replay
+from worldsim.training.turns import Turns
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Drawn:
     """This process's frames of a step, with all of its random numbers.
 
     Attributes:
-        at: Where they are kept; for :meth:`Replay.learn`.
+        at: Where they are kept, -1 for those that are not, which were drawn from all recorded turns.
         frames: N of them.
         worth: float32 [N, L] or [N, 1], 1 in the mean: what each patch counts, and what makes up for how often its
             frame is drawn.
@@ -84,6 +85,7 @@ class Rehearsal:
         batch: Clips that arrive together, over all processes.
         seed: Of everything.
         place: This process.
+        turns: Moments that are drawn from beside what is kept, and their share of a step's squares; None: none.
     """
 
     def __init__(
@@ -100,7 +102,11 @@ class Rehearsal:
         seed: int,
         place: Ranks,
         device: torch.device,
+        turns: tuple[Turns, float] | None = None,
     ) -> None:
+        self._turns = turns[0] if turns else None
+        self._turned_share = turns[1] if turns else 0.0
+        self._arrival = objective.arrival
         self._shows, self._pool, self._how, self._seed, self._device = shows, pool, how, seed, device
         self._loss = loss
         self._places, self._place = place.places(batch), place
@@ -120,11 +126,23 @@ class Rehearsal:
         )
 
     def begin(self, step: int, last: int, kept: dict[str, Tensor]) -> None:
-        """Make ready for steps ``step`` to ``last``; ``kept`` is the replay's state after the step before."""
+        """Make ready for steps ``step`` to ``last``; ``kept`` is :meth:`state` after the step before.
+
+        Raises:
+            RunError: that is of another recording, or see :meth:`Replay.restore`.
+        """
         if kept:
             self._done = self._arrived(step - 1)
             self.replay.restore(kept, lambda number: self._batch(step=number))
+        if self._turns and "turns" in kept:
+            self._turns.restore(kept["turns"])
+        elif self._turns:
+            self._turns.judge(self._arrival, self._seed)
         self._batches = self._stream(steps=range(self._done, self._arrived(last)))
+
+    def state(self) -> dict[str, Tensor]:
+        """All that is needed to draw the same again."""
+        return self.replay.state() | ({"turns": torch.from_numpy(self._turns.errors)} if self._turns else {})
 
     def draw(self, step: int, draws: int) -> Drawn:
         """What a step learns from, after what arrives before it."""
@@ -141,7 +159,7 @@ class Rehearsal:
         crops = None if how.is_whole(step) else self._crops
         if self._crops and not crops:
             how = replace(how, emphasis=0.0, correction=0.0)
-        at, frames, worth = self.replay.draw(rng, len(share), how)
+        at, frames, worth = self._drawn(rng, len(share), how)
         levels = noise_levels(stratified(rng, draws, len(share)), self._loss)
         chance = torch.Generator().manual_seed(int(rng.integers(2**62)))
         squares = None
@@ -157,6 +175,18 @@ class Rehearsal:
         hazed = torch.randn(hazy, *frames.past.shape[1:], generator=chance)
         worth, noise, haze, hazed = (one.to(self._device) for one in (worth, noise, haze, hazed))
         return Drawn(at, frames, worth, levels, noise, squares, haze, hazed)
+
+    def _drawn(self, rng: np.random.Generator, count: int, how: KeptConfig) -> tuple[Places, Frames, Tensor]:
+        """Frames in no order, where they are kept, and what they weigh."""
+        turned = round(self._turned_share * count) if how.emphasis else 0
+        at, frames, worth = self.replay.draw(rng, count - turned, how)
+        if not (self._turns and turned):
+            return at, frames, worth
+        patches, more = self._turns.draw(rng, turned)
+        order = rng.permutation(count)
+        places = np.concatenate((at.frames, np.full(turned, -1))), np.concatenate((at.patches, patches))
+        both = [torch.cat((getattr(frames, of.name), getattr(more, of.name)))[order] for of in fields(Frames)]
+        return Places(*(of[order] for of in places)), Frames(*both), torch.cat((worth, torch.ones(turned)))[order]
 
     def close(self) -> None:
         """No more clips."""

@@ -29,6 +29,7 @@ _CEILING, _FLOOR = 30.0, 0.1  # of errors, in means
 _CEILING_OF_PATCHES = 100.0  # a ball is a larger part of a patch than of a frame
 _OF_SOME = 50.0  # what an error of some things alone counts at most, in what is usual
 _KINDS = "", ".about"  # of errors: all, and those of some things alone
+_MOVED = 2e-3  # mean square of how much of its pixels a patch of 10x10 gained or lost of a thing: half a pixel
 _FORGETS = 0.05  # of what is usual, with each batch of clips
 
 _Chances = tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float32]]
@@ -80,8 +81,9 @@ class Replay:
             number: Of the batch, one more than the last one's.
             batch: Real clips.
             seen: Patches [B, T, L, P] of what the encoder is shown of them.
-            own: The rows that show the model's own frames. They are drawn as often as the mean one, and their patches
-                by whether they have just changed: their errors may be those of a history that has lost the ball.
+            own: The rows that show the model's own frames. Together they are drawn as often as they are kept, and
+                their patches by whether they have just changed: their errors may be those of a history that has lost
+                the ball.
             judge: Whether its errors will be asked for. They are not where frames are drawn evenly for as long as it is
                 kept, and finding them took a tenth of the time.
         """
@@ -103,7 +105,9 @@ class Replay:
             surprise = np.minimum(known, _OF_SOME if kind else np.inf).prod(0) ** (1 / len(known))
             self._errors[kind, place] = self._drawn_for(surprise.reshape(len(seen), -1, surprise.shape[-1]), kind)
         rows = list(own)
-        self._errors[:, place, rows] = -self._means(frames).reshape(self._errors.shape[2:])[rows]
+        if rows:
+            for kind, means in enumerate(self._means(frames)):
+                self._errors[kind, place, rows] = -means.reshape(self._errors.shape[2:])[rows]
 
     def _drawn_for(self, surprise: NDArray[np.float64], kind: int) -> NDArray[np.float64]:
         """By what frames are drawn [B, T, parts], of how badly each of their patches was foretold [B, T, L]."""
@@ -156,9 +160,12 @@ class Replay:
             mean = max(1e-12, errors.mean(where=~own, dtype=np.float64)) if not own.all() else 1.0
             most = np.inf if kind else _CEILING if self._parts == 1 else _CEILING_OF_PATCHES
             chances = np.where(own, -errors, np.minimum(errors / np.float32(mean), np.float32(most)))
-            chances = chances.reshape(-1, self._parts)
             chances += np.float32(_FLOOR)
             torch.from_numpy(chances).pow_(emphasis)
+            if own.any() and not own.all():  # by any power of errors they would hardly be drawn beside the worst
+                total, ours = (chances.sum(where=some, dtype=np.float64) for some in (~own, own))
+                chances[own] *= np.float32(own.mean() / (1 - own.mean()) * total / ours)
+            chances = chances.reshape(-1, self._parts)
             chances *= np.float32((1 - anywhere) / chances.sum(dtype=np.float64))
             chances += np.float32(anywhere / chances.size)
             self._told[emphasis, anywhere, kind] = here, chances.sum(1, dtype=np.float64).cumsum(), chances
@@ -216,13 +223,24 @@ class Replay:
         self._usual = {name: state[name].numpy().copy() for name in names if name in state}
         self._told = {}
 
-    def _means(self, frames: Frames) -> NDArray[np.float64]:
-        """As how many mean errors the parts of frames count [N, parts], by whether they have changed; 1 on average."""
+    def _means(self, frames: Frames) -> list[NDArray[np.float64]]:
+        """As how many mean errors the parts of frames count [N, parts], by whether they have changed; 1 on average.
+
+        Of each kind of errors: of all, and of those of some things by whether these have.
+        """
+        kinds = len(self._errors)
         if self._parts == 1:
-            return np.ones((len(frames.past), 1))
-        busy = changed(frames.past[:, -2], frames.past[:, -1]).astype(np.float64)
-        total = busy.sum(1, keepdims=True)
-        return np.where(total > 0, ANYWHERE + (1 - ANYWHERE) * busy * busy.shape[1] / np.maximum(total, 1), 1.0)
+            return [np.ones((len(frames.past), 1))] * kinds
+        busy = [changed(frames.past[:, -2], frames.past[:, -1]).astype(np.float64)]
+        busy += [kind > _MOVED for kind in self._objective.moved(frames).cpu().numpy()[1:]]
+        made = []
+        for kind, some in enumerate(busy):
+            total = some.sum(1, keepdims=True)
+            rest = ANYWHERE if kind else 1.0  # where none of those things moves there is little to learn of them
+            made.append(
+                np.where(total > 0, ANYWHERE + (1 - ANYWHERE) * some * some.shape[1] / np.maximum(total, 1), rest)
+            )
+        return made
 
     def _found(self, at: Tensor) -> Frames:
         """Frames by their numbers int64 [N] among all that there is room for."""

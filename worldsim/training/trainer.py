@@ -18,7 +18,7 @@ from worldsim.training.batches import stream
 from worldsim.training.crops import Crops
 from worldsim.training.decoder_objective import DecoderObjective
 from worldsim.training.export import start_episodes
-from worldsim.training.kept import KeptConfig
+from worldsim.training.kept import KeptConfig, MomentsConfig
 from worldsim.training.loop import Loop
 from worldsim.training.loss import LossConfig
 from worldsim.training.objective import Objective, OwnPool
@@ -28,7 +28,7 @@ from worldsim.training.own import own_rows, whole_clips
 from worldsim.training.parallel import Ranks
 from worldsim.training.pretrain_config import PretrainConfig, model_of, run_name, run_settings
 from worldsim.training.rehearsal import Rehearsal, arrivals
-from worldsim.training.replay import Replay
+from worldsim.training.turns import Turns
 from worldsim.vision.colours import ColourReader
 
 
@@ -58,7 +58,7 @@ class Trainer(Loop):
         self.ema = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.optimizer = Optimizer(self.model, config.optimizer)
         self._pool = OwnPool(self.loss)
-        self._replay: Replay | None = None
+        self._rehearsal: Rehearsal | None = None
         self._replayed: dict[str, Tensor] = {}  # of the checkpoint
         if place.leads:
             self._begin()
@@ -79,7 +79,7 @@ class Trainer(Loop):
 
     def own_state(self) -> dict[str, Tensor]:
         """See :class:`~worldsim.training.loop.Loop`."""
-        return named("made", self._pool.state()) | named("replay", self._replay.state() if self._replay else {})
+        return named("made", self._pool.state()) | named("replay", self._rehearsal.state() if self._rehearsal else {})
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """See :class:`~worldsim.training.loop.Loop`."""
@@ -155,8 +155,17 @@ class Trainer(Loop):
         """What tells errors of some of the source's objects from others; None: all count."""
         if not about:
             return None
-        reader = ColourReader(self.dataset.config["source"].get("objects") or {}, self.shape.height, self.shape.width)
-        return torch.from_numpy(reader.unmixing(about)).to(self.device)
+        return torch.from_numpy(self._reader().unmixing(about)).to(self.device)
+
+    def _reader(self) -> ColourReader:
+        return ColourReader(self.dataset.config["source"].get("objects") or {}, self.shape.height, self.shape.width)
+
+    def _turns(self, how: KeptConfig, loss: LossConfig) -> tuple[Turns, float] | None:
+        """What the decoder learns from beside clips, and the share of it."""
+        if not isinstance(how, MomentsConfig) or not how.turned_share:
+            return None
+        found = Turns(self.clips, self.model, self._reader(), how.about, untold=loss.untold, device=self.device)
+        return found, how.turned_share
 
     def _rehearse(
         self,
@@ -186,10 +195,10 @@ class Trainer(Loop):
         shows = Objective(model, loss, self.dtype, config.compile, blind=blind)
         rehearsal = Rehearsal(
             model, objective, shows, self._pool, self.clips, loss, how,
-            batch=config.batch, seed=seed, place=place, device=self.device,
+            batch=config.batch, seed=seed, place=place, device=self.device, turns=self._turns(how, loss),
         )  # fmt: skip
         rehearsal.begin(self.step - begun, len(steps), self._replayed)
-        self._replay = rehearsal.replay
+        self._rehearsal = rehearsal
         watch = self.watch(begun, steps.stop)
         weights, average = (
             [one for name, one in of.named_parameters() if name.startswith(("decoder.", *["encoder."] * blind))]
@@ -214,7 +223,7 @@ class Trainer(Loop):
         rehearsal.close()
         watch.bar.close()
         if self.step == steps.stop:
-            self._replay, self._replayed = None, {}
+            self._rehearsal, self._replayed = None, {}
 
     def finish_outcomes(self) -> None:
         """Train the outcome heads on the averaged, finished encoder; goes on where it stopped."""

@@ -70,11 +70,43 @@ class ColourReader:
         Raises:
             SourceError: one of them is not among those that are read.
         """
+        unmix: NDArray[np.float32] = 127.5 * self._unmix[:, self._numbers(names)]
+        return unmix
+
+    def middles(self, frames: NDArray[np.uint8], names: Sequence[str]) -> NDArray[np.float32]:
+        """Where some objects are, each taken for one: ten times as fast as :meth:`read`, which looks for blobs.
+
+        Args:
+            frames: uint8 [N, H, W, 3].
+            names: Of the objects.
+
+        Returns:
+            float32 [K, N, 2], the means (x, y) of what they cover, in pixel indices; NaN where less than half of one is
+            seen, or more than one and a half.
+
+        Raises:
+            SourceError: one of them is not among those that are read.
+        """
+        found = np.full((len(names), len(frames), 2), np.nan, np.float32)
+        columns, rows = np.arange(self._width, dtype=np.float32), np.arange(self._height, dtype=np.float32)
+        for kind, number in enumerate(self._numbers(names)):
+            unmix, (width, height) = self._unmix[:, number], self._sizes[number]
+            for first in range(0, len(frames), CHUNK):
+                some = frames[first : first + CHUNK]
+                cover = some.astype(np.float32) @ unmix - self._background @ unmix
+                cover[cover < self._floor[number]] = 0
+                mass = cover.sum((1, 2)) / (width * height)
+                one = (mass > 0.5) & (mass < 1.5)
+                total = np.maximum(mass, 1e-3) * (width * height)
+                at = np.stack((cover.sum(1) @ columns / total, cover.sum(2) @ rows / total), 1)
+                found[kind, first : first + CHUNK][one] = at[one]
+        return found
+
+    def _numbers(self, names: Sequence[str]) -> list[int]:
         for name in names:
             if name not in self.objects:
                 raise SourceError(f"no object {name!r} is told by its colour: choose of {', '.join(self.objects)}")
-        unmix: NDArray[np.float32] = 127.5 * self._unmix[:, [self.objects.index(name) for name in names]]
-        return unmix
+        return [self.objects.index(name) for name in names]
 
     def read(self, frames: NDArray[np.uint8]) -> Readings:
         """See :class:`~worldsim.vision.reading.Reader`."""
