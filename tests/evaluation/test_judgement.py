@@ -27,7 +27,7 @@ def test_a_dream_equal_to_the_recording_is_perfect(subject: Subject) -> None:
         assert found["present"] == found["single"] == 1
         assert found["missing"] == found["several"] == found["wrong_size"] == 0
         assert found["usual"] == pytest.approx(real[name].single.mean())
-        assert found["errors"]["1"]["median"] == 0
+        assert found["errors"]["1"]["median"] == 0 and found["errors"]["1"]["in_step"] == 1
 
 
 def test_a_dream_without_its_ball_fails_however_good_the_rest(subject: Subject) -> None:
@@ -38,7 +38,11 @@ def test_a_dream_without_its_ball_fails_however_good_the_rest(subject: Subject) 
     without = np.where(ball[..., None], np.array([144, 72, 17]), frames).astype(np.uint8)
     found = objects.compare(subject, subject.reader.read(without)["ball"], real["ball"])
     assert found["single"] < 0.1 and found["missing"] > 0.9
-    assert np.isinf(found["errors"]["1"]["median"])
+    assert np.isinf(found["errors"]["1"]["median"]) and found["errors"]["1"]["in_step"] == 0
+    other = real["player"][:, ::-1]  # where other games' players are
+    shares = objects.compare(subject, other, real["player"])["errors"]["1"]
+    near = np.hypot(other.x - real["player"].x, other.y - real["player"].y)[subject.ticks(1) - 1] <= 1.5
+    assert shares["in_step"] == pytest.approx(near[real["player"].present[subject.ticks(1) - 1]].mean())
 
 
 def test_an_untrained_world_shows_no_objects(subject: Subject) -> None:
@@ -144,6 +148,13 @@ def test_what_a_game_out_of_step_would_score_stands_beside_what_the_dream_does()
     ball, others = (bar for bar in bars(told) if "ball of the real size" in bar.text or "there, over" in bar.text)
     assert ball.note == "none 0.000, several 0.010, wrong size 0.010; 0.800 of a real game out of step"
     assert others.note == "0.950 of a real game out of step"
+
+
+def test_how_many_dreams_are_still_in_step_stands_beside_their_median() -> None:
+    told = report()
+    told["objects"]["by_object"]["ball"]["errors"]["1"]["in_step"] = 0.75
+    after = [bar.note for bar in bars(told) if bar.text.startswith("ball off")]
+    assert after == ["50 roll-outs; within 1.5 px in 0.750", "50 roll-outs"], "reports of before do not know"
 
 
 @pytest.mark.parametrize("figure", [float("inf"), 1.2])

@@ -194,6 +194,21 @@ def test_losses_of_the_parts_average_to_the_loss_of_the_whole(pong_data: Dataset
         Ranks(0, 3).places(4)
 
 
+def test_a_second_ctrl_c_does_not_wait_for_the_end_of_a_step(pong_data: Dataset, tmp_path: Path) -> None:
+    trainer = Trainer(config(pong_data, tmp_path / "run", steps=1), Ranks())
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        trainer.stop_on_signals()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert trainer._stop
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)  # a signal is handled between two instructions, perhaps not the next two
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def test_other_settings_in_the_same_run_are_refused(
     pong_data: Dataset, straight: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -166,7 +166,7 @@ def test_a_share_of_the_squares_is_of_turns_and_a_run_goes_on_with_the_same(
     parted.begin_decoder()
     assert parted.step == 3
     with monkeypatch.context() as patched:
-        patched.setattr(Turns, "judge", lambda *_: pytest.fail("they were judged before"))
+        patched.setattr(Turns, "judge", lambda *_, **__: pytest.fail("they were judged before"))
         again = trainer("parted")
         again.begin_decoder()
     assert again.step == 6

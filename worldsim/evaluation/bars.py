@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from worldsim.vision.reading import IN_STEP
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -138,7 +140,11 @@ def _out_of_step(seen: Any) -> str:
 
 
 def _count(at: Any) -> str:
-    return f"{at['roll_outs']} roll-outs" if at else ""
+    """Of how many roll-outs, and how many of them still show what the recording does; old reports do not know."""
+    if not at:
+        return ""
+    within = f"; within {IN_STEP:g} px in {at['in_step']:.3f}" if "in_step" in at else ""
+    return f"{at['roll_outs']} roll-outs{within}"
 
 
 def _worst(rates: Any) -> tuple[float | None, str]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from worldsim.evaluation.subject import Subject, spread
-from worldsim.vision.reading import Reading, distance
+from worldsim.vision.reading import IN_STEP, Reading, distance
 
 HORIZONS = (1 / 6, 0.5, 1.0, 2.0, 4.0)
 BALL = "ball"  # comes and goes; every other object is expected to stay
@@ -43,8 +43,9 @@ def compare(subject: Subject, dreamed: Reading, real: Reading) -> dict[str, Any]
     Rates are over the dream frames whose real counterpart shows it: ``present`` where the real one is present,
     ``single`` (exactly one, of the real size +-40 %) where the real one is single. ``missing``, ``several`` and
     ``wrong_size`` say what the others show. ``invented`` is over the frames whose real counterpart shows none.
-    ``usual`` is the share of all real frames in which it is single: what ``single`` would be of a game as good as the
-    real one that is out of step with it.
+    ``in_step`` is the share of the roll-outs, of those whose real counterpart shows it, in which it is within 1.5
+    pixels: a median between right ones and lost ones says little of either. ``usual`` is the share of all real frames
+    in which it is single: what ``single`` would be of a game as good as the real one that is out of step with it.
     """
     apart = distance(dreamed, real)
     errors = {}
@@ -55,6 +56,7 @@ def compare(subject: Subject, dreamed: Reading, real: Reading) -> dict[str, Any]
             errors[f"{seconds:.2g}"] = {
                 "median": median,
                 "p90": high,
+                "in_step": _share(apart[tick] <= IN_STEP, ~np.isnan(apart[tick])),
                 "roll_outs": int(np.sum(~np.isnan(apart[tick]))),
                 "present": _share(dreamed.present[tick], real.present[tick]),
                 "single": _share(dreamed.single[tick], real.single[tick]),

@@ -12,6 +12,7 @@ from typing import Any
 from worldsim.errors import WorldsimError
 from worldsim.evaluation.bars import Bar
 from worldsim.machine import short
+from worldsim.vision.reading import IN_STEP
 
 
 def write(path: Path, text: str) -> None:
@@ -112,11 +113,14 @@ def _objects(part: Mapping[str, Any]) -> list[str]:
     )
     for name, found in part["by_object"].items():
         rows = [
-            [f"{h} s", at["median"], at["p90"], at["present"], at["single"], at["roll_outs"]]
+            [f"{h} s", at["median"], at["p90"], at.get("in_step"), at["present"], at["single"], at["roll_outs"]]
             for h, at in found["errors"].items()
         ]
-        rows.append(["all ticks", None, None, found["present"], found["single"], part["roll_outs"]])
-        lines += [*table([name, "px off, median", "p90", "present", "single", "roll-outs"], rows), ""]
+        rows.append(["all ticks", None, None, None, found["present"], found["single"], part["roll_outs"]])
+        lines += [
+            *table([name, "px off, median", "p90", f"within {IN_STEP:g} px", "present", "single", "roll-outs"], rows),
+            "",
+        ]
         lines += [
             f"Where the real {name} is single, the dream shows none in {found['missing']:.3f}, several in "
             f"{found['several']:.3f}, one of another size in {found['wrong_size']:.3f}; where there is no real one, it "

@@ -137,7 +137,7 @@ class Rehearsal:
         if self._turns and "turns" in kept:
             self._turns.restore(kept["turns"])
         elif self._turns:
-            self._turns.judge(self._arrival, self._seed)
+            self._turns.judge(self._arrival, self._seed, quiet=not self._place.leads)
         self._batches = self._stream(steps=range(self._done, self._arrived(last)))
 
     def state(self) -> dict[str, Tensor]:

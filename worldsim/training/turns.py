@@ -86,16 +86,20 @@ class Turns:
         """How many turns there are."""
         return len(self._pieces)
 
-    def judge(self, arrival: Callable[[Frames, Tensor], Tensor], seed: int) -> None:
+    def judge(self, arrival: Callable[[Frames, Tensor], Tensor], seed: int, *, quiet: bool = True) -> None:
         """Find how badly each is foretold: half of the draws go by it, for good.
 
         Args:
             arrival: See :meth:`~worldsim.training.decoder_objective.DecoderObjective.arrival`.
             seed: Of the noise that frames are made from.
+            quiet: Without a progress bar.
         """
+        from tqdm import tqdm
+
         c, found = self._model.config, []
         noise = torch.Generator().manual_seed(seed)
-        for first in range(0, len(self), _JUDGED):
+        firsts = range(0, len(self), _JUDGED)
+        for first in tqdm(firsts, desc="turns", unit="batch", disable=quiet, mininterval=5):
             # As many each time, so that a compiled function is compiled once.
             which = np.arange(first, first + _JUDGED).clip(max=len(self) - 1)
             pure = torch.randn(_JUDGED, c.tokens, c.patch_dim, generator=noise).to(self._device)

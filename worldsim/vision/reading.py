@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 COUNTED = 0.2
 #: "Of the real size +-40 %".
 SIZE_TOLERANCE = 0.4
+#: Pixels within which an object of a dream still is where the recording has it.
+IN_STEP = 1.5
 
 
 @dataclass(frozen=True, eq=False)
