@@ -30,7 +30,7 @@ ROWS = 3
 @pytest.fixture(scope="module")
 def lively(make_world: Callable[..., World]) -> World:
     """A world whose rewards and ends come now and then: heads that hear their input, biased towards nothing."""
-    world = make_world(seed=5, settings={"score_limit": None, "max_episode_steps": 23})
+    world = make_world(seed=5, past_actions=1, settings={"score_limit": None, "max_episode_steps": 23})
     heads = world.model.heads
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():

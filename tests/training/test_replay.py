@@ -15,6 +15,7 @@ from tests.training.kept import LOSS, clips
 from worldsim.data.clips import ClipStore
 from worldsim.data.episodes import Dataset
 from worldsim.errors import RunError
+from worldsim.model.patches import to_uint8
 from worldsim.model.world_model import WorldModel
 from worldsim.training.batches import make_batch
 from worldsim.training.decoder_objective import DecoderObjective
@@ -28,13 +29,13 @@ from worldsim.training.trainer import Trainer
 
 
 def filled(model: WorldModel, store: ClipStore, batches: int, rounds: int = 3) -> Replay:
-    """A replay of so many batches of two clips, whose second shows noise in place of the model's own frames."""
+    """A replay of so many batches of two clips, the second with a little noise in place of the model's own frames."""
     replay = Replay(DecoderObjective(model, LOSS, torch.float32, False), model, rounds, 0)
     for number in range(batches):
         batch = clips(store, number)
         seen = model.see(batch.frames, torch.float32)
-        seen[1, 1:] = torch.rand(seen[1, 1:].shape, generator=torch.Generator().manual_seed(number)).mul(255).round()
-        seen[1, 1:] = seen[1, 1:] / 127.5 - 1
+        noise = torch.rand(seen[1, 1:].shape, generator=torch.Generator().manual_seed(number)).mul(9).round()
+        seen[1, 1:] = model.shown(to_uint8(seen[1, 1:] + noise / 127.5), seen.dtype)
         replay.add(number, batch, seen, (1,))
     return replay
 
@@ -218,6 +219,30 @@ def test_own_frames_are_drawn_as_often_as_they_are_kept_whatever_the_errors_of_o
         own = at.frames[at.frames >= 7], at.patches[at.frames >= 7]
         if most is not None and emphasis > 1:
             assert ((own[0] == 9) & (own[1] == 6)).mean() > most
+
+
+@pytest.mark.parametrize("judge", [True, False])
+def test_own_frames_that_have_left_the_recording_are_never_drawn(
+    model: WorldModel, store: ClipStore, judge: bool
+) -> None:
+    """For as long as they are seen; a thing that is drawn a little beside is what they are there for."""
+    history = model.config.history
+    objective = DecoderObjective(model, LOSS, torch.float32, False)
+    replay = Replay(objective, model, 1, 0, patches=True)
+    batch = clips(store, 0)
+    seen = model.see(batch.frames, torch.float32)
+    seen[1, 1:] = (seen[1, 1:] + 0.05).clamp(-1, 1)
+    seen[1, 2, 6, :18] = 1.0 - seen[1, 2, 6, :18].sign()  # six pixels of one frame
+    replay.add(0, batch, seen, (1,), judge=judge)
+    for how in (ReplayConfig(emphasis=0), ReplayConfig(emphasis=3, anywhere=0.5)):
+        ticks = replay.draw(np.random.default_rng(0), 2000, how)[0].frames
+        assert sorted(set(ticks.tolist()) - set(range(7))) == [7 + t for t in range(7) if not 2 <= t < 2 + history]
+    kept = replay.state()
+    assert all(bool(value.isfinite().all()) for value in kept.values()), "or the run could not be saved"
+    again = Replay(objective, model, 1, 0, patches=True)
+    again.restore(kept, lambda number: batch)
+    draws = [one.draw(np.random.default_rng(3), 50, ReplayConfig(emphasis=3))[0] for one in (replay, again)]
+    assert np.array_equal(draws[0].frames, draws[1].frames) and np.array_equal(draws[0].patches, draws[1].patches)
 
 
 def test_a_share_of_the_draws_falls_anywhere(model: WorldModel, store: ClipStore) -> None:

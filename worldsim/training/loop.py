@@ -167,7 +167,7 @@ class Loop(ABC):
     def stop_on_signals(self) -> None:
         """Make Ctrl-C and a polite kill save before they end the run; a second one ends it at once."""
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask_to_stop)
+            signal.signal(number, self._signalled)
 
     def load(self) -> None:
         """Continue from the checkpoint; without what other processes knew alone, if there were fewer or more of them.
@@ -286,7 +286,10 @@ class Loop(ABC):
         assert isinstance(self.ema, WorldModel)
         return held_out_error(self.ema, held_out, clips)
 
-    def _ask_to_stop(self, number: int, _: object) -> None:
+    def _ask_to_stop(self) -> None:
         self._stop = True
+
+    def _signalled(self, number: int, _: object) -> None:
+        self._ask_to_stop()
         # A step may be minutes away: what a stretch learns from is read and judged before its first one.
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)

@@ -30,6 +30,8 @@ _CEILING_OF_PATCHES = 100.0  # a ball is a larger part of a patch than of a fram
 _OF_SOME = 50.0  # what an error of some things alone counts at most, in what is usual
 _KINDS = "", ".about"  # of errors: all, and those of some things alone
 _MOVED = 2e-3  # mean square of how much of its pixels a patch of 10x10 gained or lost of a thing: half a pixel
+_NEVER = -1e9  # in place of the error of what is never drawn
+_BESIDE = 3.0  # pixels' worth of squared error in a patch: a ball of two pixels is drawn three quarters of one beside
 _FORGETS = 0.05  # of what is usual, with each batch of clips
 
 _Chances = tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float32]]
@@ -83,13 +85,17 @@ class Replay:
             seen: Patches [B, T, L, P] of what the encoder is shown of them.
             own: The rows that show the model's own frames. Together they are drawn as often as they are kept, and
                 their patches by whether they have just changed: their errors may be those of a history that has lost
-                the ball.
+                the ball. Those whose past is no longer that of the recording are never drawn: what was recorded next
+                does not follow from it, and of a ball that is elsewhere a decoder learned to draw none.
             judge: Whether its errors will be asked for. They are not where frames are drawn evenly for as long as it is
                 kept, and finding them took a tenth of the time.
         """
         place, self._told = self._put(number, batch, seen, own), {}
+        rows = list(own)
+        lost = self._lost(place, rows)[..., None]
         if not judge:
             self._errors[:, place] = 1.0
+            self._errors[:, place, rows] = np.where(lost, _NEVER, 1.0)
             return
         moments = batch.actions.numel()
         frames = self._found(torch.arange(place * moments, (place + 1) * moments))
@@ -104,10 +110,9 @@ class Replay:
             known = [self._surprise(name + _KINDS[kind], of[kind]) for name, of in told.items()]
             surprise = np.minimum(known, _OF_SOME if kind else np.inf).prod(0) ** (1 / len(known))
             self._errors[kind, place] = self._drawn_for(surprise.reshape(len(seen), -1, surprise.shape[-1]), kind)
-        rows = list(own)
         if rows:
             for kind, means in enumerate(self._means(frames)):
-                self._errors[kind, place, rows] = -means.reshape(self._errors.shape[2:])[rows]
+                self._errors[kind, place, rows] = np.where(lost, _NEVER, -means.reshape(self._errors.shape[2:])[rows])
 
     def _drawn_for(self, surprise: NDArray[np.float64], kind: int) -> NDArray[np.float64]:
         """By what frames are drawn [B, T, parts], of how badly each of their patches was foretold [B, T, L]."""
@@ -156,18 +161,22 @@ class Replay:
         if (emphasis, anywhere, kind) not in self._told:
             here = np.flatnonzero(self._numbers >= 0)
             errors = self._errors[kind, here]
-            own = errors < 0  # they are told in means
+            own, lost = errors < 0, errors == _NEVER  # they are told in means
             mean = max(1e-12, errors.mean(where=~own, dtype=np.float64)) if not own.all() else 1.0
             most = np.inf if kind else _CEILING if self._parts == 1 else _CEILING_OF_PATCHES
             chances = np.where(own, -errors, np.minimum(errors / np.float32(mean), np.float32(most)))
+            chances[lost] = 0
             chances += np.float32(_FLOOR)
             torch.from_numpy(chances).pow_(emphasis)
-            if own.any() and not own.all():  # by any power of errors they would hardly be drawn beside the worst
-                total, ours = (chances.sum(where=some, dtype=np.float64) for some in (~own, own))
-                chances[own] *= np.float32(own.mean() / (1 - own.mean()) * total / ours)
-            chances = chances.reshape(-1, self._parts)
+            near = own & ~lost
+            if near.any() and not own.all():  # by any power of errors they would hardly be drawn beside the worst
+                total, ours = (chances.sum(where=some, dtype=np.float64) for some in (~own, near))
+                chances[near] *= np.float32(near.sum() / (~own).sum() * total / ours)
+            chances[lost] = 0
             chances *= np.float32((1 - anywhere) / chances.sum(dtype=np.float64))
             chances += np.float32(anywhere / chances.size)
+            chances[lost] = 0
+            chances = chances.reshape(-1, self._parts)
             self._told[emphasis, anywhere, kind] = here, chances.sum(1, dtype=np.float64).cumsum(), chances
         return self._told[emphasis, anywhere, kind]
 
@@ -241,6 +250,16 @@ class Replay:
                 np.where(total > 0, ANYWHERE + (1 - ANYWHERE) * some * some.shape[1] / np.maximum(total, 1), rest)
             )
         return made
+
+    def _lost(self, place: int, rows: list[int]) -> NDArray[np.bool_]:
+        """Of which frames of rows that show own ones the past is no longer the recording's [rows, T]."""
+        history, shown = self._model.config.history, self._held["shown"][place, rows].float()
+        # What followed a frame is what came before the next; of the first one nothing is the model's own.
+        real = torch.cat((shown[:, :1], self._held["following"][place, rows][:, :-1].float()), 1)
+        pixels = (shown - real).div_(127.5).square_().sum(-1) / 3  # [rows, T, L]
+        off = (pixels.amax(-1) > _BESIDE).cpu().numpy()
+        padded = np.pad(off, ((0, 0), (history - 1, 0)))
+        return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, history, 1).any(-1), np.bool_)
 
     def _found(self, at: Tensor) -> Frames:
         """Frames by their numbers int64 [N] among all that there is room for."""
