@@ -164,18 +164,16 @@ class Replay:
             own, lost = errors < 0, errors == _NEVER  # they are told in means
             mean = max(1e-12, errors.mean(where=~own, dtype=np.float64)) if not own.all() else 1.0
             most = np.inf if kind else _CEILING if self._parts == 1 else _CEILING_OF_PATCHES
-            chances = np.where(own, -errors, np.minimum(errors / np.float32(mean), np.float32(most)))
-            chances[lost] = 0
+            near = own & ~lost
+            chances = np.where(own, np.where(lost, 0, -errors), np.minimum(errors / np.float32(mean), np.float32(most)))
             chances += np.float32(_FLOOR)
             torch.from_numpy(chances).pow_(emphasis)
-            near = own & ~lost
             if near.any() and not own.all():  # by any power of errors they would hardly be drawn beside the worst
                 total, ours = (chances.sum(where=some, dtype=np.float64) for some in (~own, near))
                 chances[near] *= np.float32(near.sum() / (~own).sum() * total / ours)
             chances[lost] = 0
             chances *= np.float32((1 - anywhere) / chances.sum(dtype=np.float64))
-            chances += np.float32(anywhere / chances.size)
-            chances[lost] = 0
+            chances[~lost] += np.float32(anywhere / chances.size)
             chances = chances.reshape(-1, self._parts)
             self._told[emphasis, anywhere, kind] = here, chances.sum(1, dtype=np.float64).cumsum(), chances
         return self._told[emphasis, anywhere, kind]

@@ -28,12 +28,8 @@ from worldsim.training.kept import Frames
 from worldsim.vision.colours import ColourReader
 
 LEAST = 0.75  # pixels by which a thing is elsewhere than its motion would have taken it
-AROUND = (
-    -1,
-    0,
-    0,
-    1,
-)  # ticks of which one is learned from: what is learned at a hit is not to spread to its neighbours
+# Ticks of which one is learned from: what is learned at a hit is not to spread to its neighbours.
+AROUND = -1, 0, 0, 1
 EVENLY = 0.5  # of the draws; the others go by errors
 _READ = 2048  # frames at once
 _JUDGED = 128
