@@ -34,10 +34,10 @@ def trails(actions: Tensor, config: ModelConfig) -> Tensor:
     Returns:
         int64 [B, T]; before the first frame no action was taken.
     """
-    led = [torch.full_like(actions[:, 0], no_trail(config))] if actions.shape[1] else []
+    led = [actions.new_full((len(actions),), no_trail(config))]
     for action in actions.unbind(1):
         led.append(after(led[-1], action, config))
-    return torch.stack(led, 1) if led else actions.new_full((len(actions), 1), no_trail(config))
+    return torch.stack(led, 1)
 
 
 def told(trail: Tensor, config: ModelConfig) -> list[Tensor]:
