@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from worldsim.errors import RunError
+
+_NOT_WHOLE = SafetensorError, KeyError, TypeError, ValueError, OSError
 
 
 def write_atomically(path: Path, payload: bytes) -> None:
@@ -47,16 +49,18 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what :func:`save_checkpoint` wrote.
+    """Read what :func:`save_checkpoint` wrote, also of a run that goes on and saves meanwhile.
 
     Raises:
         RunError: the file is truncated or foreign.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})["worldsim"])
-            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        # Opened once: safetensors' own reader opens a file by its name twice, and between the two it may be another.
+        with open(path, "rb") as file:
+            facts = _facts(file)
+            file.seek(0)
+            return load(file.read()), facts
+    except _NOT_WHOLE as error:
         raise RunError(f"{path} is not a whole worldsim checkpoint: delete it to start this run anew") from error
 
 
@@ -67,11 +71,19 @@ def read_facts(path: Path) -> dict[str, Any]:
         RunError: the file is truncated or foreign.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            facts: dict[str, Any] = json.loads((file.metadata() or {})["worldsim"])
-            return facts
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        with open(path, "rb") as file:
+            return _facts(file)
+    except _NOT_WHOLE as error:
         raise RunError(f"{path} is not a whole worldsim checkpoint") from error
+
+
+def _facts(file: BinaryIO) -> dict[str, Any]:
+    """What stands in the header of a safetensors file: its length in 8 bytes, then JSON."""
+    length = int.from_bytes(file.read(8), "little")
+    if length > os.fstat(file.fileno()).st_size:
+        raise ValueError("a header that is longer than the file")
+    facts: dict[str, Any] = json.loads(json.loads(file.read(length))["__metadata__"]["worldsim"])
+    return facts
 
 
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

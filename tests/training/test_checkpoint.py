@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.training.runs import config, state
-from worldsim.checkpoint import load_checkpoint, save_checkpoint, write_atomically
+from worldsim.checkpoint import load_checkpoint, read_facts, save_checkpoint, write_atomically
 from worldsim.data.episodes import Dataset
 from worldsim.errors import RunError
 from worldsim.training.parallel import Ranks
@@ -59,3 +60,38 @@ def test_an_atomic_write_replaces_the_whole_file(tmp_path: Path) -> None:
     write_atomically(path, b"one")
     write_atomically(path, b"two")
     assert path.read_bytes() == b"two" and [p.name for p in path.parent.iterdir()] == ["file"]
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
+    """Whole, and with its own facts: a run is exported while it trains on."""
+    path = tmp_path / "checkpoint.safetensors"
+    over = threading.Event()
+
+    def train() -> None:
+        step = 0
+        while not over.is_set():
+            step += 1
+            save_checkpoint(path, {"w": torch.full((1000 + 7 * (step % 5),), float(step))}, {"step": step})
+
+    save_checkpoint(path, {"w": torch.zeros(10)}, {"step": 0})
+    trainer = threading.Thread(target=train)
+    trainer.start()
+    try:
+        seen = set()
+        for _ in range(400):
+            tensors, facts = load_checkpoint(path)
+            assert bool((tensors["w"] == facts["step"]).all())
+            seen.add(read_facts(path)["step"])
+    finally:
+        over.set()
+        trainer.join()
+    assert len(seen) > 20, "it was replaced meanwhile"
+
+
+@pytest.mark.parametrize("payload", [b"", b"12", b"\xff" * 40, b"\x02" + bytes(7) + b"[]", b"\x02" + bytes(7) + b"{}"])
+def test_what_is_no_checkpoint_is_named(tmp_path: Path, payload: bytes) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(payload)
+    for read in (load_checkpoint, read_facts):
+        with pytest.raises(RunError, match=r"checkpoint\.safetensors is not a whole"):
+            read(path)
