@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 
-from worldsim.engine.precision import has_native_bfloat16
 from worldsim.engine.session import Session
 from worldsim.play import app
 from worldsim.play.gears import Gears
@@ -106,12 +105,28 @@ def test_a_session_whose_threads_wait_for_each_other_goes_on_with_one(make_world
     assert torch.get_num_threads() == 2
 
 
-def test_a_game_begins_with_int8_where_the_processor_has_no_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    native = has_native_bfloat16(torch.device("cpu"))
-    assert app.first_backend("cpu", None) == ("torchscript" if native else "int8")
-    assert app.first_backend("cpu", "float32") == "torchscript", "who asks for float32 gets float32"
-    monkeypatch.setattr("worldsim.engine.precision.has_native_bfloat16", lambda device: not native)
-    assert app.first_backend("cpu", None) == ("int8" if native else "torchscript")
+def test_a_game_begins_with_int8_where_it_helps_and_the_processor_has_no_bfloat16(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens, resting = make_world(decoder="tokens"), make_world(decoder="convolutions")
+    with torch.no_grad():
+        resting.model.encoder.rest()
+    for native in (True, False):
+        monkeypatch.setattr("worldsim.engine.precision.has_native_bfloat16", lambda device, native=native: native)
+        assert app.first_backend(tokens, "cpu", None) == ("torchscript" if native else "int8")
+        assert app.first_backend(tokens, "cpu", "float32") == "torchscript", "who asks for float32 gets float32"
+        assert app.first_backend(resting, "cpu", None) == "torchscript", "convolutions are not rounded"
+
+
+def test_what_int8_draws_is_not_compiled_and_all_else_is(make_world: Callable[..., World]) -> None:
+    for decoder, backend, gains in (
+        ("tokens", "int8", False),
+        ("tokens", "torchscript", True),
+        ("convolutions", "int8", True),  # for what the encoder does
+        ("convolutions", "torchscript", True),
+    ):
+        session = Session(make_world(decoder=decoder), dtype="float32", backend=backend)
+        assert app.gains_by_compiling(session) == gains
 
 
 def test_steps_are_changed_with_whatever_runs(tiny_world: World) -> None:

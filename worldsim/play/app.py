@@ -127,7 +127,7 @@ def open_session(config: PlayConfig) -> tuple[World, Session, int]:
     torch.set_num_threads(config.threads or min(MOST_THREADS, physical_cores()))
     world = load_world(config.world)
     seed = secrets.randbelow(2**31) if config.seed is None else config.seed
-    backend = first_backend(config.device, config.dtype) if config.backend == "auto" else config.backend
+    backend = first_backend(world, config.device, config.dtype) if config.backend == "auto" else config.backend
     session = Session(world, steps=config.steps, seed=seed, device=config.device, dtype=config.dtype, backend=backend)
     session.reset(start=find_start(config.start))
     for _ in range(WARM_UP):
@@ -136,18 +136,28 @@ def open_session(config: PlayConfig) -> tuple[World, Session, int]:
     return world, session, seed
 
 
-def first_backend(device: str, dtype: str | None) -> str:
+def first_backend(world: World, device: str, dtype: str | None) -> str:
     """What ``backend=auto`` starts with: the fastest there that needs no compiler, so that a game begins at once."""
-    from worldsim.engine.backends import load_backend
+    import torch
+
+    from worldsim.engine.backends import int8
     from worldsim.engine.precision import has_native_bfloat16, pick_device
 
     place = pick_device(device)
     if place.type == "cuda":
         return "cudagraphs"
-    if dtype is None and not has_native_bfloat16(place):
+    if dtype is None and not has_native_bfloat16(place) and int8.rounds(world.model_on(place, torch.float32)):
         with suppress(BackendError):
-            return load_backend("int8", place).name
+            return int8.make(place).name
     return "torchscript"
+
+
+def gains_by_compiling(session: Session) -> bool:
+    """Whether a compiled step in float32 or bfloat16 answers faster than what ``backend=auto`` starts with.
+
+    Not where int8 makes the pictures: of tokens a float32 library made them no faster (docs/performance.md).
+    """
+    return session.backend != "int8" or session.world.config.model.decoder != "tokens"
 
 
 def find_start(text: str | None) -> str | int | None:
@@ -193,7 +203,7 @@ def open_game(config: PlayConfig, world: World, session: Session, seed: int, sta
     upgrade = threads = None
     # What is changed on the way is chance, and last bits differ; a given seed asks for the same dream again.
     if session.device.type == "cpu" and config.seed is None and not config.headless:
-        if config.backend == "auto" and session.backend != "int8":  # which a float32 library is no faster than
+        if config.backend == "auto" and gains_by_compiling(session):
             upgrade = Upgrade(config.world, session)
             stack.callback(upgrade.close)
         if config.threads is None and not config.unpaced:

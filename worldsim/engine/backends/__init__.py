@@ -16,7 +16,7 @@ from worldsim.schema import nearest
 BACKENDS = {
     "eager": "PyTorch as it is; starts at once, everywhere",
     "torchscript": "traced, and run without Python; no compiler",
-    "int8": "as torchscript, with products in eight bits; an x86 CPU, no compiler",
+    "int8": "as torchscript, with products of attention and MLPs in eight bits; an x86 CPU, no compiler",
     "inductor": "torch.compile; needs a C++ compiler (on a GPU, Triton)",
     "aoti": "torch.export and AOTInductor: compiled once with a C++ compiler, kept on disk, loaded without one",
     "openvino": "OpenVINO; a CPU, no compiler: pip install 'worldsim[openvino]'",

@@ -17,9 +17,12 @@ from torch import Tensor, nn
 
 from worldsim.engine.backends import Part
 from worldsim.engine.backends.torchscript import TorchScript
+from worldsim.engine.parts import EncodePart
 from worldsim.errors import BackendError
 from worldsim.model.attention import MLP, SpatialAttention, TemporalAttention
 from worldsim.model.multiscale import MultiScaleAttention
+from worldsim.model.token_decoder import TokenDecoder
+from worldsim.model.world_model import WorldModel
 
 
 class Int8Linear(nn.Module):
@@ -71,6 +74,11 @@ def rounded(part: nn.Module) -> nn.Module:
                     if isinstance(layer, nn.Linear) and name != "down":
                         setattr(module, name, Int8Linear(layer))
     return made
+
+
+def rounds(model: WorldModel) -> bool:
+    """Whether a tick runs any layer of a model that this backend rounds: convolutions are none, nor is what rests."""
+    return EncodePart(model).sees or isinstance(model.decoder, TokenDecoder)
 
 
 def make(device: torch.device) -> Int8:
