@@ -20,7 +20,7 @@ from worldsim.engine.backends.int8 import Int8Linear, rounded, rounds
 from worldsim.engine.parts import DecodePart, EncodePart, OutcomePart
 from worldsim.engine.session import Session
 from worldsim.errors import BackendError, WorldsimError
-from worldsim.world import World
+from worldsim.world import World, load_world
 
 COMPILER = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 OPENVINO = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed")
@@ -70,6 +70,9 @@ def test_int8_dreams_what_eager_float32_dreams_but_for_its_rounding(tiny_world: 
     assert 0 < off["frame_error_mean"] < 0.5, "of random weights: less than half a grey level"
     assert off == frame_error(again, 20, np.random.default_rng(0)), "the same in every session"
     assert frame_error(exact, 5, np.random.default_rng(0)) == {"frame_error_mean": 0.0, "frame_error_max": 0.0}
+    box = frame_error(Session(load_world("pong"), dtype="float32", backend="int8"), 20, np.random.default_rng(0))
+    assert box["frame_error_mean"] < 0.03, "less than a frame's own rounding to uint8 would add"
+    assert box["frame_error_max"] < 64, "the edge of a thing that moves may be a shade off, not the thing"
 
 
 def test_int8_rounds_the_blocks_and_not_what_sees_pixels(tiny_world: World) -> None:
