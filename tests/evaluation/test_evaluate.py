@@ -31,7 +31,10 @@ def test_it_writes_numbers_tables_and_pictures(
     assert {"roll_outs.png", "roll_outs.gif", "curves.png", "drift.png"} <= set(report["pictures"])
     text = (out / "report.md").read_text()
     assert "**FAIL**" in text and "A quick look" in text and "## Drift" in text
-    assert "exactly one ball" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "exactly one ball" in told.out
+    begun = told.err.index("objects: "), told.err.index("outcome: ")
+    assert begun[0] < told.err.index("exactly one ball") < begun[1], "not told before the next part"
 
 
 def stripped(dataset: Dataset, folder: Path, *, state: bool) -> Path:

@@ -22,7 +22,7 @@ from worldsim.evaluation import control, diversity, drift, fidelity, motion, obj
 from worldsim.evaluation.bars import Bar, bars
 from worldsim.evaluation.learning import Lesson
 from worldsim.evaluation.pictures import draw, require_plots
-from worldsim.evaluation.report import as_json, as_markdown, write
+from worldsim.evaluation.report import as_json, as_lines, as_markdown, write
 from worldsim.evaluation.roll_outs import DreamSettings
 from worldsim.evaluation.subject import Extent, Subject, source_of
 from worldsim.machine import commit, machine
@@ -158,23 +158,33 @@ def evaluate(config: EvaluateConfig, out: Path, *, quiet: bool = False) -> tuple
             print(f"{part}: {seconds[part]:.0f} s", file=sys.stderr, flush=True)
         return found
 
+    told: set[str] = set()
+
+    def measured(part: str, work: Callable[[], Any]) -> None:
+        """Parts take minutes each: what one found is told at once, and is not lost with the next."""
+        report[part] = timed(part, work)
+        fresh = [bar for bar in bars(report) if bar.value is not None and bar.text not in told]
+        told.update(bar.text for bar in fresh)
+        if fresh and not quiet:
+            print(*as_lines(fresh), sep="\n", file=sys.stderr, flush=True)
+
     if subject.reader:
         report["about"]["reader"] = subject.reader.name
         report["reader"] = timed("reader", lambda: objects.validate_reader(subject))
     if parts & {"control", "objects", "fidelity"}:
         timed("roll-outs", lambda: subject.roll_outs)
     if "control" in parts:
-        report["control"] = timed("control", lambda: control.measure(subject))
+        measured("control", lambda: control.measure(subject))
     if "objects" in parts and subject.reader:
-        report["objects"] = timed("objects", lambda: objects.measure(subject))
+        measured("objects", lambda: objects.measure(subject))
     if "motion" in parts and subject.reader:
-        report["motion"] = timed("motion", lambda: motion.measure(subject))
+        measured("motion", lambda: motion.measure(subject))
     if "fidelity" in parts:
-        report["fidelity"] = timed("fidelity", lambda: fidelity.measure(subject))
+        measured("fidelity", lambda: fidelity.measure(subject))
     if "outcome" in parts:
-        report["outcome"] = timed("outcome", lambda: outcome.measure(subject))
+        measured("outcome", lambda: outcome.measure(subject))
     if "diversity" in parts and subject.reader:
-        report["diversity"] = timed("diversity", lambda: diversity.measure(subject))
+        measured("diversity", lambda: diversity.measure(subject))
     if "drift" in parts and subject.reader:
         report["drift"], drifted = timed("drift", lambda: drift.measure(subject))
         if "outcome" in report and "points" in report["drift"]:
@@ -246,9 +256,5 @@ def main(settings: dict[str, Any]) -> None:
         _, rows = evaluate(config, out)
     finally:
         torch.set_num_threads(threads)
-    words = {True: "pass", False: "FAIL", None: "-"}
-    for bar in rows:
-        value = "-" if bar.value is None else f"{bar.value:.3f}"
-        sign = ">=" if bar.at_least else "<="
-        print(f"{words[bar.passed]:<5}{bar.part:<9}{bar.text:<62}{value:>8}  ({sign} {bar.target:g}; {bar.note})")
+    print(*as_lines(rows), sep="\n")
     print(f"{out / 'report.md'}: the whole report; pictures beside it")

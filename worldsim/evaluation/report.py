@@ -35,6 +35,16 @@ def as_json(report: Mapping[str, Any]) -> str:
     return json.dumps(_plain(report), indent=1, allow_nan=False) + "\n"
 
 
+def as_lines(rows: Sequence[Bar]) -> list[str]:
+    """Bars for a terminal, a line each."""
+    words, lines = {True: "pass", False: "FAIL", None: "-"}, []
+    for bar in rows:
+        value = "-" if bar.value is None else f"{bar.value:.3f}"
+        asked = f"{'>=' if bar.at_least else '<='} {bar.target:g}"
+        lines.append(f"{words[bar.passed]:<5}{bar.part:<9}{bar.text:<62}{value:>8}  ({asked}; {bar.note})")
+    return lines
+
+
 def as_markdown(report: Mapping[str, Any], rows: Sequence[Bar]) -> str:
     """The report as tables for people."""
     about = report["about"]
