@@ -113,6 +113,11 @@ def test_a_command_leaves_nothing_behind_but_what_it_does(verb: Callable[..., in
     assert (sorted(tmp_path.rglob("*")), sys.argv, dict(os.environ)) == (before, argv, environment)
 
 
+def test_a_report_names_the_command_and_not_a_folder_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["worldsim evaluate", "world=pong", "parts=[objects]", "out=elsewhere", "hydra.x=1"])
+    assert settings.command_line() == "worldsim evaluate world=pong 'parts=[objects]'"
+
+
 def test_a_sweep_runs_every_choice(verb: Callable[..., int], seen: list[dict[str, Any]]) -> None:
     assert verb(["-m", "steps=1,2", "world=pong,three"]) == 3
     assert [(one["steps"], one["world"]) for one in seen] == [

@@ -37,8 +37,8 @@ def home() -> Path:
 
 
 def command_line() -> str:
-    """The verb that is running, as a person would type it."""
-    words = [*sys.argv[0].split(), *(word for word in sys.argv[1:] if not word.startswith("hydra"))]
+    """The verb that is running, as anyone would type it: not where this machine was to put what it writes."""
+    words = [*sys.argv[0].split(), *(word for word in sys.argv[1:] if not word.startswith(("hydra", "out=")))]
     return shlex.join(words)
 
 
