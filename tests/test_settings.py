@@ -114,7 +114,7 @@ def test_a_command_leaves_nothing_behind_but_what_it_does(verb: Callable[..., in
 
 
 def test_a_report_names_the_command_and_not_a_folder_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["worldsim evaluate", "world=pong", "parts=[objects]", "out=elsewhere", "hydra.x=1"])
+    monkeypatch.setattr("sys.argv", ["worldsim evaluate", "world=pong", "parts=[objects]", "out=there", "hydra.x=1"])
     assert settings.command_line() == "worldsim evaluate world=pong 'parts=[objects]'"
 
 
