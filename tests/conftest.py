@@ -25,6 +25,14 @@ def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("WORLDSIM_HOME", str(tmp_path_factory.mktemp("home")))
 
 
+@pytest.fixture(autouse=True)
+def _own_chance() -> None:
+    """A test that draws weights from PyTorch's global generator draws the same alone, and after whatever others."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def tiny_world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an untrained world with Pong's actions that ticks in no time. Do not write to it."""
