@@ -132,8 +132,8 @@ class BreakoutPlayer:
     """Goes where the ball will come down, serves when there is none, and aims with all parts of the paddle."""
 
     HALF = 3.2  # half a paddle; this and all below in 64ths of a frame
-    ROW = 60.0  # where the paddle meets the ball
-    LEFT, RIGHT = 3.5, 59.5  # where a ball's centre turns
+    ROW = 61.6  # where the paddle meets the ball
+    LEFT, RIGHT = 3.4, 60.2  # where a ball's centre turns
 
     def __init__(
         self, actions: ActionTable, rng: np.random.Generator, pixels: int, skill: str | None = None
@@ -144,7 +144,7 @@ class BreakoutPlayer:
         self._reach = float(rng.choice([0.2, 0.6, 0.9, 1.1])) * self.HALF
         self._serves = rng.random() < 0.9
         if skill is not None:
-            late, reach = {"novice": (6, 0.2), "average": (3, 0.6), "expert": (0, 0.9)}[skill]
+            late, reach = {"novice": (6, 0.9), "average": (3, 0.8), "expert": (0, 0.4)}[skill]
             self._seen, self._reach, self._serves = deque(maxlen=1 + late), reach * self.HALF, True
         self._aim = 0.0
         self._ball = (math.nan, math.nan)

@@ -34,6 +34,8 @@ class SourceConfig:
         behaviour: name of the scripted player, or None.
         score_limit: the episode ends when either side has so many points. None where it may also end otherwise: a world
             learned from a game with a limit ends its episodes by the points it told, and by nothing else.
+        lives: how many an episode has, of a game whose ``info`` tells ``lives`` (Atari's does): recordings mark where one
+            is lost, and a world learned from them counts them and ends its episodes with the last. None for a game without.
         max_episode_steps: decisions until an episode is truncated.
         action_repeat: decisions an agent's action is held for (a hint for agents; the source ignores it).
         extra: pip extra that installs the game, or "".
@@ -56,6 +58,7 @@ class SourceConfig:
     state: str | None = None
     behaviour: str | None = None
     score_limit: int | None = None
+    lives: int | None = None
     max_episode_steps: int = 27000
     action_repeat: int = 1
     extra: str = ""
@@ -65,6 +68,8 @@ class SourceConfig:
         for key in ("frame_skip", "max_over", "height", "width", "max_episode_steps"):
             if getattr(self, key) < 1:
                 raise SourceError(f"source {self.name}: {key} must be at least 1, not {getattr(self, key)}")
+        if self.lives is not None and (self.lives < 1 or self.score_limit is not None):
+            raise SourceError(f"source {self.name}: give lives of at least 1 or a score_limit, not both")
         if self.max_over > self.frame_skip:
             over = f"max_over {self.max_over} exceeds frame_skip {self.frame_skip}"
             raise SourceError(f"source {self.name}: {over}")

@@ -33,6 +33,7 @@ class SourceState:
     history: tuple[int, ...]
     ticks: int
     score: tuple[int, int]
+    lives: int
     frame: Frame
 
 
@@ -50,7 +51,8 @@ class Source(gym.Env[Frame, Any]):
     """A real game as frames ``uint8 [H, W, 3]`` and numbered actions.
 
     ``info["state"]`` holds the game's own state (``dict[str, float]``, empty without a reader): positions in
-    frame pixels (see :mod:`worldsim.envs.source_state`) that belong to the returned frame.
+    frame pixels (see :mod:`worldsim.envs.source_state`) that belong to the returned frame. A step's
+    ``info["life_lost"]`` says whether it took one of the config's ``lives``.
     """
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 - Gymnasium's own shape
@@ -79,7 +81,7 @@ class Source(gym.Env[Frame, Any]):
         self._seed = 0
         self._history: list[int] = []  # kept only where there is no native state: the way to replay
         self._ticks = 0
-        self._score = (0, 0)
+        self._score, self._lives = (0, 0), 0
         self._reader = READERS[config.state] if config.state else None
         self._geometry: Geometry | None = None
 
@@ -93,9 +95,10 @@ class Source(gym.Env[Frame, Any]):
         super().reset(seed=seed)
         self._seed = int(self.np_random.integers(2**31)) if seed is None else seed
         self._history, self._ticks, self._score = [], 0, (0, 0)
-        observation, _ = self._env.reset(seed=self._seed, options=options)
+        observation, told = self._env.reset(seed=self._seed, options=options)
         for _ in range(self.config.warm_up):
-            observation, *_ = self._env.step(self.config.noop + self._first)
+            observation, *_, told = self._env.step(self.config.noop + self._first)
+        self._lives = self._lives_of(told)
         self._frame = self._shrink(self._picture(observation))
         return self._frame, {"state": self._state()}
 
@@ -105,7 +108,7 @@ class Source(gym.Env[Frame, Any]):
         total, terminated, truncated = 0.0, False, False
         pictures: deque[Frame] = deque(maxlen=self.config.max_over)
         for left in range(self.config.frame_skip, 0, -1):
-            observation, reward, terminated, truncated, _ = self._env.step(number + self._first)
+            observation, reward, terminated, truncated, told = self._env.step(number + self._first)
             total += float(reward)
             done = terminated or truncated
             if left <= self.config.max_over or done:
@@ -120,7 +123,9 @@ class Source(gym.Env[Frame, Any]):
         if self.config.score_limit and max(self._score) >= self.config.score_limit:
             terminated = True
         truncated = not terminated and (truncated or self._ticks >= self.config.max_episode_steps)
-        return self._frame, total, terminated, truncated, {"state": self._state()}
+        before, self._lives = self._lives, self._lives_of(told)
+        info = {"state": self._state(), "life_lost": self._lives < before}
+        return self._frame, total, terminated, truncated, info
 
     def render(self) -> Frame:  # type: ignore[override]
         """The last frame."""
@@ -137,7 +142,7 @@ class Source(gym.Env[Frame, Any]):
         """
         game: Any = self._env.unwrapped
         native = game.clone_state(include_rng=True) if self._native else None
-        return SourceState(native, self._seed, tuple(self._history), self._ticks, self._score, self._frame.copy())
+        return SourceState(native, self._seed, tuple(self._history), self._ticks, self._score, self._lives, self._frame.copy())
 
     def restore_state(self, state: SourceState) -> Frame:
         """Go back to a moment; returns its frame."""
@@ -149,7 +154,7 @@ class Source(gym.Env[Frame, Any]):
             for action in state.history:
                 self.step(action)
         self._seed, self._history = state.seed, list(state.history)
-        self._ticks, self._score = state.ticks, state.score
+        self._ticks, self._score, self._lives = state.ticks, state.score, state.lives
         self._frame = state.frame.copy()
         return self._frame
 
@@ -182,6 +187,14 @@ class Source(gym.Env[Frame, Any]):
         field = picture[top:bottom, left:right]
         size = (self.config.width, self.config.height)
         return np.asarray(cv2.resize(field, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+    def _lives_of(self, told: dict[str, Any]) -> int:
+        """Lives left, 0 in a game without."""
+        if self.config.lives is None:
+            return 0
+        if "lives" not in told:
+            raise SourceError(f"source {self.config.name}: {self.config.id} tells no lives: take them from its config")
+        return int(told["lives"])
 
     def _state(self) -> dict[str, float]:
         if self._reader is None or self._geometry is None:

@@ -45,8 +45,8 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     but for rounding: processors add up a batch of N in another order than one of 1, so that now and then a pixel is one
     grey level off, and what follows from it.
 
-    ``infos`` holds for every row ``score`` int64 [N, 2] (points for, points against), ``tick`` int64 [N] and
-    ``latency``, with Gymnasium's masks ``_score`` and so on. What a row showed last before it was reset in the same
+    ``infos`` holds for every row ``score`` int64 [N, 2] (points for, points against), ``tick`` int64 [N], in a world that
+    has some ``lives`` int64 [N], and ``latency``, with Gymnasium's masks ``_score`` and so on. What a row showed last before it was reset in the same
     step (``AutoresetMode.SAME_STEP``) is in ``final_obs`` and ``final_info``.
 
     Args:
@@ -317,6 +317,8 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         session, everyone = self.session, np.ones(self.num_envs, bool)
         shared = np.full(self.num_envs, latency, dtype=object)
         values = {"latency": shared, "score": session.score.copy(), "tick": session.tick.copy()}
+        if session.lives is not None:
+            values["lives"] = session.lives.copy()
         return values | {f"_{key}": everyone.copy() for key in values}
 
     def _given(self, observations: Tensor) -> Any:

@@ -50,10 +50,11 @@ class WorldEnv(gym.Env[NDArray[Any], np.int64]):
     """The dream of a world, behind the interface of the game it was learned from.
 
     Observations are frames, see ``obs_type``; rewards are -1, 0 or +1 a tick; ``terminated`` is what the world
-    predicts, or a side at its score limit; ``truncated`` is set after the world's own longest episode,
+    predicts, or a side at its score limit, or the last life lost; ``truncated`` is set after the world's own longest episode,
     however many ticks a step has.
 
-    ``info`` holds ``latency`` (:class:`Latency`), ``score`` (points for, points against) and ``tick``.
+    ``info`` holds ``latency`` (:class:`Latency`), ``score`` (points for, points against), ``tick`` and, in a world that
+    has some, ``lives`` left.
 
     Args:
         world: A name, a folder, ``hf:owner/name``, or a world. Environments of one folder share its weights.
@@ -203,7 +204,8 @@ class WorldEnv(gym.Env[NDArray[Any], np.int64]):
 
     def _info(self, latency: Latency) -> dict[str, Any]:
         score, tick = self.session.score[0], self.session.tick[0]
-        return {"latency": latency, "score": (int(score[0]), int(score[1])), "tick": int(tick)}
+        info = {"latency": latency, "score": (int(score[0]), int(score[1])), "tick": int(tick)}
+        return info if self.session.lives is None else info | {"lives": int(self.session.lives[0])}
 
     def _require_open(self, what: str) -> None:
         if self._closed:

@@ -49,6 +49,7 @@ class WorldConfig:
         fps: Decisions per second.
         max_episode_steps: Ticks after which an episode is truncated.
         score_limit: An episode ends when a side has this many points, and not otherwise; ``None`` for a game without.
+        lives: An episode ends when so many are lost, and not otherwise; ``None`` for a game without.
         steps: Denoising steps per frame, 1 to 64.
         context_level: Context-noise bucket that the encoder is told of when it runs; 0 is clean.
         source: Where it was learned from; free-form, for people.
@@ -65,6 +66,7 @@ class WorldConfig:
     fps: float = 30.0
     max_episode_steps: int = 27000
     score_limit: int | None = None
+    lives: int | None = None
     steps: int = 2
     context_level: int = 0
     source: dict[str, Any] = field(default_factory=dict)
@@ -79,6 +81,8 @@ class WorldConfig:
             raise WorldError("max_episode_steps must be at least 1 and steps from 1 to 64")
         if self.score_limit is not None and self.score_limit < 1:
             raise WorldError(f"score_limit must be at least 1 or none, not {self.score_limit}")
+        if self.lives is not None and (self.lives < 1 or self.score_limit is not None):
+            raise WorldError(f"lives must be at least 1, and go without a score_limit, or none, not {self.lives}")
         if not 0 <= self.context_level < self.model.context_levels:
             raise WorldError(
                 f"context_level must be from 0 to {self.model.context_levels - 1}, not {self.context_level}"

@@ -178,6 +178,27 @@ def test_where_there_is_a_score_limit_the_end_head_is_not_asked(make_world: Make
     assert [session.step([0])[1].terminated.tolist() for _ in range(2)] == [[False], [True]]
 
 
+def test_lives_end_an_episode_with_the_last_and_a_state_holds_them(make_world: MakeWorld) -> None:
+    session = started(make_world(end=True, settings={"lives": 2}), 2)
+    left = session.lives
+    assert left is not None and left.tolist() == [2, 2]
+    assert session.step([0, 0])[1].terminated.tolist() == [False, False] and left.tolist() == [1, 1]
+    state = session.snapshot()
+    assert session.step([0, 0])[1].terminated.tolist() == [False, False], "one loss that is told twice"
+    with torch.no_grad():
+        session.model.heads.end.bias.neg_()  # tells of none
+    session.step([0, 0], idle=[1])
+    with torch.no_grad():
+        session.model.heads.end.bias.neg_()
+    assert session.step([0, 0])[1].terminated.tolist() == [True, False] and left.tolist() == [0, 1]
+    session.reset([0])
+    assert left.tolist() == [2, 1]
+    session.restore(state)
+    assert left.tolist() == [1, 1]
+    assert session.step([0, 0])[1].terminated.tolist() == [False, False], "the loss before was told already"
+    assert started(make_world()).lives is None
+
+
 def test_a_start_tells_of_its_last_reward(tiny_world: World) -> None:
     def after(since: int) -> NDArray[np.uint8]:
         session = Session(tiny_world, seed=3)

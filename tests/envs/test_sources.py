@@ -260,19 +260,45 @@ def test_breakouts_state_is_where_the_pixels_are() -> None:
     for _ in range(600):
         state = info["state"]
         bright = frame.astype(float).sum(-1)
-        if not state["ball_y"] > 55:  # also when absent
-            paddle = bright[61:63, 4:60].sum(0)
-            assert (paddle * np.arange(4, 60)).sum() / paddle.sum() == pytest.approx(state["player_x"], abs=0.6)
-        if 26 < state["ball_y"] < 58 and 5 < state["ball_x"] < 58:
-            ball = bright[25:60, 4:60]
-            x = (ball.sum(0) * np.arange(4, 60)).sum() / ball.sum()
-            y = (ball.sum(1) * np.arange(25, 60)).sum() / ball.sum()
+        if not state["ball_y"] > 75:  # also when absent
+            paddle = bright[78:80, 4:76].sum(0)
+            assert (paddle * np.arange(4, 76)).sum() / paddle.sum() == pytest.approx(state["player_x"], abs=0.6)
+        if 32 < state["ball_y"] < 75 and 5 < state["ball_x"] < 74:
+            ball = bright[31:77, 4:76]
+            x = (ball.sum(0) * np.arange(4, 76)).sum() / ball.sum()
+            y = (ball.sum(1) * np.arange(31, 77)).sum() / ball.sum()
             assert (x, y) == pytest.approx((state["ball_x"], state["ball_y"]), abs=0.5)
             seen += 1
         gap = state["ball_x"] - state["player_x"]
         frame, *_, info = source.step(1 if np.isnan(gap) else 0 if abs(gap) < 1 else 2 if gap > 0 else 3)
     assert seen > 100
     source.close()
+
+
+def test_breakout_tells_where_a_life_is_lost_and_a_state_holds_how_many_are_left() -> None:
+    pytest.importorskip("ale_py")
+    source = make_source(load_source("breakout"))
+    source.reset(seed=0)
+    lost, saved = [], None
+    for tick in range(3000):  # the paddle is never moved
+        *_, terminated, _, info = source.step(1)
+        lost += [tick] * info["life_lost"]
+        if len(lost) == 2 and saved is None:
+            saved = source.clone_state(), tick
+        if terminated:
+            break
+    assert len(lost) == source.config.lives == 5 and lost[-1] == tick and terminated
+    assert saved is not None
+    source.restore_state(saved[0])
+    again = [saved[1] + 1 + i for i in range(tick - saved[1]) if source.step(1)[4]["life_lost"]]
+    assert again == lost[2:]
+    source.close()
+
+
+def test_a_game_without_lives_is_refused_when_some_are_asked_for() -> None:
+    source = make_source(load_source("CartPole-v1", lives=3))
+    with pytest.raises(SourceError, match="tells no lives"):
+        source.reset(seed=0)
 
 
 @pytest.mark.parametrize(("name", "package"), [("carracing", "Box2D"), ("doom", "vizdoom")])

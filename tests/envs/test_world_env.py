@@ -18,6 +18,7 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from numpy.typing import NDArray
 
+from worldsim.envs.vector_env import WorldVectorEnv
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import ActionError, BackendError, StartError, WorldError, WorldsimError
 from worldsim.world import World, list_worlds, save_world
@@ -200,6 +201,16 @@ def test_points_end_the_episode_at_the_score_limit(make_world: Callable[..., Wor
         env.step(0)
     env.reset()
     assert env.step(0)[-1]["score"] == (0, 1)
+
+
+def test_the_last_life_ends_the_episode_and_info_tells_how_many_are_left(make_world: Callable[..., World]) -> None:
+    world = make_world(end=True, settings={"lives": 1})
+    env, rows = WorldEnv(world), WorldVectorEnv(2, world)
+    assert env.reset(seed=1)[1]["lives"] == 1 and rows.reset(seed=1)[1]["lives"].tolist() == [1, 1]
+    _, _, terminated, _, info = env.step(0)
+    assert terminated and info["lives"] == 0
+    _, _, terminations, _, infos = rows.step(np.array([0, 0]))
+    assert terminations.all() and infos["lives"].tolist() == [0, 0]
 
 
 def test_an_action_is_held_for_its_ticks_or_until_the_end(make_world: Callable[..., World]) -> None:

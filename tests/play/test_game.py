@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from tests.play.conftest import OpenGame
@@ -177,15 +178,30 @@ def test_leaving_ends_the_game_before_another_tick(open_a_game: OpenGame) -> Non
 
 
 @pytest.mark.parametrize("size", [64, 300, 640, 1600])
+@pytest.mark.parametrize("settings", [{"score_limit": 21}, {"lives": 5}])
 @pytest.mark.parametrize("shape", [{}, {"height": 24, "width": 16}])
-def test_the_panel_and_help_can_be_drawn_at_any_size(open_a_game: OpenGame, size: int, shape: Any) -> None:
-    game = open_a_game(size=size, world={"reward": 1, "settings": {"score_limit": 21}, **shape})
+def test_the_panel_and_help_can_be_drawn_at_any_size(
+    open_a_game: OpenGame, size: int, shape: Any, settings: Any
+) -> None:
+    game = open_a_game(size=size, world={"reward": 1, "settings": settings, **shape})
     bare = game.window.pixels()
     press(game, "h")
     press(game, "tab")
     press(game, "f12")
     press(game, "tab")
     assert (game.window.pixels() != bare).any()
+
+
+def test_a_lost_life_is_told_and_a_new_episode_has_all_again(open_a_game: OpenGame) -> None:
+    game = open_a_game(world={"end": True, "settings": {"lives": 2}})
+    assert game.readout.lives == 2
+    bare = game.window.pixels()
+    game.turn()
+    assert game.readout.lives == 1 and (game.window.pixels() != bare).any()
+    with torch.no_grad():
+        game.session.model.heads.end.bias.neg_()  # tells of no more
+    press(game, "r")
+    assert game.readout.lives == 2
 
 
 def test_the_panel_goes_and_comes_back_and_the_picture_keeps_its_shape(open_a_game: OpenGame) -> None:

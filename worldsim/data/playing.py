@@ -67,7 +67,7 @@ def play_episode(source: Source, behaviour: MixtureConfig, seed: int, limit: int
         actions.append(action)
         kinds.append(kind)
         rewards.append(reward)
-        ends.append((terminated, truncated))
+        ends.append((terminated or info["life_lost"], truncated))
     over = np.array(ends, bool)
     return Episode(
         frames=np.stack(frames),

@@ -36,25 +36,38 @@ class Referee:
             and then a head can only guess. ``None``: the heads say when it does.
         device: Where the heads run.
         reward_ages: Ticks for which the decoder is told of a reward.
+        lives: Of an episode, in a game that has some: the end head then tells where one is lost, and the episode ends
+            with the last. ``None`` in a game without.
 
     Attributes:
         score: int64 [B, 2], points rewarded with +1 and with -1 since the row began.
         tick: int64 [B], judged ticks since the row began.
+        lives: int64 [B, 2], lives left (0 in a game without), and whether the last tick lost one: a loss that is told in
+            two ticks running is one.
         told: int64 [B], sign of the last reward + 1, on the device: the heads hear it.
         since: int64 [B], the last reward that was given, its sign times its age, see
             :func:`~worldsim.model.cue.since_rewards`, on the device: the decoder hears it.
     """
 
-    def __init__(self, batch: int, score_limit: int | None, device: torch.device, reward_ages: int = 0) -> None:
-        self._limit, self._ages = score_limit, reward_ages
+    def __init__(
+        self,
+        batch: int,
+        score_limit: int | None,
+        device: torch.device,
+        reward_ages: int = 0,
+        lives: int | None = None,
+    ) -> None:
+        self._limit, self._ages, self._lives = score_limit, reward_ages, lives
         self.score = np.zeros((batch, 2), np.int64)
         self.tick = np.zeros(batch, np.int64)
+        self.lives = np.zeros((batch, 2), np.int64)
         self.told = torch.ones(batch, dtype=torch.int64, device=device)
         self.since = torch.zeros_like(self.told)
 
     def begin(self, rows: Sequence[int], since: Sequence[int]) -> None:
         """Rows start over, each a given time after its last reward."""
         self.score[rows], self.tick[rows], self.told[rows] = 0, 0, 1
+        self.lives[rows] = self._lives or 0, 0
         self.since[rows] = torch.tensor(since, device=self.since.device)
 
     def judge(self, logits: Sequence[Tensor], idle: Sequence[int]) -> Outcome:
@@ -78,11 +91,20 @@ class Referee:
         self.tick += playing
         self.score[:, 0] += sign > 0
         self.score[:, 1] += sign < 0
-        if self._limit is None:
-            terminated = end_logits.cpu().numpy().argmax(-1) == 1
-        else:
+        if self._limit is not None:
             terminated = self.score.max(1) >= self._limit
+        else:
+            terminated = end_logits.cpu().numpy().argmax(-1) == 1
+            if self._lives is not None:
+                terminated = self._lose_lives(terminated, playing)
         return Outcome(sign.astype(np.float32), terminated & playing)
+
+    def _lose_lives(self, lost: NDArray[np.bool_], playing: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Count lives down where one is lost, both [B]: whether none is left."""
+        left, losing = self.lives[:, 0], self.lives[:, 1]
+        left -= lost & playing & (losing == 0) & (left > 0)
+        losing[playing] = lost[playing]
+        return left == 0
 
     def _correct(self, recent: Tensor) -> None:
         """Begin the count anew where it knows of no reward that is recent, and the frames do."""

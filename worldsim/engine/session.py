@@ -72,7 +72,8 @@ class Session:
         self._levels = levels(world.config.steps if steps is None else steps)
         self.stopwatch = Stopwatch(sync=torch.cuda.synchronize if self.device.type == "cuda" else None)
         c = self.model.config
-        self._referee = Referee(batch, world.config.score_limit, self.device, c.reward_ages)
+        rules = world.config
+        self._referee = Referee(batch, rules.score_limit, self.device, c.reward_ages, rules.lives)
         self._memory = Memory(self.model, batch, world.config.context_level)
         self._noise = RowNoise((c.tokens, c.patch_dim), check_seeds(seed, batch))
         self._started = np.zeros(batch, bool)
@@ -124,6 +125,11 @@ class Session:
     def score(self) -> NDArray[np.int64]:
         """Points rewarded with +1 and with -1 since each row's reset, int64 [B, 2]."""
         return self._referee.score
+
+    @property
+    def lives(self) -> NDArray[np.int64] | None:
+        """Lives left, int64 [B]; ``None`` in a world without."""
+        return None if self.world.config.lives is None else self._referee.lives[:, 0]
 
     @property
     def tick(self) -> NDArray[np.int64]:
@@ -254,7 +260,8 @@ class Session:
         """Remember the uint8 frames that were shown, and their actions, and read what followed.
 
         Returns:
-            See :class:`Outcome`; in a world with a ``score_limit``, ``terminated`` is when a side has reached it.
+            See :class:`Outcome`; in a world with a ``score_limit``, ``terminated`` is when a side has reached it; in one
+            with ``lives``, when the last is lost.
 
         Raises:
             WorldsimError: nothing was rendered, or a closed session.
@@ -291,6 +298,7 @@ class Session:
             generators=self._noise.states(chosen),
             score=self.score[chosen],
             tick=self.tick[chosen],
+            lives=self._referee.lives[chosen],
         )
 
     @torch.inference_mode()
@@ -314,6 +322,7 @@ class Session:
         self._noise.set_states(chosen, held.generators)
         self.score[chosen] = state.score
         self.tick[chosen] = state.tick
+        self._referee.lives[chosen] = state.lives
         self._started[chosen] = True
         self._idle, self._pending = [], state.pending
 

@@ -16,7 +16,7 @@ from worldsim.model.trail import no_trail
 from worldsim.start import LONGEST
 from worldsim.world import World
 
-STATE_VERSION = 5
+STATE_VERSION = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +41,7 @@ class SessionState:
         generators: uint8 [n, G].
         score: int64 [n, 2].
         tick: int64 [n].
+        lives: int64 [n, 2], see :class:`~worldsim.engine.referee.Referee`.
     """
 
     version: int
@@ -60,6 +61,7 @@ class SessionState:
     generators: NDArray[np.uint8]
     score: NDArray[np.int64]
     tick: NDArray[np.int64]
+    lives: NDArray[np.int64]
 
     @property
     def rows(self) -> int:
@@ -115,6 +117,7 @@ def checked_state(state: SessionState, world: World, dtype: torch.dtype, memory:
         "generators": ((rows, *random), np.dtype(np.uint8)),
         "score": ((rows, 2), whole),
         "tick": ((rows,), whole),
+        "lives": ((rows, 2), whole),
     }
     for name, (shape, kind) in layout.items():
         array = getattr(state, name)

@@ -111,6 +111,8 @@ def _ends(
 ) -> dict[str, Any]:
     """The end by the head alone, and as a session says it: by predicted rewards where there is a score limit."""
     true = _column([episode.terminated for episode in episodes])
+    if subject.world.config.lives is not None:  # the head tells lost lives, and so do recordings
+        return {"head": score(_column(ends), true, LATE) | {"tolerance": LATE}}
     limit, told = subject.world.config.score_limit, []
     for row, head in zip(rewards, ends, strict=True):
         over = head

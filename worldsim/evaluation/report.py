@@ -171,7 +171,7 @@ def _outcome(part: Mapping[str, Any]) -> list[str]:
     for name in ("+1", "-1"):
         for key in ("exact", "within_1"):
             rows.append([f"{name}, {key.replace('_', ' ')}", *_scores(part[name][key])])
-    rows += [[f"end, {key}", *_scores(part["end"][key])] for key in ("head", "session")]
+    rows += [[f"end, {key}", *_scores(part["end"][key])] for key in part["end"]]
     for where, found in part.get("points", {}).items():
         rows += [[f"{sign} in the pictures, {where}", *_scores(found[sign])] for sign in ("+1", "-1")]
     chances = "; ".join(

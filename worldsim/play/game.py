@@ -81,6 +81,7 @@ class Game:
             about=f"a dream of {source}" if source else "a dream",
             actions=session.world.actions.names,
             score_limit=config.score_limit,
+            lives=config.lives,
             period_ms=1000 * self._pacer.period,
             action=session.world.actions.noop,
             steps=session.steps,
@@ -168,6 +169,10 @@ class Game:
         readout.reward = float(outcome.reward[0])
         readout.score = (int(session.score[0, 0]), int(session.score[0, 1]))
         readout.frame = int(session.tick[0])
+        if session.lives is not None:
+            lost, readout.lives = readout.lives != session.lives[0], int(session.lives[0])
+            if lost:
+                self._screen.flash("life lost", WARN)
         if readout.reward and readout.score_limit is not None:  # elsewhere rewards may come with every tick
             won = readout.reward > 0
             self._screen.flash("point" if won else "point lost", GOOD if won else WARN)
@@ -290,6 +295,7 @@ class Game:
         self._screen.flash("")
         readout = self.readout
         readout.score, readout.reward, readout.frame = (0, 0), 0.0, 0
+        readout.lives = self.session.world.config.lives
         readout.action = self.session.world.actions.noop
         if self._planned is not None:
             assert self._pilot is not None

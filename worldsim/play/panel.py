@@ -32,6 +32,7 @@ class Readout:
         about: one line under it.
         actions: names, by number.
         score_limit: the world's, or None where points have no two sides.
+        lives: left, or None in a world without.
         period_ms: milliseconds a tick may take, 0 when unpaced.
         action, score, reward, frame, steps: of the present tick.
         backend: what computes it.
@@ -52,6 +53,7 @@ class Readout:
     backend: str = "eager"
     recording: bool = False
     pilot: str = ""
+    lives: int | None = None
 
 
 class Panel:
@@ -125,6 +127,9 @@ class Panel:
             reward = round(readout.reward)
             colour = GOOD if reward > 0 else WARN if reward < 0 else FAINT
             self._put(f"reward {_signed(reward)}", 17, colour, right, y + self._px(34), right=True)
+            if readout.lives is not None:
+                left = f"{readout.lives} {'life' if readout.lives == 1 else 'lives'} left"
+                self._put(left, 17, MUTED, right, y + self._px(14), right=True)
             if readout.score_limit is not None:
                 self._put(f"return {_signed(won - lost)}", 17, MUTED, right, y + self._px(50), right=True)
         return y + self._px(78)

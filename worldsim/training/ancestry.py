@@ -22,6 +22,7 @@ from worldsim.training.run import Run
 from worldsim.world import World, load_world
 
 _MADE_BY = "## Made by\n"
+_OF_ACTIONS = "encoder.action.weight", "encoder.older.weight", "decoder.action.weight"
 _PLACE = re.compile(r"(?<==)/[^\s`'\"]+")
 
 
@@ -32,7 +33,8 @@ def adopt_weights(model: WorldModel, name: str, run: Run, anew: tuple[str, ...] 
     may have seen fewer frames at once (``model.history``, without ``model.extrapolated``) and have been told of the
     last action alone (``model.past_actions``): what is older begins by adding nothing. And it need not have been told
     of rewards (``model.reward_ages``, ``model.recency``), nor have attention in its decoder (``model.decoder_heads``):
-    that is begun to be learned. Of an encoder that rests, ``model.encoder_layers`` may be fewer: what is left out adds
+    that is begun to be learned. It may be of another game, with other actions (``model.num_actions``): what they do is
+    learned anew. What it was told of rewards may be left out. Of an encoder that rests, ``model.encoder_layers`` may be fewer: what is left out adds
     nothing.
 
     Args:
@@ -47,16 +49,19 @@ def adopt_weights(model: WorldModel, name: str, run: Run, anew: tuple[str, ...] 
     """
     parent = load_world(name)
     may_differ = ["window", *(["age_dim"] if anew else [])]
+    if parent.config.model.num_actions != model.config.num_actions:
+        may_differ.append("num_actions")
+        anew = (*anew, *_OF_ACTIONS)
     if (anew or parent.model.encoder.rests) and model.config.encoder_layers < parent.config.model.encoder_layers:
         may_differ.append("encoder_layers")
-    if not parent.config.model.reward_ages:
+    if not (parent.config.model.reward_ages and model.config.reward_ages):
         may_differ, anew = [*may_differ, "reward_ages"], (*anew, "decoder.reward.weight")
     if parent.config.model.past_actions == 1 < model.config.past_actions:
         may_differ, anew = [*may_differ, "past_actions"], (*anew, "encoder.older.weight")
     grown = parent.config.model.history < model.config.history and not parent.config.model.extrapolated
     if grown:
         may_differ.append("history")
-    if not parent.config.model.recency:
+    if not (parent.config.model.recency and model.config.recency):
         may_differ.append("recency")
         anew = (*anew, *(name for name, _ in model.named_parameters() if name.startswith("heads.recent.")))
     if not parent.config.model.decoder_heads:

@@ -76,6 +76,7 @@ def build_world(
         fps=float(source["fps"]),
         max_episode_steps=int(source["max_episode_steps"]),
         score_limit=source.get("score_limit"),
+        lives=source.get("lives"),
         steps=steps,
         design=design,
         source={key: source[key] for key in ("id", "kwargs", "frame_skip", "max_over", "crop") if key in source},
