@@ -34,8 +34,9 @@ class SourceConfig:
         behaviour: name of the scripted player, or None.
         score_limit: the episode ends when either side has so many points. None where it may also end otherwise: a world
             learned from a game with a limit ends its episodes by the points it told, and by nothing else.
-        lives: how many an episode has, of a game whose ``info`` tells ``lives`` (Atari's does): recordings mark where one
-            is lost, and a world learned from them counts them and ends its episodes with the last. None for a game without.
+        lives: how many an episode has, of a game whose ``info`` tells ``lives`` (Atari's does): recordings mark where
+            one is lost, and a world learned from them counts them and ends its episodes with the last. None for a game
+            without.
         max_episode_steps: decisions until an episode is truncated.
         action_repeat: decisions an agent's action is held for (a hint for agents; the source ignores it).
         extra: pip extra that installs the game, or "".

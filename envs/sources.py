@@ -142,7 +142,8 @@ class Source(gym.Env[Frame, Any]):
         """
         game: Any = self._env.unwrapped
         native = game.clone_state(include_rng=True) if self._native else None
-        return SourceState(native, self._seed, tuple(self._history), self._ticks, self._score, self._lives, self._frame.copy())
+        count = self._ticks, self._score, self._lives
+        return SourceState(native, self._seed, tuple(self._history), *count, self._frame.copy())
 
     def restore_state(self, state: SourceState) -> Frame:
         """Go back to a moment; returns its frame."""

@@ -45,9 +45,9 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     but for rounding: processors add up a batch of N in another order than one of 1, so that now and then a pixel is one
     grey level off, and what follows from it.
 
-    ``infos`` holds for every row ``score`` int64 [N, 2] (points for, points against), ``tick`` int64 [N], in a world that
-    has some ``lives`` int64 [N], and ``latency``, with Gymnasium's masks ``_score`` and so on. What a row showed last before it was reset in the same
-    step (``AutoresetMode.SAME_STEP``) is in ``final_obs`` and ``final_info``.
+    ``infos`` holds for every row ``score`` int64 [N, 2] (points for, points against), ``tick`` int64 [N], in a world
+    that has some ``lives`` int64 [N], and ``latency``, with Gymnasium's masks ``_score`` and so on. What a row showed
+    last before it was reset in the same step (``AutoresetMode.SAME_STEP``) is in ``final_obs`` and ``final_info``.
 
     Args:
         num_envs: Rows.

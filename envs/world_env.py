@@ -50,8 +50,8 @@ class WorldEnv(gym.Env[NDArray[Any], np.int64]):
     """The dream of a world, behind the interface of the game it was learned from.
 
     Observations are frames, see ``obs_type``; rewards are -1, 0 or +1 a tick; ``terminated`` is what the world
-    predicts, or a side at its score limit, or the last life lost; ``truncated`` is set after the world's own longest episode,
-    however many ticks a step has.
+    predicts, or a side at its score limit, or the last life lost; ``truncated`` is set after the world's own longest
+    episode, however many ticks a step has.
 
     ``info`` holds ``latency`` (:class:`Latency`), ``score`` (points for, points against), ``tick`` and, in a world that
     has some, ``lives`` left.

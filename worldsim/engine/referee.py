@@ -42,8 +42,8 @@ class Referee:
     Attributes:
         score: int64 [B, 2], points rewarded with +1 and with -1 since the row began.
         tick: int64 [B], judged ticks since the row began.
-        lives: int64 [B, 2], lives left (0 in a game without), and whether the last tick lost one: a loss that is told in
-            two ticks running is one.
+        lives: int64 [B, 2], lives left (0 in a game without), and whether the last tick lost one: a loss that is told
+            in two ticks running is one.
         told: int64 [B], sign of the last reward + 1, on the device: the heads hear it.
         since: int64 [B], the last reward that was given, its sign times its age, see
             :func:`~worldsim.model.cue.since_rewards`, on the device: the decoder hears it.

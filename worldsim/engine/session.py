@@ -260,8 +260,8 @@ class Session:
         """Remember the uint8 frames that were shown, and their actions, and read what followed.
 
         Returns:
-            See :class:`Outcome`; in a world with a ``score_limit``, ``terminated`` is when a side has reached it; in one
-            with ``lives``, when the last is lost.
+            See :class:`Outcome`; in a world with a ``score_limit``, ``terminated`` is when a side has reached it; in
+            one with ``lives``, when the last is lost.
 
         Raises:
             WorldsimError: nothing was rendered, or a closed session.

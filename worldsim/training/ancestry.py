@@ -34,8 +34,8 @@ def adopt_weights(model: WorldModel, name: str, run: Run, anew: tuple[str, ...] 
     last action alone (``model.past_actions``): what is older begins by adding nothing. And it need not have been told
     of rewards (``model.reward_ages``, ``model.recency``), nor have attention in its decoder (``model.decoder_heads``):
     that is begun to be learned. It may be of another game, with other actions (``model.num_actions``): what they do is
-    learned anew. What it was told of rewards may be left out. Of an encoder that rests, ``model.encoder_layers`` may be fewer: what is left out adds
-    nothing.
+    learned anew. What it was told of rewards may be left out. Of an encoder that rests, ``model.encoder_layers`` may be
+    fewer: what is left out adds nothing.
 
     Args:
         model: Is given them.
