@@ -84,6 +84,10 @@ class SourceConfig:
         for look in objects.values():
             if "size" in look:
                 look["size"] = [look["size"][0] * width / self.width, look["size"][1] * height / self.height]
+            if "area" in look:
+                top, bottom, left, right = look["area"]
+                down, across = height / self.height, width / self.width
+                look["area"] = [top * down, bottom * down, left * across, right * across]
         return replace(self, height=height, width=width, objects=objects)
 
     def action_table(self) -> ActionTable:

@@ -79,6 +79,8 @@ def bars(report: Mapping[str, Any]) -> list[Bar]:
     for policy in names:
         value, note = _worst(_get(report, "drift", "policies", policy, "last"))
         rows.append(Bar("drift", f"{policy}: rates off from the real game's at the end", value, 0.02, False, note))
+    if walls := _get(report, "objects", "tiles"):
+        rows += _tiles(walls, _get(report, "drift", "policies") or {})
     for sign in ("+1", "-1"):
         for figure in ("precision", "recall"):
             exact = _get(report, "outcome", sign, "exact") or {}
@@ -86,6 +88,32 @@ def bars(report: Mapping[str, Any]) -> list[Bar]:
             note = f"{exact.get('true', 0)} points, {exact.get('said', 0)} said; within a tick {_short(near)}"
             rows.append(Bar("outcome", f"{figure} of {sign}, exact tick", _value(exact.get(figure)), 0.9, True, note))
     return rows
+
+
+def _tiles(walls: Mapping[str, Any], policies: Mapping[str, Any]) -> list[Bar]:
+    """Bars of a game with tiles; of long dreams where there are some."""
+    dreams = [found["tiles"] for found in policies.values()] or [walls["dream"]]
+    minutes, back, broke = (sum(found[key] for found in dreams) for key in ("minutes", "back", "broke"))
+    alone = sum(found["untouched"] * found["broke"] for found in dreams if found["broke"])
+    real = f"{walls['real']['untouched']:.3f} of {walls['real']['broke']} as read in the real game"
+    return [
+        Bar(
+            "drift" if policies else "objects",
+            "minutes that a broken tile stays broken, share",
+            1 - back / minutes if minutes else None,
+            0.995,
+            True,
+            f"{minutes:.0f} minutes of tiles, {back} came back",
+        ),
+        Bar(
+            "drift" if policies else "objects",
+            "tiles that break untouched, share",
+            alone / broke if broke else None,
+            0.02,
+            False,
+            f"of {broke}; {real}",
+        ),
+    ]
 
 
 def _get(tree: Any, *path: str) -> Any:

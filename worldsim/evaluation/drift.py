@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from worldsim.agents.random import HeldPlayer, RandomPlayer
 from worldsim.agents.scripted import SCRIPTED, Player
+from worldsim.evaluation import tiles
 from worldsim.evaluation.fidelity import frechet
 from worldsim.evaluation.moments import clones
 from worldsim.evaluation.outcome import in_pictures
@@ -45,12 +46,14 @@ class Run:
         rewards: float32 [T, N].
         features: [T / FEATURES_EVERY, N, D].
         snapshots: Second to frames uint8 [N, H, W, 3].
+        tiles: Before the first frame and of all, bool [1 + T, N, R, C]; ``None`` where there are none.
     """
 
     readings: Readings
     rewards: NDArray[np.float32]
     features: NDArray[np.float32]
     snapshots: dict[float, NDArray[np.uint8]]
+    tiles: NDArray[np.bool_] | None = None
 
 
 class Scripted:
@@ -134,13 +137,16 @@ def play(subject: Subject, games: Rows, players: Sequence[Player], ticks: int, a
     kept: list[NDArray[np.uint8]] = []
     wanted = {round(second * subject.fps): second for second in SNAPSHOTS}
     snapshots = {0.0: games.frames}
-    seen = subject.reader.read(games.frames)
+    seen, grid = subject.reader.read(games.frames), subject.tiles
+    walls = [grid.read(games.frames)] if grid else []
     for tick in range(1, ticks + 1):
         states = (as_state(seen, row) for row in range(len(players)))
         actions = np.array([player.act(state) for player, state in zip(players, states, strict=True)], np.int64)
         rewards.append(games.step(actions))
         seen = subject.reader.read(games.frames)
         readings.append({name: reading[None] for name, reading in seen.items()})
+        if grid:
+            walls.append(grid.read(games.frames))
         if tick % FEATURES_EVERY == 0:
             kept.append(games.frames)
         if kept and (len(kept) == CHUNK or tick == ticks):
@@ -150,7 +156,8 @@ def play(subject: Subject, games: Rows, players: Sequence[Player], ticks: int, a
         if tick in wanted:
             snapshots[wanted[tick]] = games.frames
         advance(len(players))
-    return Run(joined(readings), np.stack(rewards), np.concatenate(features), snapshots)
+    stacked = np.stack(walls) if grid else None
+    return Run(joined(readings), np.stack(rewards), np.concatenate(features), snapshots, stacked)
 
 
 def compare(subject: Subject, dreamed: Run, real: Run) -> dict[str, Any]:
@@ -171,7 +178,11 @@ def compare(subject: Subject, dreamed: Run, real: Run) -> dict[str, Any]:
                 "frechet": _frechet(dreamed.features[sample], real.features[sample]),
             }
         )
-    return {
+    walls = {}
+    if subject.tiles and dreamed.tiles is not None:  # a real game that is over goes on elsewhere, with another wall
+        seen = dreamed.tiles[0], dreamed.tiles[1:], dreamed.readings["ball"]
+        walls["tiles"] = tiles.count(subject.tiles, *seen, subject.fps)
+    return walls | {
         "whole": _rates(ours, theirs, slice(None), window),
         "last": _rates(ours, theirs, slice(max(0, ticks - last), None), window),
         "along": along,
@@ -247,4 +258,5 @@ def _rows(run: Run, rows: slice) -> Run:
         run.rewards[:, rows],
         run.features[:, rows],
         run.snapshots,
+        None if run.tiles is None else run.tiles[:, rows],
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from worldsim.evaluation import tiles
 from worldsim.evaluation.subject import Subject, spread
 from worldsim.vision.reading import IN_STEP, Reading, distance
 
@@ -34,6 +35,9 @@ def measure(subject: Subject) -> dict[str, Any]:
             "usual": float(there.mean()),
             "frames": int(there.sum()),
         }
+    if (grid := subject.tiles) is not None:
+        ours, theirs = (grid.read(rolls.dreamed), dreamed[BALL]), (grid.read(rolls.real), real[BALL])
+        report["tiles"] = tiles.compare(grid, grid.read(rolls.before), ours, theirs, subject.fps)
     return report
 
 

@@ -137,6 +137,11 @@ def _objects(part: Mapping[str, Any]) -> list[str]:
             f"shows one in {_figure(found['invented'])}.",
             "",
         ]
+    if walls := part.get("tiles"):
+        head = ["tiles", "minutes broken", "came back", "stay broken, a minute", "broke", "of these untouched"]
+        keys = "minutes", "back", "kept", "broke", "untouched"
+        lines += table(head, [[side, *(walls[side][key] for key in keys)] for side in ("dream", "real")])
+        lines += ["", f"At the end {walls['alike']:.3f} of all tiles are there or gone as in the real game.", ""]
     return lines[:-1]
 
 
@@ -219,6 +224,12 @@ def _drift(part: Mapping[str, Any]) -> list[str]:
                     last["standard_error"],
                 ]
             )
+    walls = [
+        [policy, *(found["tiles"][key] for key in ("minutes", "back", "kept", "broke", "untouched"))]
+        for policy, found in part["policies"].items()
+        if "tiles" in found
+    ]
+    words = ["tiles of the dream", "minutes broken", "came back", "stay broken, a minute", "broke", "untouched"]
     along = [[f"{at['from']:.0f}", at["dream_to_real"], at["real_to_real"]] for at in part["frechet"]]
     return [
         f"{part['rows']} dreams of {part['minutes']:g} minutes under each policy, never reset, beside the real game "
@@ -226,6 +237,7 @@ def _drift(part: Mapping[str, Any]) -> list[str]:
         f"The end is the last {part['last_seconds']:g} s.",
         "",
         *table(head, rows),
+        *(["", *table(words, walls)] if walls else []),
         "",
         *table(["from, s", "Frechet distance, dream to real", "half of the real games to the rest"], along),
     ]

@@ -25,6 +25,7 @@ from worldsim.evaluation.roll_outs import DreamSettings, branch, dream
 from worldsim.schema import from_dict
 from worldsim.vision.colours import ColourReader, tells_apart
 from worldsim.vision.reading import Reader
+from worldsim.vision.tiles import TileReader
 from worldsim.world import World
 
 
@@ -130,6 +131,11 @@ class Subject:
         if tells_apart(self.source.objects):
             return ColourReader(self.source.objects, self.source.height, self.source.width)
         return self.probe if self.probe.objects else None
+
+    @property
+    def tiles(self) -> TileReader | None:
+        """What reads the source's tiles; ``None`` where it has none."""
+        return self.reader.tiles if isinstance(self.reader, ColourReader) else None
 
     @cached_property
     def probe(self) -> StateProbe:

@@ -1,7 +1,7 @@
 """Objects found by their colours: sub-pixel centres and sizes without anything learned.
 
-A resized pixel is a mixture of the background and of what covers it. With at most three kinds of objects, the three
-colour channels tell how much of each is in it.
+A resized pixel is a mixture of the background and of what covers it. With at most three kinds of objects in a place,
+the three colour channels tell how much of each is in it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from worldsim.errors import SourceError
 from worldsim.vision.reading import COUNTED, Reading, Readings, join
+from worldsim.vision.tiles import TILES, TileReader
 
 BACKGROUND = "background"
 #: An error of so many grey levels in every channel must not look like an object; real frames are off by half a level.
@@ -27,8 +28,13 @@ class ColourReader:
 
     Args:
         objects: By name ``{colour: [r, g, b], size: [width, height]}`` in frame pixels, one to three of them, and a
-            ``background`` with a colour.
+            ``background`` with a colour. Objects may have an ``area: [top, bottom, left, right]``, outside of which
+            they are not looked for: those whose areas do not meet may look alike. And there may be ``tiles``
+            (:class:`~worldsim.vision.tiles.TileReader`), which are taken out of a picture before it is read.
         height, width: Of a frame.
+
+    Attributes:
+        tiles: What reads the tiles; ``None`` where there are none.
 
     Raises:
         SourceError: they cannot be told apart; see :func:`tells_apart`.
@@ -43,10 +49,14 @@ class ColourReader:
                 "objects to read by colour are one to three with a colour and a size, no two of them alike, "
                 "and a background with a colour"
             )
-        self.objects = tuple(name for name in objects if name != BACKGROUND)
+        self.objects = _kinds(objects)
         self._background = np.array(objects[BACKGROUND]["colour"], np.float32)
-        colours = np.array([objects[name]["colour"] for name in self.objects], np.float64) - self._background
-        unmix = np.linalg.pinv(colours)  # [3, K]
+        self.tiles = TileReader(objects[TILES], self._background) if TILES in objects else None
+        unmix = np.empty((3, len(self.objects)))
+        self._areas = [_area(objects[name], height, width) for name in self.objects]
+        for number, name in enumerate(self.objects):
+            beside = _beside(objects, name)
+            unmix[:, number] = np.linalg.pinv(_colours(objects, beside))[:, beside.index(name)]
         self._unmix = unmix.astype(np.float32)
         self._floor = TOLERANCE * np.abs(unmix).sum(0)  # [K], coverage that an error within tolerance can fake
         self._sizes = [(float(width), float(height)) for width, height in (objects[n]["size"] for n in self.objects)]
@@ -54,9 +64,18 @@ class ColourReader:
 
     def coverage(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """How much of each pixel each kind of object covers, float32 [K, N, H, W] of frames [N, H, W, 3]."""
+        cover: NDArray[np.float32] = np.moveaxis(self._apart(frames) @ self._unmix, -1, 0)
+        for cells, (top, bottom, left, right) in zip(cover, self._areas, strict=True):
+            cells[:, :top] = cells[:, bottom:] = 0
+            cells[:, :, :left] = cells[:, :, right:] = 0
+        return cover
+
+    def _apart(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Frames without tiles, as differences from the background."""
         mixed: NDArray[np.float32] = frames.astype(np.float32) - self._background
-        cover: NDArray[np.float32] = mixed @ self._unmix
-        return np.moveaxis(cover, -1, 0)
+        if self.tiles is not None:
+            self.tiles.without(mixed, self.tiles.read(frames))
+        return mixed
 
     def unmixing(self, names: Sequence[str]) -> NDArray[np.float32]:
         """What makes of a difference of colours that of how much some objects cover.
@@ -92,8 +111,7 @@ class ColourReader:
         for kind, number in enumerate(self._numbers(names)):
             unmix, (width, height) = self._unmix[:, number], self._sizes[number]
             for first in range(0, len(frames), CHUNK):
-                some = frames[first : first + CHUNK]
-                cover = some.astype(np.float32) @ unmix - self._background @ unmix
+                cover = self._covered(frames[first : first + CHUNK], unmix, self._areas[number])
                 cover[cover < self._floor[number]] = 0
                 mass = cover.sum((1, 2)) / (width * height)
                 one = (mass > 0.5) & (mass < 1.5)
@@ -101,6 +119,19 @@ class ColourReader:
                 at = np.stack((cover.sum(1) @ columns / total, cover.sum(2) @ rows / total), 1)
                 found[kind, first : first + CHUNK][one] = at[one]
         return found
+
+    def _covered(
+        self, frames: NDArray[np.uint8], unmix: NDArray[np.float32], area: tuple[int, int, int, int]
+    ) -> NDArray[np.float32]:
+        """One kind's :meth:`coverage` [N, H, W]."""
+        if self.tiles is not None:
+            cover: NDArray[np.float32] = self._apart(frames) @ unmix
+        else:
+            cover = frames.astype(np.float32) @ unmix - self._background @ unmix
+        top, bottom, left, right = area
+        cover[:, :top] = cover[:, bottom:] = 0
+        cover[:, :, :left] = cover[:, :, right:] = 0
+        return cover
 
     def _numbers(self, names: Sequence[str]) -> list[int]:
         for name in names:
@@ -116,50 +147,87 @@ class ColourReader:
         for first in range(0, len(flat), CHUNK):
             cover = self.coverage(flat[first : first + CHUNK])
             for kind, cells in enumerate(cover):
-                found[kind].append(self._blobs(cells, float(self._floor[kind]), self._sizes[kind]))
+                found[kind].append(_blobs(cells, float(self._floor[kind]), self._sizes[kind], self._areas[kind]))
         return {name: join(parts).reshape(*lead) for name, parts in zip(self.objects, found, strict=True)}
-
-    def _blobs(self, cover: NDArray[np.float32], floor: float, size: tuple[float, float]) -> Reading:
-        """Blobs of one kind in [N, H, W], all frames labelled at once as one tall picture with gaps."""
-        n, height, width = cover.shape
-        tall = np.zeros((n, height + 1, width), np.uint8)
-        tall[:, :height] = cover > floor
-        _, labels = cv2.connectedComponents(tall.reshape(-1, width), connectivity=8, ltype=cv2.CV_32S)
-        # A rim of one pixel belongs to a blob: what lies there is too thin to find a blob by, but part of its centre.
-        labels = cv2.dilate(labels.astype(np.float32), np.ones((3, 3), np.uint8)).astype(np.int64)
-        labels = labels.reshape(n, height + 1, width)[:, :height]
-        frame, row, column = np.nonzero(labels)
-        blob, weight = labels[frame, row, column], cover[frame, row, column].astype(np.float64)
-        count = int(blob.max(initial=0)) + 1
-        mass = np.bincount(blob, weight, count)
-        mass[0] = 0
-        safe = np.maximum(mass, 1e-3)
-        x, y = np.bincount(blob, weight * column, count) / safe, np.bincount(blob, weight * row, count) / safe
-        home = np.zeros(count, np.int64)
-        home[blob] = frame
-        share = mass / (_visible(x, size[0], width, safe / size[1]) * _visible(y, size[1], height, safe / size[0]))
-        share[0] = 0
-        counts = np.bincount(home[share >= COUNTED], minlength=n)
-        order = np.argsort(mass, kind="stable")  # later ones overwrite: the biggest blob of each frame stays
-        order = order[mass[order] > 0]
-        biggest = np.zeros(n, np.int64)
-        biggest[home[order]] = order
-        seen = biggest > 0
-        return Reading(
-            counts.astype(np.int64),
-            np.where(seen, share[biggest], 0).astype(np.float32),
-            np.where(seen, x[biggest], np.nan).astype(np.float32),
-            np.where(seen, y[biggest], np.nan).astype(np.float32),
-        )
 
 
 def tells_apart(objects: Mapping[str, Any]) -> bool:
-    """Whether objects can be read by colour: a background and one to three others, none a mixture of the others."""
-    kinds = [name for name in objects if name != BACKGROUND]
-    if BACKGROUND not in objects or not 1 <= len(kinds) <= 3 or not all("size" in objects[name] for name in kinds):
+    """Whether objects can be read by colour: a background and one to three others in any place, none a mixture of the
+    others that may be there.
+    """
+    kinds = _kinds(objects)
+    if BACKGROUND not in objects or not kinds or not all("size" in objects[name] for name in kinds):
         return False
-    colours = np.array([objects[name]["colour"] for name in kinds], np.float64) - objects[BACKGROUND]["colour"]
-    return bool(np.linalg.svd(colours, compute_uv=False).min() > 10)
+    for name in kinds:
+        colours = _colours(objects, _beside(objects, name))
+        if len(colours) > 3 or np.linalg.svd(colours, compute_uv=False).min() <= 10:
+            return False
+    return True
+
+
+def _kinds(objects: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(name for name in objects if name not in (BACKGROUND, TILES))
+
+
+def _beside(objects: Mapping[str, Any], name: str) -> list[str]:
+    """The kinds that may be where one is, itself among them."""
+    everywhere = -np.inf, np.inf, -np.inf, np.inf
+    top, bottom, left, right = objects[name].get("area", everywhere)
+    found = []
+    for other in _kinds(objects):
+        its_top, its_bottom, its_left, its_right = objects[other].get("area", everywhere)
+        if its_top < bottom and top < its_bottom and its_left < right and left < its_right:
+            found.append(other)
+    return found
+
+
+def _colours(objects: Mapping[str, Any], kinds: Sequence[str]) -> NDArray[np.float64]:
+    """Differences from the background, [K, 3]."""
+    colours = np.array([objects[name]["colour"] for name in kinds], np.float64)
+    return colours - np.array(objects[BACKGROUND]["colour"], np.float64)
+
+
+def _area(look: Mapping[str, Any], height: int, width: int) -> tuple[int, int, int, int]:
+    top, bottom, left, right = (round(edge) for edge in look.get("area", (0, height, 0, width)))
+    return top, bottom, left, right
+
+
+def _blobs(
+    cover: NDArray[np.float32], floor: float, size: tuple[float, float], area: tuple[int, int, int, int]
+) -> Reading:
+    """Blobs of one kind in [N, H, W], all frames labelled at once as one tall picture with gaps."""
+    n, height, width = cover.shape
+    tall = np.zeros((n, height + 1, width), np.uint8)
+    tall[:, :height] = cover > floor
+    _, labels = cv2.connectedComponents(tall.reshape(-1, width), connectivity=8, ltype=cv2.CV_32S)
+    # A rim of one pixel belongs to a blob: what lies there is too thin to find a blob by, but part of its centre.
+    labels = cv2.dilate(labels.astype(np.float32), np.ones((3, 3), np.uint8)).astype(np.int64)
+    labels = labels.reshape(n, height + 1, width)[:, :height]
+    frame, row, column = np.nonzero(labels)
+    blob, weight = labels[frame, row, column], cover[frame, row, column].astype(np.float64)
+    count = int(blob.max(initial=0)) + 1
+    mass = np.bincount(blob, weight, count)
+    mass[0] = 0
+    safe = np.maximum(mass, 1e-3)
+    x, y = np.bincount(blob, weight * column, count) / safe, np.bincount(blob, weight * row, count) / safe
+    home = np.zeros(count, np.int64)
+    home[blob] = frame
+    top, bottom, left, right = area
+    across = _visible(x - left, size[0], right - left, safe / size[1])
+    share = mass / (across * _visible(y - top, size[1], bottom - top, safe / size[0]))
+    share[0] = 0
+    counts = np.bincount(home[share >= COUNTED], minlength=n)
+    order = np.argsort(mass, kind="stable")  # later ones overwrite: the biggest blob of each frame stays
+    order = order[mass[order] > 0]
+    biggest = np.zeros(n, np.int64)
+    biggest[home[order]] = order
+    seen = biggest > 0
+    return Reading(
+        counts.astype(np.int64),
+        np.where(seen, share[biggest], 0).astype(np.float32),
+        np.where(seen, x[biggest], np.nan).astype(np.float32),
+        np.where(seen, y[biggest], np.nan).astype(np.float32),
+    )
 
 
 def _visible(centre: NDArray[np.float64], side: float, pixels: int, own: NDArray[np.float64]) -> NDArray[np.float64]:
