@@ -8,15 +8,17 @@ import pytest
 import torch
 
 from tests.training.runs import SHAPE, config
+from worldsim.actions import Action, ActionTable
 from worldsim.data.episodes import Dataset
 from worldsim.errors import RunError
+from worldsim.model.config import ModelConfig
 from worldsim.training.batches import make_batch
 from worldsim.training.export import export
 from worldsim.training.kept import MomentsConfig
 from worldsim.training.parallel import Ranks
 from worldsim.training.run import Run
 from worldsim.training.trainer import Trainer
-from worldsim.world import load_world
+from worldsim.world import load_world, new_world, save_world
 
 
 def test_the_last_steps_train_the_outcome_heads_and_nothing_else(pong_data: Dataset, tmp_path: Path) -> None:
@@ -194,3 +196,21 @@ def test_a_run_can_start_with_another_window(
     torch.testing.assert_close(one, other)
     trainer.train()
     assert trainer.step == 1
+
+
+def test_a_run_can_start_from_a_world_of_another_game(pong_data: Dataset, tmp_path: Path) -> None:
+    """What its actions do is learned anew, and what it was told of rewards may be left out."""
+    height, width = pong_data.load(pong_data.episodes[0]).frames.shape[1:3]
+    shape = ModelConfig(3, height, width, **SHAPE | {"reward_ages": 5, "recency": True, "past_actions": 2})  # type: ignore[arg-type]
+    keys = ActionTable(tuple(Action(name) for name in ("STAY", "LEFT", "RIGHT")))
+    other = new_world("other", shape, keys, seed=3)
+    save_world(other, tmp_path / "other")
+    told = SHAPE | {"past_actions": 2}
+    run = Trainer(config(pong_data, tmp_path / "run", init=str(tmp_path / "other"), steps=1, model=told), Ranks())
+    theirs = load_world(str(tmp_path / "other")).model.state_dict()
+    for name, value in run.model.state_dict().items():
+        anew = name in ("encoder.action.weight", "encoder.older.weight", "decoder.action.weight")
+        assert (value.shape != theirs[name].shape) == anew, name
+        assert anew or torch.equal(value, theirs[name]), name
+    assert not run.model.heads.recent and "decoder.reward.weight" not in run.model.state_dict()
+    run.train()
