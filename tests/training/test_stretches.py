@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from worldsim.actions import Action, ActionTable
 from worldsim.data.episodes import Dataset
 from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
+from worldsim.training.ancestry import collect_command
 from worldsim.training.batches import make_batch
 from worldsim.training.export import export
 from worldsim.training.kept import MomentsConfig
@@ -214,3 +216,15 @@ def test_a_run_can_start_from_a_world_of_another_game(pong_data: Dataset, tmp_pa
         assert anew or torch.equal(value, theirs[name]), name
     assert not run.model.heads.recent and "decoder.reward.weight" not in run.model.state_dict()
     run.train()
+
+
+def test_a_card_has_the_whole_command_that_recorded_its_play(pong_data: Dataset) -> None:
+    steps = sum(info.steps for info in pong_data.episodes)
+    told = f"worldsim collect source=pong steps={steps} seed=3 held_out=0.34 episode_steps=100"
+    assert collect_command(pong_data) == told
+    behaviour = pong_data.config["behaviour"] | {"idle": 0.04, "epsilon": [0.02, 0.5]}
+    other = replace(pong_data, config=pong_data.config | {"behaviour": behaviour, "episode_steps": None})
+    assert collect_command(other) == (
+        f"worldsim collect source=pong steps={steps} seed=3 held_out=0.34 behaviour.idle=0.04 "
+        "'behaviour.epsilon=[0.02,0.5]'"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import PurePath
 from typing import Any
 
 from worldsim.checkpoint import write_atomically
+from worldsim.data.collect import CollectConfig
 from worldsim.data.episodes import Dataset
 from worldsim.envs.source_config import load_source
 from worldsim.errors import RunError
@@ -139,10 +141,15 @@ def collect_command(dataset: Dataset) -> str:
     """The command line that recorded a data set."""
     source, seed = dataset.config["source"], dataset.config["seed"]
     usual = load_source(source["name"] if source["name"] in group_names("source") else source["id"])
-    own = (source["height"], source["width"]) == (usual.height, usual.width)
-    size = "" if own else f" size=[{source['height']},{source['width']}]"
     steps = sum(info.steps for info in dataset.episodes)
-    return f"worldsim collect source={source['name']} steps={steps} seed={seed}{size}"
+    words = [f"source={source['name']}", f"steps={steps}", f"seed={seed}"]
+    if (source["height"], source["width"]) != (usual.height, usual.width):
+        words.append(f"size=[{source['height']},{source['width']}]")
+    defaults = _flat(json.loads(json.dumps(asdict(CollectConfig()))))  # with lists for tuples, as in an index
+    for key, value in _flat({key: dataset.config[key] for key in ("held_out", "episode_steps", "behaviour")}).items():
+        if value != defaults[key]:
+            words.append(f"{key}={'null' if value is None else str(value).replace(' ', '')}")
+    return shlex.join(["worldsim", "collect", *words])
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
