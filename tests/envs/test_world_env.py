@@ -18,10 +18,11 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from numpy.typing import NDArray
 
+from worldsim.envs import MAX_EPISODE_STEPS
 from worldsim.envs.vector_env import WorldVectorEnv
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import ActionError, BackendError, StartError, WorldError, WorldsimError
-from worldsim.world import World, list_worlds, save_world
+from worldsim.world import World, save_world
 
 GENERIC = "worldsim:WorldSim/World-v0"
 
@@ -51,11 +52,11 @@ def test_gymnasiums_own_check_finds_nothing_to_complain_of(tiny_folder: Path, mo
         env.close()
 
 
-@pytest.mark.skipif("pong" not in list_worlds(), reason="this checkout has no trained Pong in the box")
-def test_pong_in_the_box_is_checked_too() -> None:
+@pytest.mark.parametrize("world", MAX_EPISODE_STEPS)
+def test_worlds_in_the_box_are_checked_too(world: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        env = gym.make("worldsim:WorldSim/Pong-v0", render_mode="rgb_array")
+        env = gym.make(f"worldsim:WorldSim/{world.title()}-v0", render_mode="rgb_array")
         check_env(env.unwrapped)
     assert env.spec is not None and env.spec.max_episode_steps == env.unwrapped.world.config.max_episode_steps
 
