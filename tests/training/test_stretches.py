@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +32,26 @@ def test_the_last_steps_train_the_outcome_heads_and_nothing_else(pong_data: Data
     assert trainer.finished and trainer.step == 5
     for name, value in trainer.ema.state_dict().items():
         assert torch.equal(value, before[name]) != name.startswith("heads."), name
+
+
+def test_a_run_that_is_asked_to_stop_gathers_no_more_for_its_heads(pong_data: Dataset, tmp_path: Path) -> None:
+    trainer = Trainer(config(pong_data, tmp_path / "run", steps=2), Ranks())
+    trainer.train()
+    before = {name: value.clone() for name, value in trainer.ema.heads.state_dict().items()}
+    draw, drawn = trainer.clips.draw, []
+
+    def last_draw(*which: Any, **more: Any) -> Any:
+        trainer._ask_to_stop()
+        drawn.append(which)
+        return draw(*which, **more)
+
+    trainer.clips.draw = last_draw  # type: ignore[method-assign]
+    trainer.finish_outcomes()
+    assert len(drawn) == trainer.config.outcomes.batch < trainer.config.outcomes.clips and not trainer.finished
+    assert all(torch.equal(value, before[name]) for name, value in trainer.ema.heads.state_dict().items())
+    again = Trainer(config(pong_data, tmp_path / "run", steps=2), Ranks())
+    again.finish_outcomes()
+    assert again.finished
 
 
 def test_the_decoder_can_rest_while_the_encoder_learns(

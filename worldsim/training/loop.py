@@ -286,6 +286,11 @@ class Loop(ABC):
         assert isinstance(self.ema, WorldModel)
         return held_out_error(self.ema, held_out, clips)
 
+    def _asked_to_stop(self) -> bool:
+        """Whether some process was."""
+        (self._stop,) = self.place.any(self._stop)
+        return self._stop
+
     def _ask_to_stop(self) -> None:
         self._stop = True
 

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import compress
+from itertools import compress, takewhile
 
 import torch
 from torch import Tensor
@@ -241,7 +241,10 @@ class Trainer(Loop):
         scalars, quiet = self.scalars(), not place.leads
         rounds = tqdm(range(config.outcomes.rounds), desc="contexts", unit="batch", disable=quiet, mininterval=5)
         places, steps = place.places(config.outcomes.batch), self.loss.own_steps
-        contexts = gather_contexts(frozen, self.clips, config.seed + 1, rounds, places, steps)
+        wanted = takewhile(lambda number: not (self._asked_to_stop() and number), rounds)
+        contexts = gather_contexts(frozen, self.clips, config.seed + 1, wanted, places, steps)
+        if self._stop:
+            return  # gathering takes minutes, and leaves nothing to save
         for step in tqdm(range(self.step, last), desc="outcomes", unit="step", disable=quiet, mininterval=5):
             loss = outcome_loss(self.model, contexts, config.seed, step)
             loss.backward()
