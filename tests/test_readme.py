@@ -12,6 +12,7 @@ from worldsim.__main__ import VERBS
 from worldsim.envs.sources import SourceConfig, load_source
 from worldsim.play.keyboard import markdown_table
 from worldsim.schema import from_dict
+from worldsim.world import load_world
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -55,3 +56,9 @@ def test_what_the_documents_point_at_exists(file: str) -> None:
     assert targets
     missing = [target for target in targets if not (ROOT / target).exists()]
     assert not missing
+
+
+def test_the_figures_are_of_the_world_in_the_box() -> None:
+    measured = f"Weights {load_world('pong').fingerprint[:12]}, "
+    for file in (ROOT / "README.md", ROOT / "assets" / "worlds" / "pong" / "CARD.md"):
+        assert measured in file.read_text(encoding="utf-8"), f"{file}: run `worldsim evaluate` and `worldsim card`"

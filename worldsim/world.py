@@ -148,6 +148,8 @@ class World:
         """SHA-256 over the model's shape and weights: equal for worlds that compute the same."""
         # What a shape leaves out is left out: worlds of before an option was there keep their fingerprint.
         shape = {name: value for name, value in asdict(self.config.model).items() if value is not None}
+        if shape["past_actions"] == 1:
+            del shape["past_actions"]
         digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
         if self.config.design != SEPARABLE:
             digest.update(self.config.design.encode())
