@@ -34,7 +34,9 @@ def test_the_last_steps_train_the_outcome_heads_and_nothing_else(pong_data: Data
         assert torch.equal(value, before[name]) != name.startswith("heads."), name
 
 
-def test_a_run_that_is_asked_to_stop_gathers_no_more_for_its_heads(pong_data: Dataset, tmp_path: Path) -> None:
+def test_a_run_that_is_asked_to_stop_gathers_no_more_for_its_heads(
+    pong_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = Trainer(config(pong_data, tmp_path / "run", steps=2), Ranks())
     trainer.train()
     before = {name: value.clone() for name, value in trainer.ema.heads.state_dict().items()}
@@ -45,7 +47,7 @@ def test_a_run_that_is_asked_to_stop_gathers_no_more_for_its_heads(pong_data: Da
         drawn.append(which)
         return draw(*which, **more)
 
-    trainer.clips.draw = last_draw  # type: ignore[method-assign]
+    monkeypatch.setattr(trainer.clips, "draw", last_draw)
     trainer.finish_outcomes()
     assert len(drawn) == trainer.config.outcomes.batch < trainer.config.outcomes.clips and not trainer.finished
     assert all(torch.equal(value, before[name]) for name, value in trainer.ema.heads.state_dict().items())
@@ -224,7 +226,8 @@ def test_a_run_can_start_with_another_window(
 def test_a_run_can_start_from_a_world_of_another_game(pong_data: Dataset, tmp_path: Path) -> None:
     """What its actions do is learned anew, and what it was told of rewards may be left out."""
     height, width = pong_data.load(pong_data.episodes[0]).frames.shape[1:3]
-    shape = ModelConfig(3, height, width, **SHAPE | {"reward_ages": 5, "recency": True, "past_actions": 2})  # type: ignore[arg-type]
+    size: dict[str, Any] = SHAPE | {"reward_ages": 5, "recency": True, "past_actions": 2}
+    shape = ModelConfig(3, height, width, **size)
     keys = ActionTable(tuple(Action(name) for name in ("STAY", "LEFT", "RIGHT")))
     other = new_world("other", shape, keys, seed=3)
     save_world(other, tmp_path / "other")

@@ -108,7 +108,7 @@ def test_a_ball_in_a_cell_is_no_tile_and_a_faint_tile_is_one_from_half_on(reader
 
 def test_areas_and_tiles_that_do_not_fit_are_refused() -> None:
     wall = SOURCE.objects["tiles"]
-    with pytest.raises(SourceError, match="6x18 cells of whole pixels, but their area is 17x72"):
+    with pytest.raises(SourceError, match=r"6x18 cells of whole pixels, which the area \[12, 29, 4, 76\] does not"):
         TileReader(wall | {"area": [12, 29, 4, 76]}, np.zeros(3, np.float32))
     with pytest.raises(SourceError, match="give each row one of its own"):
         TileReader(wall | {"colours": [[0, 0, 0]] * 6}, np.zeros(3, np.float32))
@@ -120,3 +120,9 @@ def test_areas_follow_the_size_of_the_frame() -> None:
     half = SOURCE.at(40, 40).objects
     assert half["player"] == {"colour": [200, 72, 72], "size": [4, 1], "area": [39, 40, 2, 38]}
     assert half["tiles"]["area"] == [6, 15, 2, 38]
+
+
+def test_at_a_size_that_cuts_tiles_nothing_is_told_by_colour() -> None:
+    """And evaluation takes its learned reader."""
+    assert tells_apart(SOURCE.at(160, 160).objects)
+    assert not tells_apart(SOURCE.at(84, 84).objects) and not tells_apart(SOURCE.at(40, 40).objects)

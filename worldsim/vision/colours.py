@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from worldsim.errors import SourceError
 from worldsim.vision.reading import COUNTED, Reading, Readings, join
-from worldsim.vision.tiles import TILES, TileReader
+from worldsim.vision.tiles import TILES, TileReader, fits
 
 BACKGROUND = "background"
 #: An error of so many grey levels in every channel must not look like an object; real frames are off by half a level.
@@ -65,9 +65,8 @@ class ColourReader:
     def coverage(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         """How much of each pixel each kind of object covers, float32 [K, N, H, W] of frames [N, H, W, 3]."""
         cover: NDArray[np.float32] = np.moveaxis(self._apart(frames) @ self._unmix, -1, 0)
-        for cells, (top, bottom, left, right) in zip(cover, self._areas, strict=True):
-            cells[:, :top] = cells[:, bottom:] = 0
-            cells[:, :, :left] = cells[:, :, right:] = 0
+        for cells, area in zip(cover, self._areas, strict=True):
+            _keep_within(area, cells)
         return cover
 
     def _apart(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -128,9 +127,7 @@ class ColourReader:
             cover: NDArray[np.float32] = self._apart(frames) @ unmix
         else:
             cover = frames.astype(np.float32) @ unmix - self._background @ unmix
-        top, bottom, left, right = area
-        cover[:, :top] = cover[:, bottom:] = 0
-        cover[:, :, :left] = cover[:, :, right:] = 0
+        _keep_within(area, cover)
         return cover
 
     def _numbers(self, names: Sequence[str]) -> list[int]:
@@ -153,9 +150,11 @@ class ColourReader:
 
 def tells_apart(objects: Mapping[str, Any]) -> bool:
     """Whether objects can be read by colour: a background and one to three others in any place, none a mixture of the
-    others that may be there.
+    others that may be there, and tiles, if there are some, of whole pixels.
     """
     kinds = _kinds(objects)
+    if TILES in objects and not fits(objects[TILES]):
+        return False
     if BACKGROUND not in objects or not kinds or not all("size" in objects[name] for name in kinds):
         return False
     for name in kinds:
@@ -190,6 +189,13 @@ def _colours(objects: Mapping[str, Any], kinds: Sequence[str]) -> NDArray[np.flo
 def _area(look: Mapping[str, Any], height: int, width: int) -> tuple[int, int, int, int]:
     top, bottom, left, right = (round(edge) for edge in look.get("area", (0, height, 0, width)))
     return top, bottom, left, right
+
+
+def _keep_within(area: tuple[int, int, int, int], cover: NDArray[np.float32]) -> None:
+    """Nothing of a kind [N, H, W] is outside of its area."""
+    top, bottom, left, right = area
+    cover[:, :top] = cover[:, bottom:] = 0
+    cover[:, :, :left] = cover[:, :, right:] = 0
 
 
 def _blobs(

@@ -30,10 +30,9 @@ class TileReader:
     def __init__(self, tiles: Mapping[str, Any], background: NDArray[np.float32]) -> None:
         self.top, self.bottom, self.left, self.right = (round(edge) for edge in tiles["area"])
         self.rows, self.columns = len(tiles["colours"]), int(tiles["columns"])
-        height, width = self.bottom - self.top, self.right - self.left
-        if height < 1 or width < 1 or height % self.rows or width % self.columns:
+        if not fits(tiles):
             cells = f"{self.rows}x{self.columns} cells of whole pixels"
-            raise SourceError(f"tiles fill {cells}, but their area is {height}x{width}: mend the config")
+            raise SourceError(f"tiles fill {cells}, which the area {tiles['area']} does not hold: mend the config")
         self._background = background
         colours = np.array(tiles["colours"], np.float32) - background
         strength = (colours**2).sum(-1, keepdims=True)
@@ -55,3 +54,10 @@ class TileReader:
         wide = (self.right - self.left) // self.columns
         pixels = filled.repeat(high, -2).repeat(wide, -1)
         frames[..., self.top : self.bottom, self.left : self.right, :][pixels] = 0
+
+
+def fits(tiles: Mapping[str, Any]) -> bool:
+    """Whether the cells of a grid are of whole pixels: resized frames may not have such."""
+    top, bottom, left, right = tiles["area"]
+    height, width = (bottom - top) / len(tiles["colours"]), (right - left) / tiles["columns"]
+    return all(float(one).is_integer() for one in (top, left, height, width)) and min(height, width) >= 1
