@@ -265,3 +265,20 @@ def test_a_reader_that_goes_away_is_no_traceback() -> None:
     line = f"{sys.executable} -m worldsim train --help | head -c 1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
     assert done.stderr == "" and done.stdout.split()[-1].lstrip("w") in ("0", "141")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, True, 3, 0.5, 1e-05, "dit:4", "a b", 'q"u\\o', "", "k=v", [1, None, "x,y"], {"near": 4, "deep": {"a": [1]}}],
+)
+def test_what_is_written_is_read_as_it_was(value: object) -> None:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    assert OverridesParser.create().parse_override(f"key={settings.written(value)}").value() == value
+
+
+def test_only_what_differs_from_the_defaults_is_said() -> None:
+    usual = {"a": 1, "b": {"c": 2, "d": None}, "e": {"f": 1}}
+    told = {"a": 1, "b": {"c": 3, "d": {"x": 1}}, "e": None, "g": "new"}
+    assert settings.overrides(told, usual) == {"b.c": "3", "b.d": "{x:1}", "e": "null", "g": "new"}
+    assert settings.overrides(usual, usual) == {}

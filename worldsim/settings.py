@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 from worldsim.errors import WorldsimError
 from worldsim.schema import from_dict, nearest
 
-__all__ = ["command", "configs_folder", "from_dict", "group_names", "home", "load_group", "unswept"]
+__all__ = ["command", "configs_folder", "defaults", "from_dict", "group_names", "home", "load_group", "unswept"]
 
 Task = Callable[[dict[str, Any]], "int | None"]
 
@@ -64,11 +64,42 @@ def load_group(group: str, name: str) -> dict[str, Any]:
     if name not in names:
         there = ", ".join(names) or "none"
         raise WorldsimError(f"unknown {group} '{name}'{nearest(name, names)}: there is {there}")
-    from omegaconf import OmegaConf
+    return _read(configs_folder() / group / f"{name}.yaml")
 
-    loaded = OmegaConf.to_container(OmegaConf.load(configs_folder() / group / f"{name}.yaml"), resolve=True)
-    assert isinstance(loaded, dict)
-    return {str(key): value for key, value in loaded.items()}
+
+def defaults(verb: str) -> dict[str, Any]:
+    """What a verb is told where nothing else is said: `configs/<verb>.yaml` as a plain dict."""
+    return _read(configs_folder() / f"{verb}.yaml")
+
+
+def overrides(told: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, str]:
+    """What is told besides what is usual, as a command line says it: values by key, nested ones by `a.b`.
+
+    Args:
+        told: Plain values; a mapping where there usually is none is one value.
+        usual: As :func:`defaults` gives them.
+    """
+    found: dict[str, str] = {}
+    for key, value in told.items():
+        before = usual.get(key)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            found |= {f"{key}.{inner}": text for inner, text in overrides(value, before).items()}
+        elif key not in usual or value != before:
+            found[key] = written(value)
+    return found
+
+
+def written(value: Any) -> str:
+    """A plain value in Hydra's grammar."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{written(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(written, value)) + "]"
+    text = "null" if value is None else str(value)
+    if not isinstance(value, (str, Path)) or re.fullmatch(r"[\w./:@%+-]+", text, re.ASCII):
+        return text
+    # Backslashes are taken for themselves, but for those in front of a quote.
+    return '"' + re.sub(r'(\\*)("|$)', lambda m: m[1] * 2 + ('\\"' if m[2] else ""), text) + '"'
 
 
 def command(config_name: str) -> Callable[[Task], Callable[..., int]]:
@@ -126,6 +157,14 @@ def unswept(argv: Sequence[str]) -> list[str]:
             pass
         single.append(argument)
     return single
+
+
+def _read(path: Path) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    assert isinstance(loaded, dict)
+    return {str(key): value for key, value in loaded.items()}
 
 
 def _run_hydra(config_name: str, task: Task, arguments: list[str]) -> int:

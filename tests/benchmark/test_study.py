@@ -9,22 +9,10 @@ import pytest
 import torch
 
 from worldsim.benchmark.study import main
-from worldsim.data.collect import CollectConfig, collect
 from worldsim.data.episodes import Dataset
 from worldsim.model.designs import Design
 from worldsim.model.dit import wake
 from worldsim.world import World, WorldConfig, load_world, save_world
-
-
-@pytest.fixture(scope="module")
-def long_play(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Episodes that are long enough to judge by."""
-    pytest.importorskip("ale_py")
-    folder = tmp_path_factory.mktemp("data") / "pong"
-    asked = CollectConfig(
-        source="pong", steps=700, processes=1, seed=5, held_out=0.34, folder=str(folder), episode_steps=220
-    )
-    return collect(asked, progress=False)
 
 
 def test_worlds_of_two_designs_are_put_side_by_side(
@@ -61,6 +49,6 @@ def test_worlds_of_two_designs_are_put_side_by_side(
         assert drawn is not None and drawn.std() > 5
 
 
-def test_without_worlds_there_is_nothing_to_study(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["worlds=[]"]) == 2
-    assert "name some worlds" in capsys.readouterr().err
+def test_without_rows_and_worlds_there_is_nothing_to_study(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "name some rows=[...] to train (there is scd, scd-again, " in capsys.readouterr().err

@@ -40,6 +40,7 @@ def test_a_run_folder_explains_itself(straight: Path) -> None:
     assert "| 6 steps of the decoder alone, of 8 frames each, from single moments; then 12 steps of 2 clips " in card
     assert "; then 5 steps of the decoder alone, of 8 frames each; then 3 steps of the outcome heads alone |" in card
     assert "worldsim train world=pong steps=12 batch=2 model.patch=16" in card
+    assert "loss.draws=2 loss.noise_shift=5.0" in card, "what only configs/train.yaml has otherwise"
     assert "optimizer.warmup=2" in card and "moments.steps=6" in card and "device" not in card
 
 

@@ -1,18 +1,20 @@
 """`worldsim study`: designs side by side, what each is worth and what it costs, as one table and two pictures.
 
-Quality is `worldsim evaluate`'s, latency `worldsim benchmark`'s; here both are asked of the same worlds in one run.
+What is not trained yet is trained first, all alike. Quality is `worldsim evaluate`'s, latency `worldsim benchmark`'s;
+here both are asked of the same worlds in one run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from worldsim.benchmark.cells import Cell
+from worldsim.benchmark.rows import train_rows
 from worldsim.benchmark.run import BenchmarkConfig, benchmark
-from worldsim.errors import WorldsimError
+from worldsim.errors import RunError, WorldsimError
 from worldsim.evaluation.bars import Bar
 from worldsim.evaluation.card import insert
 from worldsim.evaluation.compare import Row, judged, origin, short_name
@@ -23,7 +25,9 @@ from worldsim.machine import commit, machine
 from worldsim.model.config import ModelConfig
 from worldsim.model.designs import SEPARABLE, Design
 from worldsim.settings import command, command_line, from_dict, home
-from worldsim.world import load_world
+from worldsim.training.ancestry import nowhere
+from worldsim.training.run import Run
+from worldsim.world import find_world, load_world
 
 QUALITY = "exactly one ball of the real size, over 4 s"  # what the picture shows against delay
 FLOAT32 = 4  # bytes
@@ -34,16 +38,25 @@ class StudyConfig:
     """Everything `worldsim study` is told; see configs/study.yaml.
 
     Attributes:
-        worlds: Runs' ``world/`` folders, or worlds by name; one row each.
+        into: The page, made if it is not there; pictures lie beside it in a folder of its name.
+        rows: Of ``recipes``, which are trained first where they are not, or ``"all"``; see
+            :func:`~worldsim.benchmark.rows.train_rows`.
+        recipes: What each row's training is told besides ``train``.
+        train: What all trainings are told besides the defaults of `worldsim train`.
+        runs: Folder of their runs; None: ``runs/study-<world>`` of the home folder.
+        worlds: Runs' ``world/`` folders, or worlds by name; one more row each.
         steps: Denoising steps of all; None: each world's own.
         evaluate: See :class:`~worldsim.evaluation.evaluate.EvaluateConfig`.
         windows: Frames remembered, for the picture of latency against history; empty: no such picture.
-        into: The page, made if it is not there; pictures lie beside it in a folder of its name.
         out: Of the reports of single worlds; None: ``comparisons/`` of the home folder.
     """
 
-    worlds: tuple[str, ...]
     into: Path
+    rows: tuple[str, ...] | str = ()
+    recipes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+    runs: Path | None = None
+    worlds: tuple[str, ...] = ()
     steps: int | None = None
     evaluate: dict[str, Any] = field(default_factory=dict)
     windows: tuple[int, ...] = ()
@@ -57,8 +70,12 @@ class StudyConfig:
     out: Path | None = None
 
     def __post_init__(self) -> None:
-        if not self.worlds:
-            raise WorldsimError("name some worlds=[...]: `world/` folders of runs of `worldsim train design=...`")
+        if not self.worlds and not self.rows:
+            there = ", ".join(self.recipes) or "none"
+            raise WorldsimError(
+                f"name some rows=[...] to train (there is {there}; rows=all for every one), or some worlds=[...]: "
+                "`world/` folders of runs of `worldsim train design=...`"
+            )
 
 
 @dataclass(frozen=True)
@@ -70,12 +87,14 @@ class Case:
         cell: What it costs: an entry of a benchmark.
         model: Sizes of the world.
         fps: Decisions a second of the game.
+        command: That trained it, where its run is there to say so.
     """
 
     judged: Row
     cell: Mapping[str, Any]
     model: ModelConfig
     fps: float
+    command: str = ""
 
     @property
     def design(self) -> str:
@@ -138,7 +157,10 @@ def as_markdown(cases: Sequence[Case], said: str) -> str:
             line += [*timed, cell["summary"]["decisions_per_second"]]
         line += [str(case.kept), *(found.get(name) for name in names)]
         lines.append([*line, _psnr(case)] if psnr else line)
-    notes = [f"- {case.judged.world}: {made(case.judged.report['about'])}" for case in cases]
+    notes = [
+        f"- {case.judged.world}: {made(case.judged.report['about'])}" + (case.command and f" By `{case.command}`.")
+        for case in cases
+    ]
     where = machine()
     notes.append(
         f"- latency: {cases[0].cell['cell']['backend']}, {cases[0].cell['cell']['dtype']}, "
@@ -202,10 +224,18 @@ def study(config: StudyConfig) -> tuple[list[Case], list[dict[str, Any]]]:
     how = BenchmarkConfig(ticks=config.ticks, repeats=config.repeats, seed=config.seed, plots=False)
     found = benchmark([*cells, *more], how, lambda entries: None)
     cases = [
-        Case(row, entry, world.config.model, world.config.fps)
-        for row, entry, world in zip(rows, found[: len(cells)], worlds, strict=True)
+        Case(row, entry, world.config.model, world.config.fps, _trained_by(name))
+        for name, row, entry, world in zip(config.worlds, rows, found[: len(cells)], worlds, strict=True)
     ]
     return cases, found[len(cells) :]
+
+
+def _trained_by(name: str) -> str:
+    """The command of the run in whose folder a world is, or nothing."""
+    try:
+        return nowhere(str(Run(find_world(name).parent).settings()["commands"]["train"]))
+    except (RunError, KeyError):
+        return ""
 
 
 def _delay(case: Case) -> str:
@@ -237,9 +267,13 @@ def _save(plt: Any, figure: Any, path: Path) -> str:
 
 @command("study")
 def main(settings: dict[str, Any]) -> int | None:
-    """Judges and times worlds of different designs and puts one table and two pictures into a page."""
+    """Trains, judges and times worlds of different designs and puts one table and two pictures into a page."""
     config = from_dict(StudyConfig, settings)
     require_plots()
+    if config.rows:
+        runs = config.runs or home() / "runs" / f"study-{config.train.get('world', 'pong')}"
+        trained = train_rows(config.rows, config.recipes, config.train, runs)
+        config = replace(config, worlds=(*trained, *config.worlds))
     import torch
 
     threads = torch.get_num_threads()

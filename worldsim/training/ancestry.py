@@ -19,7 +19,7 @@ from worldsim.model.ages import of_window
 from worldsim.model.config import ModelConfig
 from worldsim.model.grown import of_history
 from worldsim.model.world_model import WorldModel
-from worldsim.settings import group_names
+from worldsim.settings import group_names, overrides, written
 from worldsim.training.run import Run
 from worldsim.world import World, load_world
 
@@ -112,29 +112,18 @@ def nowhere(text: str) -> str:
     return _PLACE.sub(called, text)
 
 
-def train_command(told: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
+def command_of(verb: str, told: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
     """The command line of a run: what differs from the defaults; where it ran is left out.
 
     Args:
+        verb: ``train`` or ``distill``.
         told: All settings of the run.
-        usual: All settings of a run that is told nothing but its world.
+        usual: All settings of a run that is told nothing but its world, which is what ``configs/<verb>.yaml`` says.
     """
-    return command_of("train", told, {**usual, "model": asdict(ModelConfig(1))})
-
-
-def command_of(verb: str, told: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
-    """The command line of a verb; see :func:`train_command`."""
     where = ("data", "run", "device", "threads", "dtype", "compile", "report")
-    said = ("world", "steps", "batch")  # always worth saying
-    defaults = _flat(usual)
-    given = _flat({key: value for key, value in told.items() if key not in where})
-    missing = object()
-    chosen = [
-        f"{key}={'null' if value is None else value}"
-        for key, value in given.items()
-        if key in said or value != defaults.get(key, missing)
-    ]
-    return shlex.join(["worldsim", verb, *chosen])
+    always = {key: written(told[key]) for key in ("world", "steps", "batch")}
+    differs = overrides({key: value for key, value in told.items() if key not in where}, usual)
+    return shlex.join(["worldsim", verb, *(f"{key}={value}" for key, value in (always | differs).items())])
 
 
 def collect_command(dataset: Dataset) -> str:
@@ -145,15 +134,7 @@ def collect_command(dataset: Dataset) -> str:
     words = [f"source={source['name']}", f"steps={steps}", f"seed={seed}"]
     if (source["height"], source["width"]) != (usual.height, usual.width):
         words.append(f"size=[{source['height']},{source['width']}]")
-    defaults = _flat(json.loads(json.dumps(asdict(CollectConfig()))))  # with lists for tuples, as in an index
-    for key, value in _flat({key: dataset.config[key] for key in ("held_out", "episode_steps", "behaviour")}).items():
-        if value != defaults[key]:
-            words.append(f"{key}={'null' if value is None else str(value).replace(' ', '')}")
+    told = {key: dataset.config[key] for key in ("held_out", "episode_steps", "behaviour")}
+    differs = overrides(told, json.loads(json.dumps(asdict(CollectConfig()))))  # with lists for tuples, as in an index
+    words += [f"{key}={value}" for key, value in differs.items()]
     return shlex.join(["worldsim", "collect", *words])
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

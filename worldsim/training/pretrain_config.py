@@ -9,8 +9,8 @@ from typing import Any
 from worldsim.data.episodes import Dataset
 from worldsim.model.config import ModelConfig
 from worldsim.model.designs import SEPARABLE
-from worldsim.settings import from_dict
-from worldsim.training.ancestry import collect_command, train_command
+from worldsim.settings import defaults, from_dict
+from worldsim.training.ancestry import collect_command, command_of
 from worldsim.training.kept import MomentsConfig, ReplayConfig
 from worldsim.training.loop import Loop, ReportConfig
 from worldsim.training.loss import LossConfig
@@ -86,6 +86,6 @@ def run_settings(config: PretrainConfig, loop: Loop) -> dict[str, Any]:
         "run": str(loop.run.folder),
         "commands": {
             "collect": collect_command(loop.dataset),
-            "train": train_command(asdict(config), asdict(PretrainConfig(config.world, moments=MomentsConfig()))),
+            "train": command_of("train", asdict(config), asdict(from_dict(PretrainConfig, defaults("train")))),
         },
     }

@@ -15,7 +15,7 @@ from worldsim.engine.precision import pick_device
 from worldsim.errors import RunError
 from worldsim.locking import sole_writer
 from worldsim.model.world_model import WorldModel
-from worldsim.settings import command, from_dict, home
+from worldsim.settings import command, defaults, from_dict, home
 from worldsim.training.ancestry import check_shape, collect_command, command_of, remember_parents
 from worldsim.training.computing import Computer
 from worldsim.training.crops import Crops
@@ -120,6 +120,7 @@ class Distiller(Loop):
         return {f"init={name}": world}
 
     def _begin(self, name: str) -> None:
+        usual = asdict(from_dict(DistillConfig, defaults("distill")))
         told = asdict(self.config) | {
             "world": name,
             "begun_from": self.config.world,
@@ -131,7 +132,7 @@ class Distiller(Loop):
             "run": str(self.run.folder),
             "commands": {
                 "collect": collect_command(self.dataset),
-                "train": command_of("distill", asdict(self.config), asdict(DistillConfig())),
+                "train": command_of("distill", asdict(self.config), usual),
             },
         }
         where = "run", "commands", "device", "dtype", "compile", "threads", "report", "steps"
