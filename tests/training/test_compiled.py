@@ -11,8 +11,11 @@ import torch
 from worldsim.data.clips import ClipStore
 from worldsim.data.episodes import Dataset
 from worldsim.model.config import ModelConfig, MultiScaleConfig
+from worldsim.model.designs import Design
+from worldsim.model.dit import wake
 from worldsim.model.world_model import WorldModel
 from worldsim.training.batches import make_batch
+from worldsim.training.forcing import Forcing, ForcingObjective
 from worldsim.training.loss import LossConfig
 from worldsim.training.objective import Objective
 
@@ -53,3 +56,23 @@ def test_the_compiled_loss_has_the_gradient_of_the_plain_one(
             reached += int(other.abs().max() > 0)
             assert (one - other).norm() <= 1e-3 * other.norm() + 1e-6
     assert reached > 0.9 * sum(one is not None for one in expected)
+
+
+def test_the_compiled_error_of_chunks_given_clean_ones_has_the_gradient_of_the_plain_one(pong_data: Dataset) -> None:
+    """The one of the other designs that PyTorch's compiler has failed at."""
+    forcing = Forcing(Design.parse("dit:4"), PLAIN, "teacher", 3.0)
+    torch.manual_seed(0)
+    network = forcing.design.make(PLAIN)
+    network.blocks = torch.nn.ModuleList()  # which take a minute to compile
+    wake(network, 1)
+    store = ClipStore(pong_data, pong_data.train, 12)
+    batch = forcing.batch(store, 0, 0, range(2), torch.device("cpu"))
+    found = []
+    for compiled in (False, True):
+        loss = ForcingObjective(network, forcing, 16.0, torch.float32, compiled).loss(batch)
+        weights = [*network.patches.parameters(), *network.out.parameters()]
+        found.append((loss.detach(), torch.autograd.grad(loss, weights)))
+    (plain, expected), (told, gradients) = found
+    torch.testing.assert_close(told, plain, rtol=1e-4, atol=1e-6)
+    for one, other in zip(gradients, expected, strict=True):
+        assert (one - other).norm() <= 1e-3 * other.norm() + 1e-6

@@ -133,7 +133,8 @@ class Forcing:
         taught = self.design.kind == "dit" and self.how == "teacher"
         made: Tensor = network.teach(clean, noisy, t, led) if taught else network(noisy, t, led)
         guess, place = made.detach(), torch.arange(t.shape[1], device=t.device)
-        chunk = place // self.design.frames
+        # A constant: inductor fails at `place // frames` where it is summed over (PyTorch 2.13, dit:4 with a teacher).
+        chunk = torch.tensor([i // self.design.frames for i in range(t.shape[1])], device=t.device)
 
         def known(ago: int) -> Tensor:
             """Of each frame the one so many before it, as far as it was given; else the guess."""
