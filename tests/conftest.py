@@ -129,3 +129,16 @@ def pong_data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
         source="pong", steps=600, processes=1, seed=3, held_out=0.34, folder=str(folder), episode_steps=100
     )
     return collect(config, progress=False)
+
+
+@pytest.fixture(scope="session")
+def long_play(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Six episodes of real Pong that are long enough to judge by, two of them held out."""
+    pytest.importorskip("ale_py")
+    from worldsim.data.collect import CollectConfig, collect
+
+    folder = tmp_path_factory.mktemp("data") / "pong"
+    config = CollectConfig(
+        source="pong", steps=1300, processes=1, seed=5, held_out=0.34, folder=str(folder), episode_steps=220
+    )
+    return collect(config, progress=False)

@@ -1,4 +1,4 @@
-"""Real Pong, recorded once a test session, and a small untrained world to judge."""
+"""Real Pong, long enough to judge by, and a small untrained world to judge."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from worldsim.data.collect import CollectConfig, collect
 from worldsim.data.episodes import Dataset
 from worldsim.evaluation.learning import Lesson
 from worldsim.evaluation.roll_outs import DreamSettings
@@ -17,14 +16,9 @@ LESSON = Lesson(samples=60, episodes=2, steps=3)
 
 
 @pytest.fixture(scope="session")
-def pong_data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Six short episodes of real Pong, two of them held out."""
-    pytest.importorskip("ale_py")
-    folder = tmp_path_factory.mktemp("data") / "pong"
-    config = CollectConfig(
-        source="pong", steps=1300, processes=1, seed=5, held_out=0.34, folder=str(folder), episode_steps=220
-    )
-    return collect(config, progress=False)
+def pong_data(long_play: Dataset) -> Dataset:
+    """What is judged by here."""
+    return long_play
 
 
 @pytest.fixture
