@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from worldsim.engine.cache import RingCache
-from worldsim.model.config import ModelConfig
+from worldsim.errors import WorldsimError
+from worldsim.model.config import ModelConfig, MultiScaleConfig
+from worldsim.model.designs import Design
 from worldsim.model.dit import DiT, wake
 from worldsim.model.world_model import WorldModel
 
@@ -92,3 +96,21 @@ def test_with_a_chunk_as_long_as_the_clip_every_frame_sees_every_other() -> None
 def test_it_has_about_the_parameters_of_the_design_it_is_compared_with_and_no_more() -> None:
     ours, theirs = (sum(weight.numel() for weight in model(ModelConfig(6)).parameters()) for model in (WorldModel, DiT))
     assert 0.85 < theirs / ours <= 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "usual"),
+    [
+        (
+            {"height": 32, "width": 32, "multiscale": MultiScaleConfig(near=2)},
+            "multiscale is for design=scd, not for dit:2: leave it null",
+        ),
+        ({"past_actions": 4}, "past_actions is for design=scd, not for dit:2: leave it 1"),
+        ({"reward_ages": 8, "recency": True}, "reward_ages is for design=scd, not for dit:2: leave it 0"),
+        ({"decoder_heads": 2}, "decoder_heads is for design=scd, not for dit:2: leave it 0"),
+        ({"age_dim": 4}, "age_dim is for design=scd, not for dit:2: leave it 0"),
+    ],
+)
+def test_what_only_the_separable_model_has_is_refused(asked: dict[str, object], usual: str) -> None:
+    with pytest.raises(WorldsimError, match=usual):
+        Design.parse("dit:2").make(replace(SMALL, **asked))  # type: ignore[arg-type]

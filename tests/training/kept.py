@@ -10,7 +10,7 @@ from worldsim.training.loss import Batch, LossConfig
 TINY = ModelConfig(
     6, 80, 80, 20, history=3, dim=32, heads=2, encoder_layers=1, decoder_layers=1, decoder_width=8, window=4
 )
-LOSS = LossConfig(own_share=0.5)
+LOSS = LossConfig(draws=2, noise_shift=5.0, own_share=0.5)
 
 
 def clips(store: ClipStore, number: int) -> Batch:

@@ -45,7 +45,7 @@ def config(data: Dataset, run: Path, **more: object) -> PretrainConfig:
     }
     fields |= {"optimizer": OptimizerConfig(warmup=2), "outcomes": OutcomesConfig(3, 4, 8)}
     fields |= {"replay": ReplayConfig(steps=0)}
-    fields |= {"loss": LossConfig(own_share=0.67, own_pool=2, own_ticks=3)}
+    fields |= {"loss": LossConfig(draws=2, noise_shift=5.0, own_share=0.67, own_pool=2, own_ticks=3)}
     return PretrainConfig(**(fields | more))  # type: ignore[arg-type]
 
 

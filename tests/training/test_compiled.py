@@ -31,7 +31,7 @@ def test_the_compiled_loss_has_the_gradient_of_the_plain_one(
     shape: ModelConfig, crop: int | None, pong_data: Dataset
 ) -> None:
     torch.manual_seed(0)
-    model, config = WorldModel(shape), LossConfig(own_share=0.5, crop=crop)
+    model, config = WorldModel(shape), LossConfig(draws=2, noise_shift=5.0, own_share=0.5, crop=crop)
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.05 * torch.randn(weight.shape))

@@ -116,7 +116,7 @@ def test_squares_as_large_as_the_frame_are_the_frame(pong_data: Dataset) -> None
     model, store = shaken(layout), ClipStore(pong_data, pong_data.train, 8)
     losses = {}
     for crop in (None, 4, 2):
-        how = LossConfig(crop=crop, own_share=0.0)
+        how = LossConfig(draws=2, noise_shift=5.0, crop=crop, own_share=0.0)
         batch = make_batch(store, layout, how, 0, 0, range(2))
         assert batch.noise.shape == (2, 2, 7, (crop or 4) ** 2, layout.patch_dim)
         assert batch.squares.shape == (2, 7, (crop or 0) ** 2)

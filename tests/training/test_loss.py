@@ -32,7 +32,7 @@ from worldsim.training.own import Turn, own_frames, own_rows, whole_clips
 TINY = ModelConfig(
     6, 80, 80, 16, dim=32, heads=2, encoder_layers=2, decoder_layers=1, decoder_width=8, window=4, context_levels=4
 )
-LOSS = LossConfig(context_noise_share=0.5, own_share=0.67)
+LOSS = LossConfig(draws=2, noise_shift=5.0, context_noise_share=0.5, own_share=0.67)
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,11 @@ from tests.training.runs import arguments, config, same, state
 from worldsim.checkpoint import load_checkpoint
 from worldsim.data.episodes import Dataset
 from worldsim.errors import RunError
+from worldsim.settings import defaults
+from worldsim.training.kept import MomentsConfig
 from worldsim.training.parallel import Ranks
 from worldsim.training.pretrain import main
+from worldsim.training.pretrain_config import PretrainConfig
 from worldsim.training.trainer import Trainer
 from worldsim.world import load_world
 
@@ -40,8 +44,15 @@ def test_a_run_folder_explains_itself(straight: Path) -> None:
     assert "| 6 steps of the decoder alone, of 8 frames each, from single moments; then 12 steps of 2 clips " in card
     assert "; then 5 steps of the decoder alone, of 8 frames each; then 3 steps of the outcome heads alone |" in card
     assert "worldsim train world=pong steps=12 batch=2 model.patch=16" in card
-    assert "loss.draws=2 loss.noise_shift=5.0" in card, "what only configs/train.yaml has otherwise"
+    assert "loss.draws=2 loss.noise_shift=5.0" in card
     assert "optimizer.warmup=2" in card and "moments.steps=6" in card and "device" not in card
+
+
+def test_the_library_trains_as_the_command_does_where_nothing_is_said() -> None:
+    said = defaults("train")
+    usual = json.loads(json.dumps(asdict(PretrainConfig("pong", moments=MomentsConfig()))))
+    for part in ("loss", "optimizer", "moments", "replay", "outcomes", "report"):
+        assert {key: usual[part][key] for key in said[part]} == said[part], part
 
 
 def test_the_exported_world_is_the_averaged_weights_and_can_be_loaded(straight: Path) -> None:

@@ -32,12 +32,12 @@ def test_tokens_that_hold_the_code_are_right_and_others_are_not() -> None:
 
 def test_the_encoder_learns_from_it_and_nothing_is_added_to_a_world(pong_data: Dataset) -> None:
     store = ClipStore(pong_data, pong_data.train, 8)
-    batch = make_batch(store, TINY, LossConfig(draws=1), 0, 0, range(2))
+    batch = make_batch(store, TINY, LossConfig(), 0, 0, range(2))
     batch.rewards[:, 2] = 0
     grown = {}
     for weight in (0.0, 1.0):
         model = init_weights(WorldModel(TINY), 0)
-        objective = Objective(model, LossConfig(draws=1, recall=weight, outcome_weight=0.0), torch.float32, False)
+        objective = Objective(model, LossConfig(recall=weight, outcome_weight=0.0), torch.float32, False)
         loss, parts = objective.loss(batch, objective.show(batch))
         loss.backward()
         assert ("recall" in parts) == bool(weight)

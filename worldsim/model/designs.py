@@ -10,6 +10,7 @@ from worldsim.model.dit import DiT
 
 SEPARABLE = "scd"
 KINDS = ("dit", "clip", "stream", "stream-causal", "stream-windows")
+_SEPARABLE_ALONE = ("multiscale", "age_dim", "past_actions", "reward_ages", "recency", "decoder_heads")
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,13 @@ class Design:
         """A fresh network of a world's sizes.
 
         Raises:
-            WorldsimError: attention at two scales is asked for, which only the separable encoder has.
+            WorldsimError: something is asked for that only the separable encoder and decoder have.
         """
-        if config.multiscale:
-            raise WorldsimError(f"model.multiscale is for design=scd, not for {self}: leave it null")
+        for name in _SEPARABLE_ALONE:
+            usual = getattr(ModelConfig, name)
+            if getattr(config, name) != usual:
+                leave = "null" if usual is None else usual
+                raise WorldsimError(f"model.{name} is for design=scd, not for {self}: leave it {leave}")
         if self.kind == "dit":
             return DiT(config, self.frames)
         total = self.frames + self.reference(config)

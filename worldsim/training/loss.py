@@ -58,8 +58,8 @@ class LossConfig:
         RunError: ``own_level`` and ``own_highest`` are no levels, or in the wrong order; ``sampled`` is no share.
     """
 
-    draws: int = 2
-    noise_shift: float = 5.0
+    draws: int = 1
+    noise_shift: float = 20.0
     sampled: float = 0.0
     sampled_steps: int = 2
     moved_weight: float = 16.0
