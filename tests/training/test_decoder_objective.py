@@ -97,7 +97,7 @@ def test_some_frames_are_shown_a_noised_past_and_are_weighed_as_if_it_were_clean
     frames = kept.draw(np.random.default_rng(0), 6, ReplayConfig())[1]
     chance = torch.Generator().manual_seed(0)
     noise, hazed = (torch.randn(shape, generator=chance) for shape in (frames.following.shape, frames.past[:2].shape))
-    t, worth, haze = torch.full((6,), 0.7), torch.ones(6, 1), torch.tensor([0.25, 0.75])
+    t, worth, haze = torch.full((6,), 0.7), torch.ones(6), torch.tensor([0.25, 0.75])
     past, following = (model.shown(one, torch.float32) for one in (frames.past, frames.following))
     seen = past.clone()
     seen[0], seen[1] = 0.75 * past[0] + 0.25 * hazed[0], 0.25 * past[1] + 0.75 * hazed[1]

@@ -301,7 +301,7 @@ def config(data: Dataset, run: Path, replay: ReplayConfig) -> PretrainConfig:
 
 
 WAYS: list[dict[str, Any]] = [
-    {}, {"crop": 2}, {"around": 5.0}, {"crop": 2, "whole": 0.4, "turns": True, "noised": 0.5, "about": ("ball",)},
+    {}, {"crop": 2}, {"crop": 2, "whole": 0.4, "turns": True, "noised": 0.5, "about": ("ball",)},
 ]  # fmt: skip
 
 

@@ -129,7 +129,7 @@ class DecoderObjective:
             before, last = (cut(past[:, at], squares) for at in (-2, -1))
             layout = (whole if squares is None else square).layout
             weights = attention(layout, before, last, x0, config.moved_weight)
-            return ((off.square() * weights).mean(2) * worth).mean()
+            return ((off.square() * weights).mean((1, 2)) * worth).mean()
 
         def counted(off: Tensor) -> Tensor:
             """Mean squares [1, N, L] of patches [N, L, P], or [2, N, L]: of everything, and of some things alone."""
@@ -169,14 +169,14 @@ class DecoderObjective:
     def loss(
         self,
         frames: Frames,
-        weights: Tensor,
+        worth: Tensor,
         t: Tensor,
         noise: Tensor,
         squares: Tensor | None = None,
         haze: Tensor | None = None,
         hazed: Tensor | None = None,
     ) -> Tensor:
-        """The mean error at noise levels t [N], of frames or patches that weigh ``weights``, [N, 1] or [N, L].
+        """The mean error at noise levels t [N], of frames that weigh ``worth`` [N].
 
         Of ``squares`` [N, K] of the frames' patches, where they are given: ``noise`` is then that of theirs [N, K, P].
         The first M frames' past is seen noised to the levels ``haze`` [M] by ``hazed`` [M, history, L, P].
@@ -184,7 +184,7 @@ class DecoderObjective:
         if haze is None or hazed is None:
             haze = hazed = noise.new_empty(0)
         given = noise.to(self.dtype), haze, hazed.to(self.dtype)
-        result: Tensor = self._loss(squares, weights, t, *given, *_values(frames))
+        result: Tensor = self._loss(squares, worth, t, *given, *_values(frames))
         return result
 
     def arrival(self, frames: Frames, noise: Tensor) -> Tensor:

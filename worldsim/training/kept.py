@@ -42,17 +42,14 @@ class KeptConfig:
             drawn for all errors, without which paddles at the border were unlearned.
         whole: Share of the steps that are of whole frames, drawn evenly, half as many as there are squares in the
             others (with ``crop``). Squares alone unlearn what is learned from nowhere near what they are drawn for.
-        around: Of whole frames: how many times what others do the patches count that a frame was drawn for, with their
-            neighbours. Frames are then drawn by patches, as squares are. A hit is a fiftieth of a whole frame, and is
-            unlearned where everything else is learned with it; squares of which nothing else is seen unlearn the rest.
         noised: Share of a step's frames whose past is shown noised (as GameNGen's is, arXiv 2408.14837), each to a
             level drawn evenly up to ``noised_to``. Where the past tells what follows, which is nearly everywhere, a
             decoder learns not to look at the noisy frame, and then cannot choose by it where the past leaves a choice.
         noised_to: See there.
 
     Raises:
-        RunError: ``whole``, ``noised`` or ``about_share`` is no share, or ``noised_to`` no level; ``whole`` is asked
-            for without squares, or ``around`` with them.
+        RunError: ``whole``, ``noised`` or ``about_share`` is no share, or ``noised_to`` no level; or ``whole`` is asked
+            for without squares.
     """
 
     frames: int = 282
@@ -63,7 +60,6 @@ class KeptConfig:
     correction: float = 1.0
     crop: int | None = None
     anywhere: float = 0.0
-    around: float = 1.0
     turns: bool = False
     about: tuple[str, ...] = ()
     about_share: float = 0.5
@@ -80,13 +76,6 @@ class KeptConfig:
             raise RunError(f"{told}: give such a one, and crop")
         if not 0 <= self.about_share <= 1:
             raise RunError(f"about_share={self.about_share:g} is a share of frames: give a number from 0 to 1")
-        if self.crop and self.around != 1:
-            raise RunError(f"around={self.around:g} is of whole frames: give crop=null with it, or around=1")
-
-    @property
-    def by_patch(self) -> bool:
-        """Whether frames are drawn for one of their patches."""
-        return self.crop is not None or self.around != 1
 
     def at(self, step: int) -> KeptConfig:
         """How frames are drawn at a step of this stretch."""

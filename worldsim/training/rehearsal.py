@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.data.clips import ClipStore
-from worldsim.model.config import ModelConfig
 from worldsim.model.world_model import WorldModel
 from worldsim.training.batches import make_batch, stratified, stream
 from worldsim.training.crops import Crops
@@ -33,8 +32,7 @@ class Drawn:
     Attributes:
         at: Where they are kept, -1 for those that are not, which were drawn from all recorded turns.
         frames: N of them.
-        worth: float32 [N, L] or [N, 1], 1 in the mean: what each patch counts, and what makes up for how often its
-            frame is drawn.
+        worth: float32 [N], 1 in the mean: what makes up for how often each is drawn.
         levels: As many draws of noise levels as were asked for, float32 [draws, N].
         noise: And of standard normal noise, float32 [draws, N, L, P], or [draws, N, K, P] of squares.
         squares: Patches that are learned from, int64 [N, K]; None: all.
@@ -55,20 +53,6 @@ class Drawn:
 def arrivals(step: int, how: KeptConfig, batch: int) -> int:
     """Batches of ``batch`` clips that have arrived before a step."""
     return max(1, how.first // batch) + step // how.every
-
-
-def counts(layout: ModelConfig, around: float) -> Tensor:
-    """What the patches of a frame count that was drawn for one of them, float32 [L, L], 1 in the mean of each row.
-
-    Args:
-        layout: How patches lie.
-        around: What that one and its neighbours count, in what the others do.
-    """
-    places = torch.arange(layout.tokens)
-    rows, columns = places // layout.columns, places % layout.columns
-    near = ((rows[:, None] - rows).abs() <= 1) & ((columns[:, None] - columns).abs() <= 1)
-    told = 1 + (around - 1) * near.float()
-    return told / told.mean(1, keepdim=True)
 
 
 class Rehearsal:
@@ -117,12 +101,11 @@ class Rehearsal:
         self._batch = partial(make_batch, store, model.config, told, seed, places=here, device=device, begun=begun)
         self._stream = partial(stream, store, model.config, told, seed, places=here, device=device, begun=begun)
         self._crops = Crops(model.config, how.crop) if how.crop else None
-        self._counts = counts(model.config, how.around)
         self._batches: Generator[tuple[int, Batch], None, None] | None = None
         self._done = 0  # batches that have arrived
         self._rounds = max(1, how.clips // batch)
         self.replay = Replay(
-            objective, model, self._rounds, seed, patches=how.by_patch, turns=how.turns, about=bool(how.about)
+            objective, model, self._rounds, seed, patches=bool(how.crop), turns=how.turns, about=bool(how.about)
         )
 
     def begin(self, step: int, last: int, kept: dict[str, Tensor]) -> None:
@@ -167,9 +150,6 @@ class Rehearsal:
             squares = torch.from_numpy(crops.around(rng, at.patches)).to(self._device)
         count, patches, values = frames.following.shape
         noise = torch.randn(draws, count, patches if squares is None else squares.shape[1], values, generator=chance)
-        worth = worth[:, None]
-        if self._how.around != 1:
-            worth = worth * self._counts[torch.from_numpy(at.patches)]
         hazy = round(how.noised * count)  # they were drawn in no order, so that the first are any
         haze = torch.from_numpy((how.noised_to * rng.random(hazy)).astype(np.float32))
         hazed = torch.randn(hazy, *frames.past.shape[1:], generator=chance)

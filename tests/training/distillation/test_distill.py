@@ -9,21 +9,27 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.training.kept import LOSS, TINY
 from worldsim.checkpoint import part
+from worldsim.data.clips import ClipStore
 from worldsim.data.episodes import Dataset
 from worldsim.engine.sampler import levels, sample
 from worldsim.engine.session import Session
 from worldsim.model.config import ModelConfig
-from worldsim.model.world_model import WorldModel
+from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.training.computing import Computer
+from worldsim.training.decoder_objective import DecoderObjective
 from worldsim.training.distillation.distill import Distiller, main
 from worldsim.training.distillation.dmd import DMD, exit_frames, matching_loss
 from worldsim.training.distillation.methods import METHODS, DistillConfig
 from worldsim.training.distillation.regression import Consistency, ODEInitialisation, trajectory
 from worldsim.training.distillation.self_forcing import RollOuts
+from worldsim.training.distillation.sources import Source, drawn
 from worldsim.training.distillation.teaching import Moments
 from worldsim.training.kept import KeptConfig
+from worldsim.training.objective import OwnPool
 from worldsim.training.parallel import Ranks
+from worldsim.training.rehearsal import Rehearsal
 from worldsim.world import World, load_world
 
 SHAPE = ModelConfig(
@@ -151,6 +157,22 @@ def test_it_goes_on_to_the_same_bytes(
     straight, stopped = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("straight", "stopped"))
     assert straight.keys() == stopped.keys()
     assert all(torch.equal(straight[name], stopped[name]) for name in straight)
+
+
+def test_kept_frames_weigh_what_makes_up_for_how_often_they_are_drawn(store: ClipStore) -> None:
+    model, computer = init_weights(WorldModel(TINY), 0), Computer(torch.float32, False)
+    source = Source(model, model, computer, store, LOSS, 0, range(2), torch.device("cpu"))
+    rehearsal = Rehearsal(
+        model, DecoderObjective(model, LOSS, torch.float32, False), source.objective(), OwnPool(LOSS), store, LOSS,
+        KeptConfig(frames=12, clips=4, first=4), batch=2, seed=0, place=Ranks(), device=torch.device("cpu"),
+    )  # fmt: skip
+    rehearsal.begin(0, 1, {})
+    moments = next(drawn(source, range(1), rehearsal))
+    assert moments.worth.shape == (12,) and moments.worth.std() > 0
+    torch.testing.assert_close(moments.worth.mean(), torch.tensor(1.0))
+    frame = int(moments.worth.argmax())
+    alone = torch.nn.functional.one_hot(torch.tensor(frame), 12).float()
+    torch.testing.assert_close(moments.mean(alone), moments.worth[frame] / 12)
 
 
 def test_what_self_forcing_rolls_out_is_what_a_session_plays(make_world: Callable[..., World]) -> None:
