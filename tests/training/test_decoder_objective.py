@@ -42,7 +42,11 @@ def test_a_square_is_cut_from_every_frame_that_is_seen(store: ClipStore) -> None
         weights = attention(within.config, cut(past[:, -2], squares), cut(past[:, -1], squares), x0, LOSS.moved_weight)
         expected = ((x0 - following).square() * weights).mean()
         assert expected > 0.01
-        torch.testing.assert_close(objective.loss(frames, ones[:, None], ones, noise, squares), expected)
+        torch.testing.assert_close(objective.loss(frames, ones, ones, noise, squares), expected)
+        least = torch.tensor([16.0] + [1.0] * 7)  # of a frame in which something may come everything counts as moving
+        weights[0] = 16
+        expected = ((x0 - following).square() * weights).mean()
+        torch.testing.assert_close(objective.loss(frames, ones, ones, noise, squares, least), expected)
 
 
 @pytest.mark.parametrize("told", [0, 4])
@@ -106,7 +110,7 @@ def test_some_frames_are_shown_a_noised_past_and_are_weighed_as_if_it_were_clean
         x0 = model.decoder(noisy, t, frames.context, model.view_of(seen), frames.cue)
         weights = attention(TINY, past[:, -2], past[:, -1], x0, LOSS.moved_weight)
         expected = ((x0 - following).square() * weights).mean()
-        found = objective.loss(frames, worth, t, noise, None, haze, hazed)
+        found = objective.loss(frames, worth, t, noise, haze=haze, hazed=hazed)
         assert not torch.equal(found, objective.loss(frames, worth, t, noise))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     with pytest.raises(RunError, match="noised=2 and noised_to=0.8 are a share and a level"):

@@ -1,4 +1,4 @@
-"""Moments at which things turn: which they are, what is kept of them, and how often each is drawn."""
+"""Moments at which things turn or come: which they are, what is kept of them, and how often each is drawn."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from worldsim.training.loop import ReportConfig
 from worldsim.training.parallel import Ranks
 from worldsim.training.rehearsal import Rehearsal
 from worldsim.training.trainer import Trainer
-from worldsim.training.turns import Turns, turning
+from worldsim.training.turns import COMING, Turns, coming, turning
 from worldsim.vision.colours import ColourReader
 
 HOW = MomentsConfig(
@@ -70,11 +70,34 @@ def test_a_turn_is_where_motion_does_not_go_on() -> None:
     assert turning(there[:2]).tolist() == []
 
 
+def test_a_thing_comes_where_it_was_not_for_some_frames() -> None:
+    there = np.full((12, 2), np.nan, np.float32)
+    there[[0, 1, 3, 7, 8, 11]] = 5.0
+    assert coming(there, 3).tolist() == [7] and coming(there, 2).tolist() == [7, 11]
+    assert coming(there, 1).tolist() == [3, 7, 11] and coming(there[2:3], 3).tolist() == []
+
+
+def test_a_share_of_the_draws_is_of_what_comes(play: Dataset, turns: Turns) -> None:
+    """A served ball: in the frame that follows, where it is drawn for, and not in the one before."""
+    arrivals = set()
+    for info in play.train:
+        episode = play.load(info)
+        ball = np.stack((episode.state["ball_x"], episode.state["ball_y"]), 1)
+        came = coming(ball.astype(np.float32), TINY.history + 1)
+        arrivals |= {(episode.frames[tick].tobytes(), *(ball[tick] + 0.5).astype(int) // 20) for tick in came}
+    patches, frames, comes = turns.draw(np.random.default_rng(0), 1000)
+    assert comes.mean() == pytest.approx(COMING + (1 - COMING) * turns._coming.mean(), abs=0.05) and len(arrivals) > 5
+    pixels = told().unpatchify(frames.following).numpy()
+    found = [(pixels[k].tobytes(), patches[k] % 4, patches[k] // 4) in arrivals for k in np.flatnonzero(comes).tolist()]
+    assert np.mean(found) == pytest.approx(0.5, abs=0.1), "the other half is of the ticks beside"
+
+
 def test_a_turn_is_kept_as_it_was_recorded(play: Dataset, turns: Turns) -> None:
     """All of them, and with every tick around one that can be drawn."""
     model, drawn = told(), {}
-    patches, frames = turns.draw(np.random.default_rng(0), 400)
-    for k, patch in enumerate(patches.tolist()):
+    patches, frames, comes = turns.draw(np.random.default_rng(0), 500)
+    for k in np.flatnonzero(~comes).tolist():
+        patch = int(patches[k])
         drawn[frames.past[k].numpy().tobytes() + frames.following[k].numpy().tobytes()] = k, patch
     before, found, known = TINY.history + 1, 0, set()
     for info in play.train:
@@ -96,8 +119,8 @@ def test_a_turn_is_kept_as_it_was_recorded(play: Dataset, turns: Turns) -> None:
                 assert frames.cue[k] == cue and frames.previous[k] == episode.actions[tick - 2]
                 column, row = (ball[turn - 1] + 0.5).astype(int) // 20
                 assert patch == 4 * row + column
-    assert found > 10 and abs(len(turns) - found) <= 0.1 * found, "by the game's own state as by colour"
-    assert len(drawn) <= 0.1 * len(known) * 3 and frames.context.shape == (400, 0)
+    assert found > 10 and abs((~turns._coming).sum() - found) <= 0.1 * found, "by the game's own state as by colour"
+    assert len(drawn) <= 0.1 * len(known) * 3 and frames.context.shape == (500, 0)
 
 
 def test_half_of_the_draws_go_by_errors(turns: Turns) -> None:
@@ -119,8 +142,8 @@ def test_half_of_the_draws_go_by_errors(turns: Turns) -> None:
     for which in (2, 4):
         own = model.patchify(torch.from_numpy(pieces[which])).flatten(1).numpy()
         often[which] = sum(any(np.array_equal(frame, one) for one in own) for frame in frames) / len(frames)
-    evenly = 0.5 / len(turns)
-    assert often[2] == pytest.approx(0.125 + evenly, abs=0.04) and often[4] == pytest.approx(0.375 + evenly, abs=0.04)
+    expected = {which: (1 - COMING) * (share + 0.5 / len(turns)) for which, share in ((2, 0.125), (4, 0.375))}
+    assert not turns._coming[[2, 4]].any() and often == pytest.approx(expected, abs=0.04)
     with pytest.raises(RunError, match=rf"began with 3 turns, and {len(turns)} are recorded now: begin another"):
         turns.restore(torch.ones(3))
     turns.restore(torch.ones(len(turns)))
@@ -161,6 +184,9 @@ def test_a_share_of_the_squares_is_of_turns_and_a_run_goes_on_with_the_same(
     whole.begin_decoder()
     assert [int((one.at.frames < 0).sum()) for one in drawn] == [4] * 6
     assert all(len(one.frames.past) == 8 and one.squares.shape == (8, 4) for one in drawn)
+    least = torch.cat([one.least for one in drawn])
+    turned = torch.cat([torch.from_numpy(one.at.frames < 0) for one in drawn])
+    assert least.unique().tolist() == [1.0, 16.0] and bool((least[~turned] == 1).all())
     parted = trainer("parted")
     monkeypatch.setattr(parted, "stepped", lambda watch, parts: parted.step == 3 and (parted.save() or True))
     parted.begin_decoder()

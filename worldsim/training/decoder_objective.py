@@ -119,6 +119,7 @@ class DecoderObjective:
         def loss(
             squares: Tensor | None,
             worth: Tensor,
+            least: Tensor,
             t: Tensor,
             noise: Tensor,
             haze: Tensor,
@@ -128,7 +129,7 @@ class DecoderObjective:
             past, x0, off = guessed(squares, t, noise, haze, hazed, Frames(*given))
             before, last = (cut(past[:, at], squares) for at in (-2, -1))
             layout = (whole if squares is None else square).layout
-            weights = attention(layout, before, last, x0, config.moved_weight)
+            weights = attention(layout, before, last, x0, config.moved_weight).clamp(min=least[:, None, None])
             return ((off.square() * weights).mean((1, 2)) * worth).mean()
 
         def counted(off: Tensor) -> Tensor:
@@ -173,18 +174,21 @@ class DecoderObjective:
         t: Tensor,
         noise: Tensor,
         squares: Tensor | None = None,
+        least: Tensor | None = None,
         haze: Tensor | None = None,
         hazed: Tensor | None = None,
     ) -> Tensor:
         """The mean error at noise levels t [N], of frames that weigh ``worth`` [N].
 
         Of ``squares`` [N, K] of the frames' patches, where they are given: ``noise`` is then that of theirs [N, K, P].
+        Pixels weigh at least as much as ``least`` [N] says of their frame, 1 if not given.
         The first M frames' past is seen noised to the levels ``haze`` [M] by ``hazed`` [M, history, L, P].
         """
         if haze is None or hazed is None:
             haze = hazed = noise.new_empty(0)
         given = noise.to(self.dtype), haze, hazed.to(self.dtype)
-        result: Tensor = self._loss(squares, worth, t, *given, *_values(frames))
+        least = torch.ones_like(worth) if least is None else least
+        result: Tensor = self._loss(squares, worth, least, t, *given, *_values(frames))
         return result
 
     def arrival(self, frames: Frames, noise: Tensor) -> Tensor:

@@ -106,8 +106,8 @@ class MomentsConfig(KeptConfig):
         own_share: Of the clips that arrive, which show the model's own frames.
         own_after: Share of these steps after which they do.
         turned_share: Of the frames of a step that are squares, those drawn from every moment of recorded play at which
-            one of the things of ``about`` turns, see :class:`~worldsim.training.turns.Turns`; the others are drawn by
-            errors, of the clips that are kept.
+            one of the things of ``about`` turns or comes, see :class:`~worldsim.training.turns.Turns`; the others are
+            drawn by errors, of the clips that are kept.
         anyway: Whether also a run that begins from a world begins so. Its encoder is then learned anew.
         then: The optimisers' rates at the whole model's steps that follow, in what they would be without moments: the
             decoder has learned, and is not to unlearn while the encoder begins.

@@ -33,6 +33,8 @@ class Drawn:
         at: Where they are kept, -1 for those that are not, which were drawn from all recorded turns.
         frames: N of them.
         worth: float32 [N], 1 in the mean: what makes up for how often each is drawn.
+        least: float32 [N], what each pixel weighs at least: in a frame in which something may come (see
+            :mod:`~worldsim.training.turns`) as much as one that moves.
         levels: As many draws of noise levels as were asked for, float32 [draws, N].
         noise: And of standard normal noise, float32 [draws, N, L, P], or [draws, N, K, P] of squares.
         squares: Patches that are learned from, int64 [N, K]; None: all.
@@ -43,6 +45,7 @@ class Drawn:
     at: Places
     frames: Frames
     worth: Tensor
+    least: Tensor
     levels: NDArray[np.float32]
     noise: Tensor
     squares: Tensor | None
@@ -142,7 +145,8 @@ class Rehearsal:
         crops = None if how.is_whole(step) else self._crops
         if self._crops and not crops:
             how = replace(how, emphasis=0.0, correction=0.0)
-        at, frames, worth = self._drawn(rng, len(share), how)
+        at, frames, worth, coming = self._drawn(rng, len(share), how)
+        least = torch.where(torch.from_numpy(coming), self._loss.moved_weight, 1.0)
         levels = noise_levels(stratified(rng, draws, len(share)), self._loss)
         chance = torch.Generator().manual_seed(int(rng.integers(2**62)))
         squares = None
@@ -153,20 +157,28 @@ class Rehearsal:
         hazy = round(how.noised * count)  # they were drawn in no order, so that the first are any
         haze = torch.from_numpy((how.noised_to * rng.random(hazy)).astype(np.float32))
         hazed = torch.randn(hazy, *frames.past.shape[1:], generator=chance)
-        worth, noise, haze, hazed = (one.to(self._device) for one in (worth, noise, haze, hazed))
-        return Drawn(at, frames, worth, levels, noise, squares, haze, hazed)
+        worth, least, noise, haze, hazed = (one.to(self._device) for one in (worth, least, noise, haze, hazed))
+        return Drawn(at, frames, worth, least, levels, noise, squares, haze, hazed)
 
-    def _drawn(self, rng: np.random.Generator, count: int, how: KeptConfig) -> tuple[Places, Frames, Tensor]:
-        """Frames in no order, where they are kept, and what they weigh."""
+    def _drawn(
+        self, rng: np.random.Generator, count: int, how: KeptConfig
+    ) -> tuple[Places, Frames, Tensor, NDArray[np.bool_]]:
+        """Frames in no order, where they are kept, what they weigh, and whether something may come in them."""
         turned = round(self._turned_share * count) if how.emphasis else 0
         at, frames, worth = self.replay.draw(rng, count - turned, how)
         if not (self._turns and turned):
-            return at, frames, worth
-        patches, more = self._turns.draw(rng, turned)
+            return at, frames, worth, np.zeros(count, bool)
+        patches, more, comes = self._turns.draw(rng, turned)
         order = rng.permutation(count)
+        coming = np.concatenate((np.zeros(count - turned, bool), comes))
         places = np.concatenate((at.frames, np.full(turned, -1))), np.concatenate((at.patches, patches))
         both = [torch.cat((getattr(frames, of.name), getattr(more, of.name)))[order] for of in fields(Frames)]
-        return Places(*(of[order] for of in places)), Frames(*both), torch.cat((worth, torch.ones(turned)))[order]
+        return (
+            Places(*(of[order] for of in places)),
+            Frames(*both),
+            torch.cat((worth, torch.ones(turned)))[order],
+            coming[order],
+        )
 
     def close(self) -> None:
         """No more clips."""

@@ -208,7 +208,7 @@ class Trainer(Loop):
         for step, rate in zip(range(self.step - begun, len(steps)), rates, strict=True):
             drawn = rehearsal.draw(step, 1)
             t = torch.from_numpy(drawn.levels[0]).to(self.device)
-            seen = drawn.squares, drawn.haze, drawn.hazed
+            seen = drawn.squares, drawn.least, drawn.haze, drawn.hazed
             loss_now = objective.loss(drawn.frames, drawn.worth, t, drawn.noise[0], *seen)
             loss_now.backward()
             if not learning:  # most of a resting encoder does not; averaging it, too, took 7 % of a step

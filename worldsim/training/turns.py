@@ -1,9 +1,15 @@
-"""Every moment of recorded play at which a thing turns, to learn from beside what clips bring along.
+"""Every moment of recorded play at which a thing turns or comes, to learn from beside what clips bring along.
 
 A ball meets a paddle in one tick of a hundred, and clips bring a run a few thousand of those that were recorded. A
 small network that is told all of a game's state needs a hundred thousand looks at hits to know them
 (docs/experiments/2026-11-28-twenty-fifth-pong.md). Where things turn is told by their motion alone, so all of these
 moments are found once, and kept.
+
+A served ball comes in one tick of a thousand, and where it comes is not told by what was. After 24 000 steps of which
+every fiftieth square was of a serve, a Breakout served none: the frame before shows nothing that moves, so that its
+pixels weigh a sixteenth of a hit's, and a decoder that draws no ball does not look for one in the noisy frame either.
+So some of the draws are of what comes, and everything in such a frame weighs what moves weighs
+(docs/experiments/2026-11-29-thirty-second-breakout.md).
 """
 
 from __future__ import annotations
@@ -31,12 +37,13 @@ LEAST = 0.75  # pixels by which a thing is elsewhere than its motion would have 
 # Ticks of which one is learned from: what is learned at a hit is not to spread to its neighbours.
 AROUND = -1, 0, 0, 1
 EVENLY = 0.5  # of the draws; the others go by errors
+COMING = 0.25  # of the draws, which are of what comes, where anything does
 _READ = 2048  # frames at once
 _JUDGED = 128
 
 
 class Turns:
-    """Moments at which things turn, each with its neighbours in time.
+    """Moments at which things turn, or come, each with its neighbours in time.
 
     Args:
         store: Recorded play; all of its episodes, not only clips.
@@ -47,10 +54,10 @@ class Turns:
         device: Of what is drawn.
 
     Attributes:
-        errors: By which half of the draws go, float32 [turns].
+        errors: By which half of the draws of what turns go, float32 [turns].
 
     Raises:
-        RunError: nothing ever turns.
+        RunError: nothing ever turns or comes.
         SourceError: no such thing is told by its colour.
     """
 
@@ -74,6 +81,8 @@ class Turns:
             raise RunError(f"{' and '.join(names)} never turn in what was recorded: give moments.turned_share=0")
         self._pieces = [turn.frames for turn in turns]
         self._actions, self._since = (np.stack(of) for of in zip(*((t.actions, t.since) for t in turns), strict=True))
+        self._coming = np.array([turn.comes for turn in turns])
+        self._arrivals = np.flatnonzero(self._coming)
         columns, rows = (np.array([turn.middle for turn in turns]).T + 0.5).astype(np.intp) // c.patch
         self._patches = rows.clip(0, c.rows - 1) * c.columns + columns.clip(0, c.columns - 1)
         self.errors = np.ones(len(self._pieces), np.float32)
@@ -113,17 +122,22 @@ class Turns:
             raise RunError(f"this run began with {len(errors)} turns, and {len(self)} are recorded now: begin another")
         self.errors = errors.numpy().copy()
 
-    def draw(self, rng: np.random.Generator, count: int) -> tuple[NDArray[np.intp], Frames]:
-        """Some turns, or a tick next to one.
+    def draw(self, rng: np.random.Generator, count: int) -> tuple[NDArray[np.intp], Frames, NDArray[np.bool_]]:
+        """Some turns and arrivals, or a tick next to one.
 
         Returns:
-            The patches [count] in which things were before they turned, and the frames.
+            The patches [count] in which things were before they turned, or came; the frames; and whether something
+            came, bool [count].
         """
         total = self.errors.cumsum(dtype=np.float64)
         by_error = total.searchsorted(rng.random(count) * total[-1], side="right").clip(max=len(self) - 1)
         which = np.where(rng.random(count) < EVENLY, rng.integers(len(self), size=count), by_error)
+        if len(self._arrivals):
+            arrivals = self._arrivals[rng.integers(len(self._arrivals), size=count)]
+            which = np.where(rng.random(count) < COMING, arrivals, which)
         away = np.array(AROUND)[rng.integers(len(AROUND), size=count)]
-        return self._patches[which], self._frames(which, away, rng.random(count) >= self._untold)
+        frames = self._frames(which, away, rng.random(count) >= self._untold)
+        return self._patches[which], frames, self._coming[which]
 
     def _frames(self, which: NDArray[np.intp], away: NDArray[np.intp], told: NDArray[np.bool_]) -> Frames:
         """Frames so many ticks away from turns [N], and whether the decoder is told of the last reward before each."""
@@ -158,6 +172,23 @@ def turning(middles: NDArray[np.float32]) -> NDArray[np.intp]:
     return 2 + np.flatnonzero(off & ~np.concatenate((np.zeros(1, bool), off[:-1])))
 
 
+def coming(middles: NDArray[np.float32], gone: int) -> NDArray[np.intp]:
+    """When a thing comes.
+
+    Args:
+        middles: As of :func:`turning`.
+        gone: Frames before, in none of which it is.
+
+    Returns:
+        Numbers of the frames in which it is again, or for the first time.
+    """
+    there = np.isfinite(middles[:, 0])
+    if len(there) <= gone:
+        return np.zeros(0, np.intp)
+    before = np.concatenate(([0], there.cumsum()))  # in how many of the frames before each it is
+    return gone + np.flatnonzero(there[gone:] & (before[gone:-1] == before[: -1 - gone]))
+
+
 @dataclass(frozen=True, eq=False)
 class _Turn:
     """One of them.
@@ -165,26 +196,30 @@ class _Turn:
     Attributes:
         frames: Those before it, itself and the next.
         actions, since: Of all of these but the last, int64; see :class:`~worldsim.data.clips.Clip`.
-        middle: Where the thing was a tick before, float32 [2].
+        middle: Where the thing was a tick before, or comes, float32 [2].
+        comes: Whether it comes.
     """
 
     frames: PackedFrames
     actions: NDArray[np.int64]
     since: NDArray[np.int64]
     middle: NDArray[np.float32]
+    comes: bool
 
 
 def _found(episode: PackedEpisode, reader: ColourReader, names: Sequence[str], before: int) -> list[_Turn]:
-    """The turns of an episode that have so many frames before them, and one after."""
+    """The turns and arrivals of an episode that have so many frames before them, and one after."""
     turns, count = [], episode.frames.count
     for first in range(before, count - 1, _READ):
         begin, last = first - before, min(first + _READ, count - 1)
         frames = episode.frames.unpack(begin, last + 1)
         for middles in reader.middles(frames, names):
-            for tick in turning(middles).tolist():
+            ticks = [(tick, False) for tick in turning(middles)] + [(tick, True) for tick in coming(middles, before)]
+            for tick, comes in ticks:
                 if not first <= begin + tick < last:
                     continue
                 acts = slice(begin + tick - before, begin + tick + 1)
                 piece = PackedFrames.pack(frames[tick - before : tick + 2])
-                turns.append(_Turn(piece, episode.actions[acts], episode.since[acts], middles[tick - 1]))
+                middle = middles[tick if comes else tick - 1]
+                turns.append(_Turn(piece, episode.actions[acts], episode.since[acts], middle, comes))
     return turns
