@@ -101,10 +101,6 @@ def test_it_has_about_the_parameters_of_the_design_it_is_compared_with_and_no_mo
 @pytest.mark.parametrize(
     ("asked", "usual"),
     [
-        (
-            {"height": 32, "width": 32, "multiscale": MultiScaleConfig(near=2)},
-            "multiscale is for design=scd, not for dit:2: leave it null",
-        ),
         ({"past_actions": 4}, "past_actions is for design=scd, not for dit:2: leave it 1"),
         ({"reward_ages": 8, "recency": True}, "reward_ages is for design=scd, not for dit:2: leave it 0"),
         ({"decoder_heads": 2}, "decoder_heads is for design=scd, not for dit:2: leave it 0"),
@@ -112,5 +108,13 @@ def test_it_has_about_the_parameters_of_the_design_it_is_compared_with_and_no_mo
     ],
 )
 def test_what_only_the_separable_model_has_is_refused(asked: dict[str, object], usual: str) -> None:
+    sizes = replace(SMALL, **asked)  # type: ignore[arg-type]
     with pytest.raises(WorldsimError, match=usual):
-        Design.parse("dit:2").make(replace(SMALL, **asked))  # type: ignore[arg-type]
+        Design.parse("dit:2").refuse_separable(sizes)
+    assert Design.parse("dit:2").make(sizes).config.dim == 32, "beside a world that has it, it is made without"
+
+
+def test_no_other_design_sees_at_two_scales() -> None:
+    sizes = replace(SMALL, height=32, width=32, multiscale=MultiScaleConfig(near=2))
+    with pytest.raises(WorldsimError, match="multiscale is for design=scd, not for dit:2: leave it null"):
+        Design.parse("dit:2").make(sizes)

@@ -10,7 +10,7 @@ from worldsim.model.dit import DiT
 
 SEPARABLE = "scd"
 KINDS = ("dit", "clip", "stream", "stream-causal", "stream-windows")
-_SEPARABLE_ALONE = ("multiscale", "age_dim", "past_actions", "reward_ages", "recency", "decoder_heads")
+_SEPARABLE_ALONE = ("age_dim", "past_actions", "reward_ages", "recency", "decoder_heads")
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,25 @@ class Design:
     def __str__(self) -> str:
         return self.kind if self.kind == "dit" and self.frames == 1 else f"{self.kind}:{self.frames}"
 
-    def make(self, config: ModelConfig) -> DiT:
-        """A fresh network of a world's sizes.
+    def refuse_separable(self, config: ModelConfig) -> None:
+        """Say so where something is asked for that :meth:`make` would ignore.
 
         Raises:
-            WorldsimError: something is asked for that only the separable encoder and decoder have.
+            WorldsimError: something that only the separable encoder and decoder have.
         """
         for name in _SEPARABLE_ALONE:
             usual = getattr(ModelConfig, name)
             if getattr(config, name) != usual:
-                leave = "null" if usual is None else usual
-                raise WorldsimError(f"model.{name} is for design=scd, not for {self}: leave it {leave}")
+                raise WorldsimError(f"model.{name} is for design=scd, not for {self}: leave it {usual}")
+
+    def make(self, config: ModelConfig) -> DiT:
+        """A fresh network of the sizes of a world, which may know more than it does.
+
+        Raises:
+            WorldsimError: attention at two scales is asked for, which only the separable encoder has.
+        """
+        if config.multiscale:
+            raise WorldsimError(f"model.multiscale is for design=scd, not for {self}: leave it null")
         if self.kind == "dit":
             return DiT(config, self.frames)
         total = self.frames + self.reference(config)

@@ -41,6 +41,7 @@ class DesignTrainer(Loop):
         design = Design.parse(config.design)
         super().__init__(config, place, config.world, run_name(config), config.sampling_steps)
         self.design, self.shape = str(design), model_of(config, self.dataset)
+        design.refuse_separable(self.shape)
         self.clips = self.training_clips(self.shape.window)
         self.forcing = Forcing(design, self.shape, config.forcing, config.loss.noise_shift)
         with torch.random.fork_rng(devices=[]):
