@@ -99,17 +99,16 @@ def test_it_has_about_the_parameters_of_the_design_it_is_compared_with_and_no_mo
 
 
 @pytest.mark.parametrize(
-    ("asked", "usual"),
+    ("sizes", "said"),
     [
-        ({"past_actions": 4}, "past_actions is for design=scd, not for dit:2: leave it 1"),
-        ({"reward_ages": 8, "recency": True}, "reward_ages is for design=scd, not for dit:2: leave it 0"),
-        ({"decoder_heads": 2}, "decoder_heads is for design=scd, not for dit:2: leave it 0"),
-        ({"age_dim": 4}, "age_dim is for design=scd, not for dit:2: leave it 0"),
+        (replace(SMALL, past_actions=4), "past_actions is for design=scd, not for dit:2: leave it 1"),
+        (replace(SMALL, reward_ages=8, recency=True), "reward_ages is for design=scd, not for dit:2: leave it 0"),
+        (replace(SMALL, decoder_heads=2), "decoder_heads is for design=scd, not for dit:2: leave it 0"),
+        (replace(SMALL, age_dim=4), "age_dim is for design=scd, not for dit:2: leave it 0"),
     ],
 )
-def test_what_only_the_separable_model_has_is_refused(asked: dict[str, object], usual: str) -> None:
-    sizes = replace(SMALL, **asked)  # type: ignore[arg-type]
-    with pytest.raises(WorldsimError, match=usual):
+def test_what_only_the_separable_model_has_is_refused(sizes: ModelConfig, said: str) -> None:
+    with pytest.raises(WorldsimError, match=said):
         Design.parse("dit:2").refuse_separable(sizes)
     assert Design.parse("dit:2").make(sizes).config.dim == 32, "beside a world that has it, it is made without"
 
