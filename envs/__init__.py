@@ -8,7 +8,7 @@ ENTRY_POINT = "worldsim.envs.world_env:WorldEnv"
 VECTOR_ENTRY_POINT = "worldsim.envs.vector_env:WorldVectorEnv"
 
 # Episodes are cut off where the source cuts them off: ALE at 108000 raw frames, two of which are a tick.
-MAX_EPISODE_STEPS = {"pong": 54_000}
+MAX_EPISODE_STEPS = {"pong": 54_000, "breakout": 54_000}
 
 
 def register_worlds() -> None:

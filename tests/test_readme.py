@@ -9,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from worldsim.__main__ import VERBS
+from worldsim.envs import MAX_EPISODE_STEPS
 from worldsim.envs.sources import SourceConfig, load_source
 from worldsim.play.keyboard import markdown_table
 from worldsim.schema import from_dict
@@ -59,6 +60,7 @@ def test_what_the_documents_point_at_exists(file: str) -> None:
 
 
 def test_the_figures_are_of_the_world_in_the_box() -> None:
-    measured = f"Weights {load_world('pong').fingerprint[:12]}, "
-    for file in (ROOT / "README.md", ROOT / "assets" / "worlds" / "pong" / "CARD.md"):
+    cards = {world: ROOT / "assets" / "worlds" / world / "CARD.md" for world in MAX_EPISODE_STEPS}
+    for world, file in [("pong", ROOT / "README.md"), *cards.items()]:
+        measured = f"Weights {load_world(world).fingerprint[:12]}, "
         assert measured in file.read_text(encoding="utf-8"), f"{file}: run `worldsim evaluate` and `worldsim card`"

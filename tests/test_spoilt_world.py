@@ -111,6 +111,7 @@ BAD_CONFIGS = [
     ({"fps": "fast"}, "fps"),
     ({"fps": float("nan")}, "fps"),
     ({"steps": 65}, "steps"),
+    ({"shift": 0.0}, "shift"),
     ({"max_episode_steps": 0}, "max_episode_steps"),
     ({"score_limit": 0}, "score_limit"),
     ({"context_level": 10}, "context_level"),

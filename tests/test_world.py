@@ -84,6 +84,7 @@ def test_loading_leaves_the_global_generator_alone(tiny_folder: Path) -> None:
 def test_the_fingerprint_tells_worlds_apart(make_world: Callable[..., World]) -> None:
     one, two = make_world(), make_world()
     assert one.fingerprint == two.fingerprint != make_world(seed=1).fingerprint
+    assert make_world(settings={"shift": 0.5}).fingerprint != one.fingerprint
 
 
 def test_worlds_are_found_by_name_in_the_home_folder(

@@ -51,6 +51,7 @@ class WorldConfig:
         score_limit: An episode ends when a side has this many points, and not otherwise; ``None`` for a game without.
         lives: An episode ends when so many are lost, and not otherwise; ``None`` for a game without.
         steps: Denoising steps per frame, 1 to 64.
+        shift: Of their noise levels in play, above 0; see :func:`~worldsim.engine.sampler.levels`.
         context_level: Context-noise bucket that the encoder is told of when it runs; 0 is clean.
         source: Where it was learned from; free-form, for people.
         design: ``scd``, which is played; or another one by its name (:class:`~worldsim.model.designs.Design`), which is
@@ -68,6 +69,7 @@ class WorldConfig:
     score_limit: int | None = None
     lives: int | None = None
     steps: int = 2
+    shift: float = 1.0
     context_level: int = 0
     source: dict[str, Any] = field(default_factory=dict)
     design: str = SEPARABLE
@@ -79,6 +81,8 @@ class WorldConfig:
             raise WorldError(f"fps must be a positive number, not {self.fps}")
         if self.max_episode_steps < 1 or not 1 <= self.steps <= 64:
             raise WorldError("max_episode_steps must be at least 1 and steps from 1 to 64")
+        if not (math.isfinite(self.shift) and self.shift > 0):
+            raise WorldError(f"shift must be a positive number, not {self.shift}")
         if self.score_limit is not None and self.score_limit < 1:
             raise WorldError(f"score_limit must be at least 1 or none, not {self.score_limit}")
         if self.lives is not None and (self.lives < 1 or self.score_limit is not None):
@@ -145,7 +149,7 @@ class World:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the model's shape and weights: equal for worlds that compute the same."""
+        """SHA-256 over the model's shape and weights and a sampler's shift: equal for worlds that compute the same."""
         # What a shape leaves out is left out: worlds of before an option was there keep their fingerprint.
         shape = {name: value for name, value in asdict(self.config.model).items() if value is not None}
         if shape["past_actions"] == 1:
@@ -153,6 +157,8 @@ class World:
         digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
         if self.config.design != SEPARABLE:
             digest.update(self.config.design.encode())
+        if self.config.shift != 1:
+            digest.update(f"shift={self.config.shift!r}".encode())
         for name, tensor in sorted(self.network.state_dict().items()):
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()

@@ -20,6 +20,18 @@ def test_two_steps_call_the_denoiser_at_1_and_one_half() -> None:
     assert levels(2) == (1.0, 0.5, 0.0)
 
 
+def test_a_shift_below_one_puts_the_levels_further_from_noise() -> None:
+    assert levels(2, 1 / 3) == pytest.approx((1.0, 0.25, 0.0))
+    assert levels(4, 1 / 3) == pytest.approx((1.0, 0.5, 0.25, 0.1, 0.0))
+    assert levels(2, 3.0) == pytest.approx((1.0, 0.75, 0.0))
+
+
+@pytest.mark.parametrize("shift", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_shift_that_is_no_positive_number_is_refused(shift: float) -> None:
+    with pytest.raises(WorldsimError, match="positive number"):
+        levels(2, shift)
+
+
 @pytest.mark.parametrize("steps", [0, 65, -1, 2.0, True, "2", None])
 def test_impossible_step_counts_are_refused_with_the_range(steps: object) -> None:
     with pytest.raises(WorldsimError, match="from 1 to 64"):

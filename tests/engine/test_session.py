@@ -257,6 +257,20 @@ def test_more_denoising_steps_may_be_asked_for_at_any_time(tiny_world: World) ->
     assert session.steps == 8 and (session.step([1])[0] != frame).any()
 
 
+def test_a_world_says_how_far_from_noise_its_later_steps_begin(make_world: MakeWorld) -> None:
+    """A shift tells in two steps, and cannot in one, which begins at pure noise whatever it is."""
+    for steps, alike in ((1, True), (2, False), (3, False)):
+        frames = []
+        for shift in (1.0, 0.2):
+            world = make_world(settings={"shift": shift})
+            session = started(world, steps=steps)
+            frames.append(session.step([1])[0])
+            other = started(world, steps=5 - steps)
+            other.steps = steps
+            assert (other.step([1])[0] == frames[-1]).all(), "asked for from the beginning or later on"
+        assert (frames[0] == frames[1]).all() == alike, steps
+
+
 def test_every_stage_of_a_tick_is_timed(tiny_world: World) -> None:
     session = started(tiny_world)
     play(session, 4)

@@ -10,6 +10,7 @@ import torch
 
 from worldsim.data.clips import ClipStore
 from worldsim.data.episodes import Dataset
+from worldsim.engine.sampler import levels
 from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
 from worldsim.model.cue import since_rewards
@@ -108,6 +109,8 @@ def test_some_levels_are_those_that_the_sampler_asks_for() -> None:
     np.testing.assert_allclose(others, shift_levels(evenly, 3.0), atol=0.02)
     thirds = noise_levels(u, replace(LOSS, sampled=1.0, sampled_steps=3))
     assert {round(float(t), 4) for t in thirds} == {1.0, 0.6667, 0.3333}
+    shifted = noise_levels(u, replace(LOSS, sampled=1.0, sampled_shift=1 / 3))
+    assert {round(float(t), 4) for t in shifted} == {1.0, 0.25}
     with pytest.raises(RunError, match="sampled=1.5 is no share"):
         replace(LOSS, sampled=1.5)
 
@@ -245,16 +248,16 @@ def test_a_share_that_would_be_no_clip_is_refused() -> None:
 
 def test_own_frames_are_those_of_a_roll_out_one_more_with_every_tick(model: WorldModel, store: ClipStore) -> None:
     """Picard's iteration against one frame after the other."""
-    batch, ticks = batch_of(store, places=range(1)), 4
+    batch, ticks, at = batch_of(store, places=range(1)), 4, levels(LOSS.own_steps, 0.5)
     actions, noise = batch.actions, batch.noise[:, 0]
     previous, real = model.previous_actions(actions), model.see(batch.frames, torch.float32)
     rolled = real[:, :1]
     for t in range(ticks):
-        so_far = own_frames(model, torch.cat((rolled, real[:, t + 1 :]), 1), previous, actions, noise, LOSS.own_steps)
+        so_far = own_frames(model, torch.cat((rolled, real[:, t + 1 :]), 1), previous, actions, noise, at)
         rolled = torch.cat((rolled, so_far[:, t + 1 : t + 2]), 1)
     made = real
     for n in range(1, ticks + 1):
-        made = own_frames(model, made, previous, actions, noise, LOSS.own_steps)
+        made = own_frames(model, made, previous, actions, noise, at)
         assert torch.allclose(made[:, : n + 1], rolled[:, : n + 1], atol=1e-4)
         if n < ticks:
             assert not torch.allclose(made[:, n + 1], rolled[:, n + 1], atol=1e-3)
@@ -296,7 +299,8 @@ def test_the_same_clips_show_own_frames_in_however_many_parts() -> None:
 def test_own_frames_carry_no_gradient_to_the_model_that_made_them(model: WorldModel, store: ClipStore) -> None:
     batch = batch_of(store)
     clean = model.patchify(batch.frames.float() / 127.5 - 1)
-    made = own_frames(model, clean, torch.zeros(2, 8, dtype=torch.long), batch.actions, batch.context_noise[:, 1:], 2)
+    previous, noise = torch.zeros(2, 8, dtype=torch.long), batch.context_noise[:, 1:]
+    made = own_frames(model, clean, previous, batch.actions, noise, levels(2))
     assert made.shape == clean.shape and not made.requires_grad
 
 
@@ -309,7 +313,7 @@ def test_events_take_turns_in_every_second_pair_of_clips() -> None:
 
 def test_the_heads_learn_from_the_same_clips_in_however_many_processes(model: WorldModel, store: ClipStore) -> None:
     def kept(places: range) -> Contexts:
-        return gather_contexts(model, store, 0, range(3), places, 1)
+        return gather_contexts(model, store, 0, range(3), places, levels(1))
 
     whole, parts = kept(range(4)), [kept(range(2)), kept(range(2, 4))]
     assert whole.tokens.shape == (4, 3, store.length - 1, TINY.tokens, TINY.dim)
@@ -324,7 +328,7 @@ def test_the_heads_learn_from_the_same_clips_in_however_many_processes(model: Wo
 def test_a_head_learns_whether_the_last_reward_is_recent(store: ClipStore) -> None:
     shape = replace(TINY, reward_ages=40, recency=True)
     model = init_weights(WorldModel(shape), 0)
-    kept = gather_contexts(model, store, 0, range(2), range(2), 1)
+    kept = gather_contexts(model, store, 0, range(2), range(2), levels(1))
     clip, _ = store.draw(0, 1, 0, event=event_at(store.events, 1, 0))
     assert kept.since[0, 1].tolist() == clip.since[1:].tolist()
     kept.since[:] = torch.tensor([0, 41, -50, -41]).repeat(100)[: kept.since.shape[-1]]  # none of them recent
@@ -346,7 +350,7 @@ def test_a_head_learns_whether_the_last_reward_is_recent(store: ClipStore) -> No
 
 
 def test_kept_contexts_are_those_of_the_frames_that_rewards_led_to(model: WorldModel, store: ClipStore) -> None:
-    kept = gather_contexts(model, store, 0, [5], range(1), 1)
+    kept = gather_contexts(model, store, 0, [5], range(1), levels(1))
     clip, _ = store.draw(0, 5, 0, event=event_at(store.events, 5, 0))
     assert kept.rewards[0, 0].tolist() == (np.sign(clip.rewards).astype(int) + 1).tolist()
     frames = torch.from_numpy(clip.frames)[None].float() / 127.5 - 1

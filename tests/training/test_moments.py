@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tests.training.runs import config
 from worldsim.data.episodes import Dataset
+from worldsim.engine.sampler import levels
 from worldsim.errors import SourceError
 from worldsim.training.export import export
 from worldsim.training.kept import MomentsConfig
@@ -45,7 +46,9 @@ def test_the_decoder_begins_on_moments_and_the_rest_of_the_model_waits(pong_data
         whole = trainer.ema.encode(trainer.ema.views(patches), previous, torch.zeros_like(previous))
         torch.testing.assert_close(whole[:, 2], trainer.ema.encoder.blind(previous[:, 2]))
     noise = torch.randn_like(patches[:, 1:])
-    made, same = (own_frames(trainer.ema, patches, previous, actions, noise, 2, blind=blind) for blind in (False, True))
+    made, same = (
+        own_frames(trainer.ema, patches, previous, actions, noise, levels(2), blind=blind) for blind in (False, True)
+    )
     torch.testing.assert_close(made, same, rtol=0, atol=2 / 127)
     assert (made - patches)[:, 1:].abs().max() > 0.5, "made, not shown"
     trainer.train()

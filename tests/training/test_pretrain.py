@@ -70,13 +70,15 @@ def test_a_run_that_trains_nothing_gives_its_first_world_another_window(
 ) -> None:
     nothing = "steps=0", "replay.steps=0", "outcomes.steps=0", f"init={straight / 'world'}", "model.window=2"
     assert main(arguments(pong_data, tmp_path / "same", *nothing)) in (0, None)
-    assert main(arguments(pong_data, tmp_path / "told", *nothing, "model.reward_ages=7")) in (0, None)
+    more = "model.reward_ages=7", "sampling_shift=0.5"
+    assert main(arguments(pong_data, tmp_path / "told", *nothing, *more)) in (0, None)
     before, after = load_world(straight / "world"), load_world(tmp_path / "same" / "world")
     assert before.config.model.window != after.config.model.window == 2
     for name, value in after.model.state_dict().items():
         assert torch.equal(value, before.model.state_dict()[name]) or "age" in name, name
     assert {len(start.frames) for start in after.starts} == {2}
     told = load_world(tmp_path / "told" / "world")
+    assert (told.config.shift, after.config.shift) == (0.5, 1.0)
     assert {len(start.frames) for start in told.starts} == {7}, "what no reward tells, a game's first frames show"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
@@ -14,25 +15,31 @@ MAX_STEPS = 64
 Denoise = Callable[[Tensor, float], Tensor]
 
 
-def levels(steps: int) -> tuple[float, ...]:
-    """Noise levels of a sampler with ``steps`` calls of the denoiser: evenly from 1 (pure noise) down to 0.
+def levels(steps: int, shift: float = 1.0) -> tuple[float, ...]:
+    """Noise levels of a sampler with ``steps`` calls of the denoiser, from 1 (pure noise) down to 0: evenly spaced u,
+    shifted to t = s u / (1 + (s - 1) u) (SD3, arXiv 2403.03206, equation 23).
 
     Training draws more levels near noise, but sampling must not stay there. At the first level the denoiser gives the
     mean of all that may follow, and 0.75 is too noisy still to choose from it: no ball was served and the opponent
     stayed a smear. With a second level of 0.5, two steps play like eight (docs/experiments/2026-11-21-fourth-pong.md).
+    A shift below 1 puts the levels further from noise: two steps at 1/3 ask at 1 and 0.25.
 
     Args:
         steps: Calls of the denoiser, 1 to 64.
+        shift: s, above 0; 1 leaves the levels evenly spaced.
 
     Returns:
         ``steps + 1`` strictly falling levels, the first 1.0 and the last 0.0.
 
     Raises:
-        WorldsimError: ``steps`` is not a whole number from 1 to 64.
+        WorldsimError: ``steps`` is not a whole number from 1 to 64, or ``shift`` no positive number.
     """
     if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS:
         raise WorldsimError(f"denoising steps must be a whole number from 1 to {MAX_STEPS}, not {steps!r}")
-    return tuple(1 - i / steps for i in range(steps + 1))
+    if not (math.isfinite(shift) and shift > 0):
+        raise WorldsimError(f"shift of the sampler's levels must be a positive number, not {shift}")
+    even = (1 - i / steps for i in range(steps + 1))
+    return tuple(shift * u / (1 + (shift - 1) * u) for u in even)
 
 
 def sample(denoise: Denoise, noise: Tensor, levels: Sequence[float]) -> Tensor:

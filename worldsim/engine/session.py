@@ -69,7 +69,7 @@ class Session:
         self.device = pick_device(device)
         self.dtype = pick_dtype(dtype, self.device)
         self.model = world.model_on(self.device, self.dtype)
-        self._levels = levels(world.config.steps if steps is None else steps)
+        self._levels = levels(world.config.steps if steps is None else steps, world.config.shift)
         self.stopwatch = Stopwatch(sync=torch.cuda.synchronize if self.device.type == "cuda" else None)
         c = self.model.config
         rules = world.config
@@ -118,7 +118,7 @@ class Session:
 
     @steps.setter
     def steps(self, steps: int) -> None:
-        self._levels = levels(steps)
+        self._levels = levels(steps, self.world.config.shift)
         self._parts = self._prepare(self._parts.backend, made=self._parts)
 
     @property

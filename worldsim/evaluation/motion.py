@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from worldsim.engine.precision import pick_device, pick_dtype
+from worldsim.engine.sampler import levels
 from worldsim.evaluation.moments import Moment
 from worldsim.evaluation.subject import Subject, spread
 from worldsim.model.cue import cues
@@ -89,6 +90,7 @@ def _one_ahead(subject: Subject, moments: list[Moment]) -> NDArray[np.uint8]:
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device)
     model, c = world.model_on(device, dtype), world.config.model
+    at = levels(settings.steps or world.config.steps, world.config.shift)
 
     @torch.inference_mode()
     def run(number: int) -> NDArray[np.uint8]:
@@ -100,7 +102,7 @@ def _one_ahead(subject: Subject, moments: list[Moment]) -> NDArray[np.uint8]:
         previous = model.previous_actions(actions)
         generator = torch.Generator().manual_seed(settings.seed + number)
         noise = torch.randn(1, actions.shape[1], c.tokens, c.patch_dim, generator=generator).to(device, dtype)
-        made = own_frames(model, clean, previous, told, noise, settings.steps or world.config.steps)
+        made = own_frames(model, clean, previous, told, noise, at)
         advance(actions.shape[1])
         return to_uint8(model.unpatchify(made[0, 1:].float())).cpu().numpy()
 

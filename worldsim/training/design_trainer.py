@@ -39,7 +39,7 @@ class DesignTrainer(Loop):
             raise RunError(f"init={config.init} is for design=scd: a run of design={config.design} begins from nothing")
         self.config = config
         design = Design.parse(config.design)
-        super().__init__(config, place, config.world, run_name(config), config.sampling_steps)
+        super().__init__(config, place, config.world, run_name(config), config.sampling_steps, config.sampling_shift)
         self.design, self.shape = str(design), model_of(config, self.dataset)
         design.refuse_separable(self.shape)
         self.clips = self.training_clips(self.shape.window)
@@ -51,7 +51,7 @@ class DesignTrainer(Loop):
         self.optimizer = Optimizer(self.network, config.optimizer)
         if place.leads:
             told = run_settings(config, self)
-            later = "steps", "replay", "outcomes", "sampling_steps"
+            later = "steps", "replay", "outcomes", "sampling_steps", "sampling_shift"
             where = "run", "commands", "device", "dtype", "compile", "threads", "report"
             self.run.begin(told, told["commands"]["train"], may_differ=(*later, *where))
         if self.run.checkpoint.exists():

@@ -48,6 +48,7 @@ def build_world(
     dataset: Dataset,
     *,
     steps: int = 2,
+    shift: float = 1.0,
     design: str = SEPARABLE,
     episode_starts: int = 8,
     clips: int = 8,
@@ -60,7 +61,7 @@ def build_world(
         shape: Of the world.
         network: Of its design; the weights are copied.
         dataset: Gives actions, rules and the starts, which come from held-out episodes (training episodes if none is).
-        steps: Denoising steps that the world asks for.
+        steps, shift: Denoising steps that the world asks for, and the shift of their noise levels.
         design: See :class:`~worldsim.world.WorldConfig`.
         episode_starts: Starts at an episode's beginning.
         clips: Starts in the midst of play.
@@ -78,6 +79,7 @@ def build_world(
         score_limit=source.get("score_limit"),
         lives=source.get("lives"),
         steps=steps,
+        shift=shift,
         design=design,
         source={key: source[key] for key in ("id", "kwargs", "frame_skip", "max_over", "crop") if key in source},
     )
@@ -160,7 +162,14 @@ def export(run: Run, folder: Path | None = None) -> World:
         version=__version__,
     )
     world = build_world(
-        settings["world"], shape, network, dataset, steps=settings["sampling_steps"], design=design, card=card
+        settings["world"],
+        shape,
+        network,
+        dataset,
+        steps=settings["sampling_steps"],
+        shift=settings.get("sampling_shift", 1.0),
+        design=design,
+        card=card,
     )
     save_world(world, folder or run.world)
     return world

@@ -102,7 +102,7 @@ class Loop(ABC):
         place: This process among those that train together.
         name: Of the world that it makes.
         folder: Of the run, in ``runs/`` of the home folder, where the config names none.
-        sampling_steps: Denoising steps of the pictures.
+        sampling_steps, sampling_shift: Denoising steps of the pictures, and the shift of their levels.
 
     Attributes:
         ema: The averaged model, which becomes the world.
@@ -117,13 +117,22 @@ class Loop(ABC):
     shape: ModelConfig
     clips: ClipStore
 
-    def __init__(self, config: RunConfig, place: Ranks, name: str, folder: str, sampling_steps: int) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        place: Ranks,
+        name: str,
+        folder: str,
+        sampling_steps: int,
+        sampling_shift: float = 1.0,
+    ) -> None:
         self.name, self.place = name, place
         self.device = pick_device(config.device)
         self.dtype = pick_dtype(config.dtype, self.device)
         self.dataset = Dataset.open(config.data or home() / "data" / name, skip_bad=True)
         self.run = Run(config.run or home() / "runs" / folder)
         self._clip, self._how, self._sampling_steps = config.clip, config.report, sampling_steps
+        self._sampling_shift = sampling_shift
         self.step = 0
         self._stop = False
         self._saved = self._begun = time.monotonic()
@@ -275,7 +284,13 @@ class Loop(ABC):
             print(f"\nstep {self.step}: held-out error {figures}", flush=True)
         if self.step % how.grid_every == 0 or ended:
             world = build_world(
-                self.name, self.shape, self.ema, self.dataset, steps=self._sampling_steps, design=self.design
+                self.name,
+                self.shape,
+                self.ema,
+                self.dataset,
+                steps=self._sampling_steps,
+                shift=self._sampling_shift,
+                design=self.design,
             )
             picture = roll_out_grid(world, held_out, self.shape.window, how.grid_ticks, how.grid_rows)
             self.run.samples.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ class LossConfig:
         noise_shift: Noise levels are t = s u / (1 + (s - 1) u), u uniform: towards pure noise, where few steps work.
         sampled: Share of the levels that are those which a sampler of ``sampled_steps`` steps asks for: a small decoder
             that will be asked at two levels does not have to be good at every one.
-        sampled_steps: See above.
+        sampled_steps, sampled_shift: Of :func:`~worldsim.engine.sampler.levels`; without a shift they are even.
         moved_weight: Weight of pixels that may change over that of those that stay; see :func:`attention`.
         context_noise_share: Share of clips whose context is noised (GameNGen, arXiv 2408.14837).
         outcome_weight: Weight of the reward and termination cross-entropies.
@@ -42,7 +42,7 @@ class LossConfig:
         own_level, own_highest: They are made from recorded frames noised to a level between these. From a high one they
             choose for themselves what nobody can know, and the recorded frame that is to follow contradicts them; from
             a low one only their faults are their own, if the decoder has learned to look at what it is noised from.
-        own_steps: Denoising steps of those frames.
+        own_steps, own_shift: Denoising steps of those frames, and the shift of their levels; likewise.
         own_after: Share of the run after which this begins; before it, the model's frames are no frames yet.
         crop: Patches along a side of the square of each frame whose error counts, see
             :class:`~worldsim.training.crops.Crops`; None: whole frames.
@@ -62,6 +62,7 @@ class LossConfig:
     noise_shift: float = 20.0
     sampled: float = 0.0
     sampled_steps: int = 2
+    sampled_shift: float | None = None
     moved_weight: float = 16.0
     context_noise_share: float = 0.0
     outcome_weight: float = 0.1
@@ -71,6 +72,7 @@ class LossConfig:
     own_level: float = 0.5
     own_highest: float = 1.0
     own_steps: int = 2
+    own_shift: float | None = None
     own_after: float = 0.15
     crop: int | None = None
     rewarded: float = 0.0
@@ -129,7 +131,7 @@ def noise_levels(u: NDArray[np.float32], loss: LossConfig) -> NDArray[np.float32
     """Levels in (0, 1] to learn from, by uniform numbers in (0, 1]; see ``noise_shift`` and ``sampled``."""
     if not loss.sampled:
         return shift_levels(u, loss.noise_shift)
-    asked = np.array(levels(loss.sampled_steps)[:-1], np.float32)
+    asked = np.array(levels(loss.sampled_steps, loss.sampled_shift or 1.0)[:-1], np.float32)
     which = np.minimum(u / loss.sampled * len(asked), len(asked) - 1).astype(int)
     rest = shift_levels((u - loss.sampled) / max(1 - loss.sampled, 1e-6), loss.noise_shift)
     return np.where(u <= loss.sampled, asked[which], rest).astype(np.float32)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from worldsim.engine.sampler import levels
 from worldsim.model.patches import to_uint8
 from worldsim.model.world_model import WorldModel
 from worldsim.training.computing import Computer
@@ -32,7 +33,8 @@ class Objective:
         self, model: WorldModel, config: LossConfig, dtype: torch.dtype, compiled: bool, *, blind: bool = False
     ) -> None:
         self.model, self.dtype = model, dtype
-        computer, loss, tick = Computer(dtype, compiled), _Loss(model, config), _OwnTick(model, config.own_steps, blind)
+        at = levels(config.own_steps, config.own_shift or 1.0)
+        computer, loss, tick = Computer(dtype, compiled), _Loss(model, config), _OwnTick(model, at, blind)
 
         def compute_loss(seen: Tensor, *fields: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             result: tuple[Tensor, dict[str, Tensor]] = computer.call(loss, Batch(*fields), seen)
@@ -127,11 +129,11 @@ class _Loss(nn.Module):
 class _OwnTick(nn.Module):
     """One tick of own frames, likewise."""
 
-    def __init__(self, model: WorldModel, steps: int, blind: bool) -> None:
+    def __init__(self, model: WorldModel, at: Sequence[float], blind: bool) -> None:
         super().__init__()
-        self.model, self.steps, self.blind = model, steps, blind
+        self.model, self.at, self.blind = model, at, blind
 
     def forward(
         self, seen: Tensor, previous: Tensor, cues: Tensor, noise: Tensor, real: Tensor, level: Tensor
     ) -> Tensor:
-        return own_frames(self.model, seen, previous, cues, noise, self.steps, real, level, blind=self.blind)
+        return own_frames(self.model, seen, previous, cues, noise, self.at, real, level, blind=self.blind)

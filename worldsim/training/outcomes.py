@@ -85,7 +85,7 @@ def gather_contexts(
     seed: int,
     rounds: Iterable[int],
     places: range,
-    sampling_steps: int,
+    at: Sequence[float],
 ) -> Contexts:
     """Encode the clips that the heads will learn from; the same for a place in however many processes.
 
@@ -95,7 +95,7 @@ def gather_contexts(
         seed: Of the clips and of the noise of the model's own frames.
         rounds: Numbers of the batches that the clips are of.
         places: Places in each.
-        sampling_steps: Denoising steps of the model's own frames.
+        at: Noise levels that the model's own frames are sampled at, see :func:`~worldsim.engine.sampler.levels`.
     """
     tokens, shown, rewards, ends, since = [], [], [], [], []
     for number in rounds:
@@ -107,14 +107,14 @@ def gather_contexts(
         parts = []
         for i in range(0, len(drawn), _TOGETHER):
             these = drawn[i : i + _TOGETHER]
-            parts.append(_encode(frozen, these, [row - i for row in own if i <= row < i + len(these)], sampling_steps))
+            parts.append(_encode(frozen, these, [row - i for row in own if i <= row < i + len(these)], at))
         tokens.append(torch.cat([context for context, _ in parts]))
         shown.append(torch.cat([seen for _, seen in parts]))
     return Contexts(places, *(torch.stack(kept, 1) for kept in (tokens, shown, rewards, ends, since)))
 
 
 def _encode(
-    frozen: WorldModel, drawn: Sequence[tuple[Clip, np.random.Generator]], own: Sequence[int], sampling_steps: int
+    frozen: WorldModel, drawn: Sequence[tuple[Clip, np.random.Generator]], own: Sequence[int], at: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
     """Contexts [n, T-1, L, D] of clips, and what they show: in those in ``own``, the model's own frames."""
     device, dtype = frozen.encoder.position.device, frozen.encoder.position.dtype
@@ -128,7 +128,7 @@ def _encode(
         some = torch.tensor(own)
         since = torch.from_numpy(np.stack([drawn[i][0].since[:-1] for i in own])).to(device)
         told = cues(actions[some], since, frozen.config)
-        made = own_frames(frozen, seen[some], previous[some], told, noise.to(device, dtype), sampling_steps)
+        made = own_frames(frozen, seen[some], previous[some], told, noise.to(device, dtype), at)
         seen[some] = made
     context = frozen.encode(frozen.views(seen), previous, torch.zeros_like(previous))[:, 1:]
     return context, to_uint8(seen.float())

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from worldsim.engine.sampler import levels, sample
+from worldsim.engine.sampler import sample
 from worldsim.errors import RunError
 from worldsim.model.patches import to_uint8
 from worldsim.model.world_model import WorldModel
@@ -69,7 +69,7 @@ def own_frames(
     previous: Tensor,
     cues: Tensor,
     noise: Tensor,
-    steps: int,
+    at: Sequence[float],
     real: Tensor | None = None,
     level: Tensor | None = None,
     *,
@@ -94,7 +94,7 @@ def own_frames(
         previous: Actions before each frame [B, T].
         cues: What the decoder is told at each frame [B, T-1], see :func:`~worldsim.model.cue.cues`.
         noise: Standard normal [B, T-1, L, P].
-        steps: Denoising steps.
+        at: Noise levels of the sampler, see :func:`~worldsim.engine.sampler.levels`.
         real, level: Patches of the recorded next frames [B, T-1, L, P], and to which level in (0, 1] each is noised
             [B, T-1] to be made again; None: all from pure noise.
         blind: Whether from the encoder's blind contexts, which for as long as it rests are those that it gives.
@@ -110,7 +110,7 @@ def own_frames(
     begun = noise if real is None or level is None else torch.lerp(real, noise, level[..., None, None])
 
     def denoise(x: Tensor, t: float) -> Tensor:  # a sampler's levels keep their ratios below any first one
-        return model.denoise(x, scene, model.modulations(t * highest, cue, highest / steps))
+        return model.denoise(x, scene, model.modulations(t * highest, cue, highest / (len(at) - 1)))
 
-    made = sample(denoise, begun.flatten(0, 1), levels(steps)).float()
+    made = sample(denoise, begun.flatten(0, 1), at).float()
     return torch.cat((seen[:, :1], model.shown(to_uint8(made), seen.dtype).view_as(seen[:, 1:])), 1)

@@ -39,6 +39,7 @@ class PretrainConfig:
     clip: int | None = None
     seed: int = 0
     sampling_steps: int = 2
+    sampling_shift: float = 1.0
     device: str = "cpu"
     dtype: str | None = None
     compile: bool = True

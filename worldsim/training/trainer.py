@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from worldsim.checkpoint import named, part
+from worldsim.engine.sampler import levels
 from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.training.ancestry import adopt_weights
 from worldsim.training.batches import stream
@@ -44,7 +45,7 @@ class Trainer(Loop):
 
     def __init__(self, config: PretrainConfig, place: Ranks) -> None:
         self.config = config
-        super().__init__(config, place, config.world, run_name(config), config.sampling_steps)
+        super().__init__(config, place, config.world, run_name(config), config.sampling_steps, config.sampling_shift)
         run = self.run
         self.loss = replace(config.loss, own_share=whole_clips(config.loss.own_share, config.batch))
         self.shape = model_of(config, self.dataset)
@@ -68,7 +69,7 @@ class Trainer(Loop):
     def _begin(self) -> None:
         told = run_settings(self.config, self)
         # How long its stretches last may be settled while it runs, and what comes later, last.
-        later = "steps", "moments", "replay", "outcomes", "sampling_steps"
+        later = "steps", "moments", "replay", "outcomes", "sampling_steps", "sampling_shift"
         where = "run", "commands", "device", "dtype", "compile", "threads", "report"
         self.run.begin(told, told["commands"]["train"], may_differ=(*later, *where))
 
@@ -240,9 +241,9 @@ class Trainer(Loop):
         heads = self.model.heads
         scalars, quiet = self.scalars(), not place.leads
         rounds = tqdm(range(config.outcomes.rounds), desc="contexts", unit="batch", disable=quiet, mininterval=5)
-        places, steps = place.places(config.outcomes.batch), self.loss.own_steps
+        places, at = place.places(config.outcomes.batch), levels(config.sampling_steps, config.sampling_shift)
         wanted = takewhile(lambda number: not (self._asked_to_stop() and number), rounds)
-        contexts = gather_contexts(frozen, self.clips, config.seed + 1, wanted, places, steps)
+        contexts = gather_contexts(frozen, self.clips, config.seed + 1, wanted, places, at)
         if self._stop:
             return  # gathering takes minutes, and leaves nothing to save
         for step in tqdm(range(self.step, last), desc="outcomes", unit="step", disable=quiet, mininterval=5):
