@@ -37,9 +37,11 @@ class DesignTrainer(Loop):
     def __init__(self, config: PretrainConfig, place: Ranks) -> None:
         if config.init:
             raise RunError(f"init={config.init} is for design=scd: a run of design={config.design} begins from nothing")
+        if config.sampling_shift != 1:
+            raise RunError(f"sampling_shift is for design=scd, not for {config.design}: leave it 1")
         self.config = config
         design = Design.parse(config.design)
-        super().__init__(config, place, config.world, run_name(config), config.sampling_steps, config.sampling_shift)
+        super().__init__(config, place, config.world, run_name(config), config.sampling_steps)
         self.design, self.shape = str(design), model_of(config, self.dataset)
         design.refuse_separable(self.shape)
         self.clips = self.training_clips(self.shape.window)
@@ -51,7 +53,7 @@ class DesignTrainer(Loop):
         self.optimizer = Optimizer(self.network, config.optimizer)
         if place.leads:
             told = run_settings(config, self)
-            later = "steps", "replay", "outcomes", "sampling_steps", "sampling_shift"
+            later = "steps", "replay", "outcomes", "sampling_steps"
             where = "run", "commands", "device", "dtype", "compile", "threads", "report"
             self.run.begin(told, told["commands"]["train"], may_differ=(*later, *where))
         if self.run.checkpoint.exists():
