@@ -37,6 +37,9 @@ class SourceConfig:
         lives: how many an episode has, of a game whose ``info`` tells ``lives`` (Atari's does): recordings mark where
             one is lost, and a world learned from them counts them and ends its episodes with the last. None for a game
             without.
+        lost_with: a number of the state that is NaN while what a life hangs on is out of the picture, such as a ball's
+            height. A game may take the life long after, at a tick that no picture tells from the one before: with this,
+            recordings mark it where that was lost sight of. None: where the game takes it.
         max_episode_steps: decisions until an episode is truncated.
         action_repeat: decisions an agent's action is held for (a hint for agents; the source ignores it).
         extra: pip extra that installs the game, or "".
@@ -60,6 +63,7 @@ class SourceConfig:
     behaviour: str | None = None
     score_limit: int | None = None
     lives: int | None = None
+    lost_with: str | None = None
     max_episode_steps: int = 27000
     action_repeat: int = 1
     extra: str = ""
@@ -71,6 +75,8 @@ class SourceConfig:
                 raise SourceError(f"source {self.name}: {key} must be at least 1, not {getattr(self, key)}")
         if self.lives is not None and (self.lives < 1 or self.score_limit is not None):
             raise SourceError(f"source {self.name}: give lives of at least 1 or a score_limit, not both")
+        if self.lost_with is not None and None in (self.lives, self.state):
+            raise SourceError(f"source {self.name}: lost_with is for a game with lives and a state: give both, or neither")
         if self.max_over > self.frame_skip:
             over = f"max_over {self.max_over} exceeds frame_skip {self.frame_skip}"
             raise SourceError(f"source {self.name}: {over}")

@@ -71,7 +71,8 @@ class Episode:
         frames: uint8 [T+1, H, W, 3].
         actions: uint8 [T].
         rewards: float32 [T].
-        terminated: bool [T]; the game itself was over; in a source with lives also where one was lost.
+        terminated: bool [T]; the game itself was over; in a source with lives where one was lost, see
+            :attr:`~worldsim.envs.source_config.SourceConfig.lost_with`.
         truncated: bool [T]; true at most at the end: the recording stopped, not the game.
         behaviour: uint8 [T], the kind of play that chose the action: an index into ``Dataset.behaviours``.
         state: the source's own state by name, float32 [T+1] each; for evaluation only.

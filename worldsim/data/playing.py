@@ -16,10 +16,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from worldsim.agents.mixture import Mixture, MixtureConfig
 from worldsim.data.episodes import Episode, EpisodeInfo, write_episode
 from worldsim.envs.sources import Source, SourceConfig, make_source
+from worldsim.errors import SourceError
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,10 @@ def play_episode(source: Source, behaviour: MixtureConfig, seed: int, limit: int
     player = Mixture(behaviour, source.actions, source.config.fps, source.config.behaviour, rng, source.config.height)
     frame, info = source.reset(seed=seed)
     frames, states = [frame], [info["state"]]
+    hangs_on = source.config.lost_with
+    if hangs_on is not None and hangs_on not in states[0]:
+        numbers = ", ".join(states[0])
+        raise SourceError(f"source {source.config.name}: lost_with is one of its state's {numbers}, not {hangs_on!r}")
     actions: list[int] = []
     kinds: list[int] = []
     rewards: list[float] = []
@@ -69,6 +75,9 @@ def play_episode(source: Source, behaviour: MixtureConfig, seed: int, limit: int
         rewards.append(reward)
         ends.append((terminated or info["life_lost"], truncated))
     over = np.array(ends, bool)
+    state = {name: np.array([state[name] for state in states], np.float32) for name in states[0]}
+    if hangs_on is not None:
+        over[:, 0] = lost_sight(over[:, 0], ~np.isnan(state[hangs_on]))
     return Episode(
         frames=np.stack(frames),
         actions=np.array(actions, np.uint8),
@@ -76,8 +85,29 @@ def play_episode(source: Source, behaviour: MixtureConfig, seed: int, limit: int
         terminated=over[:, 0].copy(),
         truncated=over[:, 1].copy(),
         behaviour=np.array(kinds, np.uint8),
-        state={name: np.array([state[name] for state in states], np.float32) for name in states[0]},
+        state=state,
     )
+
+
+def lost_sight(lost: NDArray[np.bool_], seen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Lost lives, moved from where the game took them to where what they hang on was lost sight of.
+
+    Args:
+        lost: bool [T], at the actions after which the game took one.
+        seen: bool [T+1], whether what it hangs on is in each frame.
+
+    Returns:
+        bool [T], as many: each at the action that led to the first frame without it, of the last time that it left the
+        picture before the game took the life and after the game took the one before; where it did not, left alone.
+    """
+    moved = np.zeros_like(lost)
+    leaves = np.flatnonzero(seen[:-1] & ~seen[1:])
+    first = 0
+    for taken in np.flatnonzero(lost):
+        since = leaves[(leaves >= first) & (leaves <= taken)]
+        moved[since[-1] if len(since) else taken] = True
+        first = taken + 1
+    return moved
 
 
 @contextlib.contextmanager
