@@ -76,7 +76,7 @@ class SourceConfig:
         if self.lives is not None and (self.lives < 1 or self.score_limit is not None):
             raise SourceError(f"source {self.name}: give lives of at least 1 or a score_limit, not both")
         if self.lost_with is not None and None in (self.lives, self.state):
-            raise SourceError(f"source {self.name}: lost_with is for a game with lives and a state: give both, or neither")
+            raise SourceError(f"source {self.name}: lost_with is for a game with lives and a state: give both")
         if self.max_over > self.frame_skip:
             over = f"max_over {self.max_over} exceeds frame_skip {self.frame_skip}"
             raise SourceError(f"source {self.name}: {over}")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from worldsim.engine.sampler import levels
 from worldsim.errors import RunError
 from worldsim.model.designs import Design
 from worldsim.model.dit import DiT
@@ -55,7 +56,7 @@ def test_a_teacher_of_clips_judges_frames_by_those_after_them_too(judge: Path) -
     with torch.no_grad():
         for weight in network.parameters():
             weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
-    method = AsymmetricDMD(student, network, forcing, Computer(torch.float32, False), steps=1)
+    method = AsymmetricDMD(student, network, forcing, Computer(torch.float32, False), at=levels(1))
     rows, ticks = 2, 4
 
     def draw(*size: int) -> torch.Tensor:

@@ -94,7 +94,7 @@ def test_a_critic_that_agrees_with_the_teacher_moves_nothing_and_one_that_differ
     model, other, (context, last, action, noise) = shaken(), shaken(5), moment()
     t = torch.full((5,), 0.6)
     for critic, still in ((model.decoder, True), (other.decoder, False)):
-        method = DMD(model, other, Computer(torch.float32, False), steps=2)
+        method = DMD(model, other, Computer(torch.float32, False), at=levels(2))
         method.networks["critic"].load_state_dict(critic.state_dict())
         made = method.make(1, context, last, action, noise)
         here = Moments(0, context, last, action, noise, [noise] * 2, [t] * 2, torch.ones(5))
@@ -180,7 +180,7 @@ def test_what_self_forcing_rolls_out_is_what_a_session_plays(make_world: Callabl
     c, start = world.config.model, world.starts[0]
     ticks, rows = c.window + 2, 2
     actions = torch.randint(0, c.num_actions, (rows, ticks), generator=torch.Generator().manual_seed(0))
-    rolls = RollOuts(world.model, Computer(torch.float32, False), steps=2, rows=rows)
+    rolls = RollOuts(world.model, Computer(torch.float32, False), at=levels(2), rows=rows)
     generators = [torch.Generator().manual_seed(5 + row) for row in range(rows)]
     noise = [
         torch.stack([torch.randn(c.tokens, c.patch_dim, generator=one) for one in generators]) for _ in range(ticks)
@@ -201,6 +201,30 @@ def test_impossible_settings_are_told(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["method=magic"]) == 2 and "it is one of dmd, self_forcing, ode, consistency" in capsys.readouterr().err
     assert main(["method=ode", "sampling_steps=3"]) == 2
     assert "teacher_steps=16 is not a multiple of sampling_steps=3" in capsys.readouterr().err
+
+
+def test_a_distilled_world_asks_at_the_levels_that_its_student_learned(
+    small_world: Callable[..., Path],
+    arguments: Callable[..., list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shifted = small_world(tmp_path / "teacher", "sampling_shift=0.25")
+
+    def distilled(name: str, *more: str) -> World:
+        assert main([*arguments(tmp_path / name), f"world={shifted}", "steps=3", *more]) in (0, None)
+        return load_world(tmp_path / name / "world")
+
+    assert load_world(shifted).config.shift == distilled("same").config.shift == 0.25
+    other = distilled("other", "sampling_shift=0.5")
+    assert other.config.shift == 0.5
+    weights = [load_world(tmp_path / name / "world").model.decoder.state_dict() for name in ("same", "other")]
+    assert any(not torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+    capsys.readouterr()
+    assert main([*arguments(tmp_path / "no"), f"world={shifted}", "method=ode", "sampling_shift=1"]) == 2
+    assert "give sampling_shift=0.25 and a teacher_steps" in capsys.readouterr().err
+    assert main([*arguments(tmp_path / "no"), f"world={shifted}", "method=shortcut"]) == 2
+    assert "shortcuts are steps of even sizes: give sampling_shift=1, not 0.25" in capsys.readouterr().err
 
 
 def test_a_trajectory_ends_where_the_sampler_does_and_passes_through_its_own_levels() -> None:
@@ -227,7 +251,7 @@ def test_trajectories_are_computed_once_and_learned_from_at_every_level(tmp_path
     teacher, student = shaken(), shaken(5)
     computer = Computer(torch.float32, False)
     method = ODEInitialisation(
-        teacher, student, computer, steps=2, teacher_steps=4, weight=16.0, folder=tmp_path, kept=1
+        teacher, student, computer, at=levels(2), teacher_at=levels(4), weight=16.0, folder=tmp_path, kept=1
     )
     told = [next(method.losses(moments(step, teacher, 0.5)))[1] for step in range(4)]
     assert len(list(tmp_path.iterdir())) == 1
@@ -245,9 +269,13 @@ def test_trajectories_are_computed_once_and_learned_from_at_every_level(tmp_path
 
 def test_consistency_ends_at_the_teachers_step_and_believes_the_average_before() -> None:
     teacher, student = shaken(), shaken(5)
-    method = Consistency(teacher, student, Computer(torch.float32, False), teacher_steps=4, weight=1.0, ema=0.9)
-    believed = method.networks["believed"]
-    for level, t, s in ((0.1, 0.25, 0.0), (0.6, 0.75, 0.5)):
+    computer = Computer(torch.float32, False)
+    even, near = (
+        Consistency(teacher, student, computer, teacher_at=levels(4, shift), weight=1.0, ema=0.9) for shift in (1, 0.2)
+    )
+    near_levels = 0.2 * 0.75 / 0.4, 0.2 * 0.5 / 0.6
+    for method, level, t, s in ((even, 0.1, 0.25, 0.0), (even, 0.6, 0.75, 0.5), (near, 0.6, *near_levels)):
+        believed = method.networks["believed"]
         m = moments(0, teacher, level)
         ((_, loss),) = method.losses(m)
         at = torch.full((5,), t)

@@ -8,6 +8,7 @@ each of which is a good one given the last, is unlikely.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,7 +73,7 @@ class AsymmetricDMD(Matching):
         teacher: Of design ``clip``, frozen; the critic begins as a copy of it.
         forcing: Of the teacher's design: the critic is taught as the teacher was.
         computer: Of everything.
-        steps, critic_steps, head_start, seed: See :class:`~worldsim.training.distillation.dmd.Matching`.
+        at, critic_steps, head_start, seed: See :class:`~worldsim.training.distillation.dmd.Matching`.
         weight: Of pixels that move in the critic's loss.
 
     Raises:
@@ -86,7 +87,7 @@ class AsymmetricDMD(Matching):
         forcing: Forcing,
         computer: Computer,
         *,
-        steps: int,
+        at: Sequence[float],
         weight: float = 16.0,
         critic_steps: int = 2,
         head_start: int = 0,
@@ -100,7 +101,7 @@ class AsymmetricDMD(Matching):
             )
         critic = copy.deepcopy(teacher).requires_grad_(True).train()
         super().__init__(
-            student, critic, computer, steps=steps, critic_steps=critic_steps, head_start=head_start, seed=seed
+            student, critic, computer, at=at, critic_steps=critic_steps, head_start=head_start, seed=seed
         )
         self._actions = student.config.num_actions
         self.stretches = Stretches(forcing.design.reference(forcing.model), forcing.design.frames)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from worldsim.checkpoint import named, part
 from worldsim.engine.precision import pick_device
+from worldsim.engine.sampler import levels
 from worldsim.errors import RunError
 from worldsim.locking import sole_writer
 from worldsim.model.world_model import WorldModel
@@ -52,7 +53,16 @@ class Distiller(Loop):
         if rolled and config.clip is None:
             config = replace(config, clip=2 * world.config.model.window)
         steps = config.sampling_steps or world.config.steps
-        super().__init__(config, place, world.name, f"{world.name}-distilled", steps)
+        shift = world.config.shift if config.sampling_shift is None else config.sampling_shift
+        self._at, solver = levels(steps, shift), levels(config.teacher_steps, world.config.shift)
+        if config.method == "shortcut" and shift != 1:
+            raise RunError(f"shortcuts are steps of even sizes: give sampling_shift=1, not {shift:g}")
+        if config.method == "ode" and not set(self._at) <= set(solver):
+            raise RunError(
+                f"method=ode keeps points of the teacher's solver: give sampling_shift={world.config.shift:g} and a "
+                f"teacher_steps that is a multiple of {steps}"
+            )
+        super().__init__(config, place, world.name, f"{world.name}-distilled", steps, shift)
         run = self.run
         self.shape = world.config.model
         if self.shape.shortcut:
@@ -72,13 +82,14 @@ class Distiller(Loop):
             own_share=0.0 if config.method in ("ode", "self_forcing") else whole_clips(config.own_share, self._batch),
             own_level=config.own_level,
             own_steps=steps,
+            own_shift=shift,
         )
         self.computer = Computer(self.dtype, config.compile)
         teacher, learner = self.teacher, cast(WorldModel, self.student)
         if config.replay.crop and config.keeps:
             teacher, learner = (Crops(one.config, config.replay.crop).within(one) for one in (teacher, learner))
         ahead = self.clips.length - self.shape.window
-        self.method = make_method(config, teacher, learner, self.computer, steps, ahead, run.folder)
+        self.method = make_method(config, teacher, learner, self.computer, self._at, solver, ahead, run.folder)
         rates = {"student": config.lr or METHODS[config.method], "critic": config.critic_lr}
         self._pool = OwnPool(self.loss)
         self._replay: Replay | None = None
@@ -125,6 +136,7 @@ class Distiller(Loop):
             "world": name,
             "begun_from": self.config.world,
             "sampling_steps": self._sampling_steps,
+            "sampling_shift": self._sampling_shift,
             "model": asdict(self.shape),
             "batch": self._batch,
             "clip": self.clips.length,
@@ -174,7 +186,7 @@ class Distiller(Loop):
         )  # fmt: skip
         ahead = range(self.step, config.steps)
         if config.method == "self_forcing":
-            every = rolled(source, ahead, self._sampling_steps)
+            every = rolled(source, ahead, self._at)
         elif config.method == "ode":
             every = streamed(source, ahead, config.trajectories)
         elif config.keeps:

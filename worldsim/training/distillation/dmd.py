@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from worldsim.engine.sampler import levels
 from worldsim.model.decoder import FrameDecoder
 from worldsim.model.world_model import WorldModel
 from worldsim.training.computing import Computer
@@ -77,7 +76,7 @@ class Matching(Method):
         student: Its decoder learns.
         critic: Learns what the student makes.
         computer: Of everything.
-        steps: Of the student's sampler.
+        at: Noise levels of the student's sampler, see :func:`~worldsim.engine.sampler.levels`.
         critic_steps: Of the critic, for each of the student's.
         head_start: Steps in which only the critic learns.
         seed: Of the exit steps.
@@ -89,15 +88,14 @@ class Matching(Method):
         critic: nn.Module,
         computer: Computer,
         *,
-        steps: int,
+        at: Sequence[float],
         critic_steps: int,
         head_start: int,
         seed: int,
     ) -> None:
         self.networks = {"student": student.decoder, "critic": critic}
         self._critic_steps, self._head_start, self._seed = critic_steps, head_start, seed
-        at = levels(steps)
-        self._make = [computer.computed(Exit(student.decoder, at[: k + 1])) for k in range(steps)]
+        self._make = [computer.computed(Exit(student.decoder, at[: k + 1])) for k in range(len(at) - 1)]
 
     @abstractmethod
     def judged(self, made: Tensor, moments: Moments, draw: int) -> tuple[Tensor, Tensor]:
@@ -132,7 +130,7 @@ class DMD(Matching):
         teacher: Whole and frozen; its encoder is everybody's.
         student: Shares the encoder; its decoder learns.
         computer: Of everything.
-        steps: Of the student's sampler.
+        at: Noise levels of the student's sampler.
         weight: Of pixels that move in the critic's loss.
         critic_steps, head_start, seed: See :class:`Matching`.
     """
@@ -143,7 +141,7 @@ class DMD(Matching):
         student: WorldModel,
         computer: Computer,
         *,
-        steps: int,
+        at: Sequence[float],
         weight: float = 16.0,
         critic_steps: int = 2,
         head_start: int = 0,
@@ -151,7 +149,7 @@ class DMD(Matching):
     ) -> None:
         critic = copy.deepcopy(teacher.decoder).requires_grad_(True).train()
         super().__init__(
-            student, critic, computer, steps=steps, critic_steps=critic_steps, head_start=head_start, seed=seed
+            student, critic, computer, at=at, critic_steps=critic_steps, head_start=head_start, seed=seed
         )
         sees, doubts = Denoise(teacher.decoder), Denoise(critic)
 

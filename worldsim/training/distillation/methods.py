@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ class DistillConfig:
             once; None: the decoder of ``world`` judges each frame.
         init: A world distilled from ``world``, whose decoder the student begins with: ODE initialisation, where it was
             made by ``method=ode`` (CausVid, arXiv 2412.07772). None: it begins with the teacher's.
+        sampling_steps, sampling_shift: Of the student's sampler, see :func:`~worldsim.engine.sampler.levels`; None: the
+            teacher's.
         teacher_steps: Denoising steps of the teacher's solver, where the method follows it; of the finest sampler that
             a shortcut model knows.
         trajectories: Steps whose trajectories are computed and kept, by ``method=ode``.
@@ -71,6 +74,7 @@ class DistillConfig:
     clip: int | None = None
     seed: int = 0
     sampling_steps: int | None = None
+    sampling_shift: float | None = None
     teacher_steps: int = 16
     trajectories: int = 100
     members: int = 2
@@ -124,7 +128,8 @@ def make_method(
     teacher: WorldModel,
     student: WorldModel,
     computer: Computer,
-    steps: int,
+    at: Sequence[float],
+    teacher_at: Sequence[float],
     rolled: int,
     folder: Path,
 ) -> Method:
@@ -135,7 +140,8 @@ def make_method(
         teacher: Whole and frozen.
         student: Shares its encoder.
         computer: Of everything.
-        steps: Of the student's sampler.
+        at, teacher_at: Noise levels of the student's sampler, and of the teacher's, see
+            :func:`~worldsim.engine.sampler.levels`.
         rolled: Frames of a roll-out, where the method makes such.
         folder: Of the run.
 
@@ -145,7 +151,7 @@ def make_method(
     """
     if config.method in ("dmd", "self_forcing"):
         matching: dict[str, Any] = {
-            "steps": steps,
+            "at": at,
             "weight": config.moved_weight,
             "critic_steps": config.critic_steps,
             "head_start": config.head_start,
@@ -166,8 +172,8 @@ def make_method(
         return EnergyScore(teacher, student, computer, own_level=config.own_level)
     if config.method == "shortcut":
         return Shortcut(student, computer, weight=config.moved_weight, seed=config.seed)
-    told: dict[str, Any] = {"teacher_steps": config.teacher_steps, "weight": config.moved_weight}
+    told: dict[str, Any] = {"teacher_at": teacher_at, "weight": config.moved_weight}
     if config.method == "consistency":
         return Consistency(teacher, student, computer, ema=config.ema, **told)
     told |= {"folder": folder / "trajectories", "kept": config.trajectories}
-    return ODEInitialisation(teacher, student, computer, steps=steps, **told)
+    return ODEInitialisation(teacher, student, computer, at=at, **told)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from worldsim.checkpoint import load_checkpoint, save_checkpoint
 from worldsim.engine.sampler import Denoise as DenoiseAt
-from worldsim.engine.sampler import levels
 from worldsim.model.world_model import WorldModel
 from worldsim.training.computing import Computer
 from worldsim.training.distillation.teaching import Denoise, Method, Moments, weighted_error
@@ -54,8 +53,8 @@ class ODEInitialisation(Method):
         teacher: Whole and frozen.
         student: Shares the encoder; its decoder learns.
         computer: Of everything.
-        steps: Of the student's sampler; they divide the teacher's.
-        teacher_steps: Of the teacher's.
+        at: Noise levels of the student's sampler, all of them the teacher's, too.
+        teacher_at: Of the teacher's.
         weight: Of pixels that move.
         folder: Where trajectories are kept.
         kept: Of how many steps.
@@ -67,16 +66,16 @@ class ODEInitialisation(Method):
         student: WorldModel,
         computer: Computer,
         *,
-        steps: int,
-        teacher_steps: int,
+        at: Sequence[float],
+        teacher_at: Sequence[float],
         weight: float,
         folder: Path,
         kept: int,
     ) -> None:
         self.networks = {"student": student.decoder}
         self._teacher, self._weight, self._folder, self._kept = teacher, weight, folder, kept
-        self._levels, self._at = levels(steps)[:-1], levels(teacher_steps)
-        solves, says = _Solve(teacher, self._at, self._levels), Denoise(student.decoder)
+        self._levels = at[:-1]
+        solves, says = _Solve(teacher, teacher_at, self._levels), Denoise(student.decoder)
         self._solve = computer.computed(solves, gradient=False)
         self._say = computer.computed(says)
 
@@ -103,7 +102,7 @@ class Consistency(Method):
         teacher: Whole and frozen.
         student: Shares the encoder; its decoder learns.
         computer: Of everything.
-        teacher_steps: Of the teacher's; neighbours lie one of them apart.
+        teacher_at: Noise levels of the teacher's sampler; neighbours are next to each other among them.
         weight: Of pixels that move.
         ema: Of the student that is believed.
     """
@@ -114,11 +113,12 @@ class Consistency(Method):
         student: WorldModel,
         computer: Computer,
         *,
-        teacher_steps: int,
+        teacher_at: Sequence[float],
         weight: float,
         ema: float,
     ) -> None:
-        self._teacher, self._weight, self._ema, self._at = teacher, weight, ema, levels(teacher_steps)
+        self._teacher, self._weight, self._ema = teacher, weight, ema
+        self._at = torch.tensor(teacher_at)
         believed = copy.deepcopy(student.decoder).requires_grad_(False)
         self.networks = {"student": student.decoder, "believed": believed}
         leads, tells, says = Denoise(teacher.decoder), Denoise(believed), Denoise(student.decoder)
@@ -139,8 +139,9 @@ class Consistency(Method):
         m = moments
         update_ema(self.networks["believed"].parameters(), self.networks["student"].parameters(), m.step, self._ema)
         steps = len(self._at) - 1
-        place = (m.levels[0].float() * steps).ceil().clamp(1, steps)  # levels in (0, 1] to the teacher's
-        t, s = ((place - k).div(steps).to(m.noise[0].dtype) for k in (0, 1))
+        place = steps - (m.levels[0].float() * steps).ceil().clamp(1, steps).long()  # of numbers in (0, 1]
+        at = self._at.to(m.noise[0])
+        t, s = at[place], at[place + 1]
         noisy = torch.lerp(m.real, m.noise[0], t[:, None, None])
         wanted = self._neighbour(noisy, t, s, m.context, m.last, m.cue)
         made = self._say(noisy, t, m.context, m.last, m.cue)

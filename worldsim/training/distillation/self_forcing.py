@@ -17,7 +17,6 @@ from torch import Tensor
 
 from worldsim.engine.memory import Memory
 from worldsim.engine.parts import EncodePart
-from worldsim.engine.sampler import levels
 from worldsim.model.patches import to_uint8
 from worldsim.model.world_model import WorldModel
 from worldsim.start import Start
@@ -31,15 +30,15 @@ class RollOuts:
     Args:
         student: Its decoder makes frames with the weights it has at the time; its encoder rests.
         computer: Of everything.
-        steps: Denoising steps of a frame, as it will be played.
+        at: Noise levels of a frame's denoising steps, as it will be played.
         rows: Roll-outs made together.
     """
 
-    def __init__(self, student: WorldModel, computer: Computer, *, steps: int, rows: int) -> None:
+    def __init__(self, student: WorldModel, computer: Computer, *, at: Sequence[float], rows: int) -> None:
         self._model = copy.deepcopy(student).to(computer.dtype).eval().requires_grad_(False)
         self._memory = Memory(self._model, rows, 0)
         self._encode = computer.built(torch.no_grad()(EncodePart(self._model).eval()))
-        self._make = computer.computed(Exit(student.decoder, levels(steps)[:-1]), gradient=False)
+        self._make = computer.computed(Exit(student.decoder, at[:-1]), gradient=False)
 
     @torch.no_grad()
     def roll(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -78,12 +78,12 @@ def streamed(source: Source, ahead: range, again: int | None = None) -> Generato
             )
 
 
-def rolled(source: Source, ahead: range, steps: int) -> Generator[Moments, None, None]:
-    """All frames of the student's roll-outs, in so many denoising steps, from the first window of new clips; see
+def rolled(source: Source, ahead: range, at: Sequence[float]) -> Generator[Moments, None, None]:
+    """All frames of the student's roll-outs, in denoising steps at such levels, from the first window of new clips; see
     :mod:`worldsim.training.distillation.self_forcing`.
     """
     s, dtype, window = source, source.computer.dtype, source.teacher.config.window
-    rolls = RollOuts(s.student, s.computer, steps=steps, rows=len(s.places))
+    rolls = RollOuts(s.student, s.computer, at=at, rows=len(s.places))
     with closing(stream(s.clips, s.teacher.config, s.loss, s.seed, ahead, s.places, s.device)) as batches:
         for step, batch in batches:
             # Draws [K, B, ...] of the ticks that are rolled out.
