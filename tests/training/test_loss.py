@@ -27,7 +27,7 @@ from worldsim.training.loss import (
     shift_levels,
 )
 from worldsim.training.objective import Objective
-from worldsim.training.outcomes import Contexts, event_at, gather_contexts, outcome_loss
+from worldsim.training.outcomes import STRETCH, Contexts, event_at, gather_contexts, outcome_loss
 from worldsim.training.own import Turn, own_frames, own_rows, whole_clips
 
 TINY = ModelConfig(
@@ -323,6 +323,29 @@ def test_the_heads_learn_from_the_same_clips_in_however_many_processes(model: Wo
     halves = [outcome_loss(model, part, 0, 7) for part in parts]
     torch.testing.assert_close(outcome_loss(model, whole, 0, 7), sum(halves) / 2, rtol=1e-4, atol=1e-5)
     assert outcome_loss(model, whole, 0, 7) != outcome_loss(model, whole, 0, 8), "another of the kept clips"
+
+
+def test_of_a_clips_events_each_kind_is_heard_as_often(model: WorldModel, store: ClipStore) -> None:
+    """One end among many points: half of the stretches hold it."""
+    kept = gather_contexts(model, store, 0, [0], range(1), levels(1))
+    ticks = 4 * STRETCH
+    long = {name: getattr(kept, name).repeat_interleave(ticks, 2)[:, :, :ticks] for name in ("tokens", "since")}
+    nothing = torch.ones(1, 1, ticks, dtype=torch.int64)
+    kept = replace(kept, **long, seen=kept.seen[:, :, :1].expand(-1, -1, ticks + 1, -1, -1), rewards=nothing)
+    kept = replace(kept, terminated=torch.zeros_like(nothing))
+    kept.rewards[..., : ticks - STRETCH] = 2
+    kept.terminated[..., -1] = 1
+
+    def loss(step: int) -> float:
+        return float(outcome_loss(model, kept, 0, step).detach())
+
+    with torch.no_grad():
+        for head in (model.heads.reward, model.heads.end):
+            head.weight.zero_()
+            head.bias.zero_()
+        model.heads.end.bias[0] = 12.0  # sure that nothing ends: a stretch that holds an end costs 12 / STRETCH more
+    with_end = sum(loss(step) > np.log(3) + 0.5 for step in range(200))
+    assert 70 < with_end < 130
 
 
 def test_a_head_learns_whether_the_last_reward_is_recent(store: ClipStore) -> None:

@@ -14,10 +14,12 @@ from worldsim.actions import Action, ActionTable
 from worldsim.data.episodes import Dataset
 from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
+from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.training.ancestry import collect_command
 from worldsim.training.batches import make_batch
 from worldsim.training.export import export
 from worldsim.training.kept import MomentsConfig
+from worldsim.training.outcomes import OutcomesConfig
 from worldsim.training.parallel import Ranks
 from worldsim.training.run import Run
 from worldsim.training.trainer import Trainer
@@ -32,6 +34,16 @@ def test_the_last_steps_train_the_outcome_heads_and_nothing_else(pong_data: Data
     assert trainer.finished and trainer.step == 5
     for name, value in trainer.ema.state_dict().items():
         assert torch.equal(value, before[name]) != name.startswith("heads."), name
+
+
+def test_the_outcome_heads_can_begin_from_nothing(pong_data: Dataset, tmp_path: Path) -> None:
+    told = OutcomesConfig(3, 4, 8, lr=1e-12, anew=True)  # a rate at which they stay as they begin
+    trainer = Trainer(config(pong_data, tmp_path / "run", steps=2, outcomes=told), Ranks())
+    trainer.train()
+    trainer.finish_outcomes()
+    fresh = init_weights(WorldModel(trainer.shape), trainer.config.seed + 1).heads.state_dict()
+    for name, value in trainer.ema.heads.state_dict().items():
+        torch.testing.assert_close(value, fresh[name], rtol=0, atol=1e-6)
 
 
 def test_a_run_that_is_asked_to_stop_gathers_no_more_for_its_heads(
@@ -224,7 +236,7 @@ def test_a_run_can_start_with_another_window(
 
 
 def test_a_run_can_start_from_a_world_of_another_game(pong_data: Dataset, tmp_path: Path) -> None:
-    """What its actions do is learned anew, and what it was told of rewards may be left out."""
+    """What its actions do is learned anew, and what is a point; what it was told of rewards may be left out."""
     height, width = pong_data.load(pong_data.episodes[0]).frames.shape[1:3]
     size: dict[str, Any] = SHAPE | {"reward_ages": 5, "recency": True, "past_actions": 2}
     shape = ModelConfig(3, height, width, **size)
@@ -237,7 +249,10 @@ def test_a_run_can_start_from_a_world_of_another_game(pong_data: Dataset, tmp_pa
     for name, value in run.model.state_dict().items():
         anew = name in ("encoder.action.weight", "encoder.older.weight", "decoder.action.weight")
         assert (value.shape != theirs[name].shape) == anew, name
-        assert anew or torch.equal(value, theirs[name]), name
+        if name.startswith("heads.") and value.dim() > 1:
+            assert not torch.equal(value, theirs[name]), name
+        else:
+            assert anew or name.startswith("heads.") or torch.equal(value, theirs[name]), name
     assert not run.model.heads.recent and "decoder.reward.weight" not in run.model.state_dict()
     run.train()
 

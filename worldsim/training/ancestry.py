@@ -36,8 +36,8 @@ def adopt_weights(model: WorldModel, name: str, run: Run, anew: tuple[str, ...] 
     last action alone (``model.past_actions``): what is older begins by adding nothing. And it need not have been told
     of rewards (``model.reward_ages``, ``model.recency``), nor have attention in its decoder (``model.decoder_heads``):
     that is begun to be learned. It may be of another game, with other actions (``model.num_actions``): what they do is
-    learned anew. What it was told of rewards may be left out. Of an encoder that rests, ``model.encoder_layers`` may be
-    fewer: what is left out adds nothing.
+    learned anew, and what is a point or an end. What it was told of rewards may be left out. Of an encoder that rests,
+    ``model.encoder_layers`` may be fewer: what is left out adds nothing.
 
     Args:
         model: Is given them.
@@ -53,7 +53,7 @@ def adopt_weights(model: WorldModel, name: str, run: Run, anew: tuple[str, ...] 
     may_differ = ["window", *(["age_dim"] if anew else [])]
     if parent.config.model.num_actions != model.config.num_actions:
         may_differ.append("num_actions")
-        anew = (*anew, *_OF_ACTIONS)
+        anew = (*anew, *_OF_ACTIONS, *(name for name, _ in model.named_parameters() if name.startswith("heads.")))
     if (anew or parent.model.encoder.rests) and model.config.encoder_layers < parent.config.model.encoder_layers:
         may_differ.append("encoder_layers")
     if not (parent.config.model.reward_ages and model.config.reward_ages):

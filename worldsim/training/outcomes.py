@@ -36,13 +36,17 @@ class OutcomesConfig:
             of 256 numbers. Every second pair of them holds an event for certain: a point lost, a point won and the end
             of an episode in turns, however rare each is. Every second clip shows the model's own frames, as a roll-out
             does.
-        lr: Of AdamW, falling linearly to zero. With the 1e-3 of the rest of the run, points won stayed unheard.
+        lr: Of AdamW, falling linearly to zero. With the 1e-3 of the rest of the run, Pong's points won stayed unheard;
+            with 4e-3 Breakout's lost lives, which two pixels tell, are not found
+            (docs/experiments/2026-11-30-thirty-fourth-lives.md).
+        anew: Whether the heads begin from nothing: those that have learned to look for one thing hardly find another.
     """
 
     steps: int = 2400
     batch: int = 8
     clips: int = 2400
     lr: float = 4e-3
+    anew: bool = False
 
     @property
     def rounds(self) -> int:
@@ -138,7 +142,8 @@ def outcome_loss(model: WorldModel, contexts: Contexts, seed: int, step: int) ->
     """Cross-entropy of reward sign, termination and, if it is told, recency on a stretch of one kept clip of every
     place.
 
-    Where a clip holds events, the stretch holds one of them: what the heads must tell apart lies next to it.
+    Where a clip holds events, the stretch holds one of them, of each kind as often as of another: what the heads must
+    tell apart lies next to it.
 
     Args:
         model: Float32; its heads are trained.
@@ -152,10 +157,11 @@ def outcome_loss(model: WorldModel, contexts: Contexts, seed: int, step: int) ->
         rng = np.random.default_rng((seed, step, place))
         at = row, int(rng.integers(rounds))
         rewards, ends = contexts.rewards[at], contexts.terminated[at]
-        events = torch.nonzero((rewards != 1) | (ends != 0)).flatten().tolist()
+        kinds = [torch.nonzero(one).flatten().tolist() for one in (rewards == 0, rewards == 2, ends != 0)]
+        kinds = [events for events in kinds if events]
         first = int(rng.integers(ticks - length + 1))
-        if events:
-            event = int(rng.choice(events))
+        if kinds:
+            event = int(rng.choice(kinds[rng.integers(len(kinds))]))
             first = int(np.clip(event - rng.integers(length), 0, ticks - length))
         here = slice(first, first + length)
         drawn["context"].append(contexts.tokens[at][here])

@@ -237,6 +237,10 @@ class Trainer(Loop):
 
         if self.step == begun:
             self.model.load_state_dict(self.ema.state_dict())
+            if config.outcomes.anew:
+                fresh = init_weights(WorldModel(self.shape), config.seed + 1).heads.state_dict()
+                self.model.heads.load_state_dict(fresh)
+                self.ema.heads.load_state_dict(fresh)
         frozen = copy.deepcopy(self.ema).to(self.dtype).eval()
         heads = self.model.heads
         scalars, quiet = self.scalars(), not place.leads
