@@ -32,10 +32,10 @@ class OutcomesConfig:
     Attributes:
         steps: Steps of it, after the run's own; 0 leaves the heads as they are.
         batch: Clips a step, over all processes.
-        clips: Clips whose contexts are kept, over all processes, a multiple of ``batch``; about 1 MB each for 64 tokens
-            of 256 numbers. Every second pair of them holds an event for certain: a point lost, a point won and the end
-            of an episode in turns, however rare each is. Every second clip shows the model's own frames, as a roll-out
-            does.
+        clips: Clips whose contexts are kept, over all processes, a multiple of ``batch``. One of 48 frames of 64
+            tokens of 256 numbers takes 3 MB in float32, and as much again while they are put together. Every second
+            pair of them holds an event for certain: a point lost, a point won and the end of an episode in turns,
+            however rare each is. Every second clip shows the model's own frames, as a roll-out does.
         lr: Of AdamW, falling linearly to zero. With the 1e-3 of the rest of the run, Pong's points won stayed unheard;
             with 4e-3 Breakout's lost lives, which two pixels tell, are not found
             (docs/experiments/2026-11-30-thirty-fourth-lives.md).
