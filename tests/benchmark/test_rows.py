@@ -35,6 +35,7 @@ SETTINGS = merged(defaults("study")["train"], SMALL)
 JUDGED = [
     "evaluate.parts=[objects]", "evaluate.quick=true", "evaluate.roll_outs=2", "evaluate.threads=1", "dtype=float32",
     "threads=1", "ticks=10", "repeats=1", "windows=[]",
+    "timed_steps=[]",
 ]  # fmt: skip
 
 
@@ -54,7 +55,7 @@ def test_designs_go_from_play_to_rows_of_the_table(
     head, _, *lines = [line for line in text.splitlines() if line.startswith("|")]
     names = [name.strip() for name in head.strip("|").split("|")]
     table = [dict(zip(names, (value.strip() for value in line.strip("|").split("|")), strict=True)) for line in lines]
-    assert [row["world"] for row in table] == rows
+    assert [row["row"] for row in table] == rows
     assert [row["design"] for row in table] == ["scd", "dit:4", "stream-windows:4"]
     assert [row["delay, ticks"].split()[0] for row in table] == ["1", "4", "4"]
     assert all("2 steps" in row["made by"] and float(row["decisions/s"]) > 0 for row in table)
