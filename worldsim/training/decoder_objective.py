@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import fields, replace
 
 import torch
@@ -65,11 +66,14 @@ class _Guess(nn.Module):
         if self.encoder is not None:
             context = self.encoder.blind(previous)
         context = cut(context, squares)
+        times = len(noisy) // len(context)  # of several guesses at each frame the scene is made once
+        cue = cue.repeat(times)
         if isinstance(decoder, ConvDecoder) and not self.layout.extrapolated:  # views' margins are not looked at
             of_each = None if squares is None else squares[:, None].expand(-1, past.shape[1], -1)
             scene = decoder.scene_of(context, cut(past, of_each))
         else:
             scene = decoder.scene(context, cut(self._model[0].view_of(past), squares))
+        scene = scene.repeat(times, *[1] * (scene.ndim - 1))
         return decoder.denoise(noisy, scene, decoder.modulations(t, cue))
 
 
@@ -142,6 +146,18 @@ class DecoderObjective:
             pure, none = torch.ones(len(noise), device=noise.device), noise.new_empty(0)
             return counted(guessed(None, pure, noise, none, none, Frames(*given))[2])
 
+        @torch.no_grad()
+        def chosen(squares: Tensor | None, lots: Tensor, noise: Tensor, *given: Tensor) -> Tensor:
+            frames, guess = Frames(*given), whole if squares is None else square
+            following = cut(model.shown(frames.following, dtype), squares)
+            pure, past = torch.ones(noise.shape[:2].numel(), dtype=dtype, device=noise.device), frames.past
+            told = frames.context, model.shown(past, dtype), frames.previous, frames.cue, squares
+            x0 = computer.call(guess, noise.flatten(0, 1), pure, *told).view_as(noise)
+            off = (x0.float() - following.float()).square().sum((2, 3))
+            likely = (-off / max(1e-6, 1.5 if config.choice_error is None else config.choice_error)).softmax(0)
+            which = (likely.cumsum(0) <= lots).sum(0).clamp(max=len(noise) - 1)
+            return noise[which, torch.arange(noise.shape[1], device=noise.device)]
+
         extrapolating = extrapolated(model)
 
         @torch.no_grad()
@@ -165,7 +181,32 @@ class DecoderObjective:
 
         self.dtype = dtype
         self._loss, self._arrival, self._encode = computer.built(loss), computer.built(arrival), computer.built(encode)
-        self._turned, self._moved = computer.built(turned), moved
+        self._turned, self._moved, self._chosen = computer.built(turned), moved, computer.built(chosen)
+        self._pure = config.pure
+
+    def choose(
+        self, frames: Frames, t: Tensor, noise: Tensor, lots: Tensor, squares: Tensor | None = None
+    ) -> Tensor:
+        """Of several draws of noise one for each frame, see :attr:`~worldsim.training.loss.LossConfig.choices`.
+
+        Args:
+            frames: N of them.
+            t: Their levels [N]. Where they are not those of pure noise, the first draw is taken.
+            noise: The draws, [choices, N, L, P], or [choices, N, K, P] of ``squares``.
+            lots: Uniform numbers [N] in [0, 1) that decide.
+            squares: As for :meth:`loss`.
+
+        Returns:
+            [N, L, P] or [N, K, P].
+        """
+        mean, spread = self._pure * len(t), math.sqrt(self._pure * (1 - self._pure) * len(t))
+        some = min(len(t), math.ceil(mean + 3 * spread))  # always as many, and hardly ever too few
+        at = t.argsort(descending=True, stable=True)[:some]
+        of = Frames(*(value[at] for value in _values(frames)))
+        which = None if squares is None else squares[at]
+        found = self._chosen(which, lots[at], noise[:, at].to(self.dtype), *_values(of)).to(noise.dtype)
+        kept = torch.where((t[at] == 1)[:, None, None], found, noise[0, at])
+        return noise[0].index_copy(0, at, kept)
 
     def loss(
         self,

@@ -32,6 +32,13 @@ class LossConfig:
         sampled: Share of the levels that are those which a sampler of ``sampled_steps`` steps asks for: a small decoder
             that will be asked at two levels does not have to be good at every one.
         sampled_steps, sampled_shift: Of :func:`~worldsim.engine.sampler.levels`; without a shift they are even.
+        choices: Guesses from pure noise of which the decoder alone (of kept frames) learns from one, drawn by how near
+            each is to what followed: the more noise there is to choose from, the more of what nobody can know a guess
+            may leave to its noise, instead of drawing the mean of all that may follow. Expectation maximisation of a
+            generator whose latent variable is the noise; with an ``choice_error`` of 0 implicit maximum likelihood
+            (arXiv 1809.09087), which draws what is rare too often. None: one, and the mean is learned.
+        choice_error: Sum of squared errors, of values in [-1, 1] over a frame or square, that makes a guess e times
+            less likely to be learned from; a ball elsewhere in Pong is 20. None: 1.5.
         moved_weight: Weight of pixels that may change over that of those that stay; see :func:`attention`.
         context_noise_share: Share of clips whose context is noised (GameNGen, arXiv 2408.14837).
         outcome_weight: Weight of the reward and termination cross-entropies.
@@ -55,7 +62,8 @@ class LossConfig:
             see :class:`~worldsim.training.recall.Recall`.
 
     Raises:
-        RunError: ``own_level`` and ``own_highest`` are no levels, or in the wrong order; ``sampled`` is no share.
+        RunError: ``own_level`` and ``own_highest`` are no levels, or in the wrong order; ``sampled`` is no share;
+            ``choices`` are none, or without ``sampled``, so that no level is that of pure noise.
     """
 
     draws: int = 1
@@ -63,6 +71,8 @@ class LossConfig:
     sampled: float = 0.0
     sampled_steps: int = 2
     sampled_shift: float | None = None
+    choices: int | None = None
+    choice_error: float | None = None
     moved_weight: float = 16.0
     context_noise_share: float = 0.0
     outcome_weight: float = 0.1
@@ -85,6 +95,14 @@ class LossConfig:
             raise RunError(f"{told} are no levels in (0, 1], the first at most the second: give such")
         if not 0 <= self.sampled <= 1:
             raise RunError(f"sampled={self.sampled:g} is no share: give a number from 0 to 1")
+        if self.choices is not None and (self.choices < 1 or not self.sampled):
+            told = f"choices={self.choices} is a number of guesses from pure noise, at least 1"
+            raise RunError(f"{told}: give such a one, and sampled, the share of the levels among which pure noise is")
+
+    @property
+    def pure(self) -> float:
+        """Share of the levels that are those of pure noise."""
+        return self.sampled / self.sampled_steps
 
 
 @dataclass

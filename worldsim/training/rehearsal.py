@@ -37,6 +37,8 @@ class Drawn:
             :mod:`~worldsim.training.turns`) as much as one that moves.
         levels: As many draws of noise levels as were asked for, float32 [draws, N].
         noise: And of standard normal noise, float32 [draws, N, L, P], or [draws, N, K, P] of squares.
+        others: With ``loss.choices``, of each draw as much more noise to choose from, [draws, choices - 1, N, L, P].
+        lots: Uniform numbers that choose, float32 [draws, N].
         squares: Patches that are learned from, int64 [N, K]; None: all.
         haze: Of the first frames, as many as are shown a noised past, the level float32 [M].
         hazed: And standard normal noise for it, float32 [M, history, L, P].
@@ -48,6 +50,8 @@ class Drawn:
     least: Tensor
     levels: NDArray[np.float32]
     noise: Tensor
+    others: Tensor
+    lots: Tensor
     squares: Tensor | None
     haze: Tensor
     hazed: Tensor
@@ -157,8 +161,12 @@ class Rehearsal:
         hazy = round(how.noised * count)  # they were drawn in no order, so that the first are any
         haze = torch.from_numpy((how.noised_to * rng.random(hazy)).astype(np.float32))
         hazed = torch.randn(hazy, *frames.past.shape[1:], generator=chance)
-        worth, least, noise, haze, hazed = (one.to(self._device) for one in (worth, least, noise, haze, hazed))
-        return Drawn(at, frames, worth, least, levels, noise, squares, haze, hazed)
+        choices = self._loss.choices or 1
+        others = torch.randn(draws, choices - 1, *noise.shape[1:], generator=chance)
+        lots = torch.rand(draws, count, generator=chance)
+        told = worth, least, noise, others, lots, haze, hazed
+        worth, least, noise, others, lots, haze, hazed = (one.to(self._device) for one in told)
+        return Drawn(at, frames, worth, least, levels, noise, others, lots, squares, haze, hazed)
 
     def _drawn(
         self, rng: np.random.Generator, count: int, how: KeptConfig

@@ -209,8 +209,12 @@ class Trainer(Loop):
         for step, rate in zip(range(self.step - begun, len(steps)), rates, strict=True):
             drawn = rehearsal.draw(step, 1)
             t = torch.from_numpy(drawn.levels[0]).to(self.device)
+            noise = drawn.noise[0]
+            if len(drawn.others[0]):
+                every = torch.cat((noise[None], drawn.others[0]))
+                noise = objective.choose(drawn.frames, t, every, drawn.lots[0], drawn.squares)
             seen = drawn.squares, drawn.least, drawn.haze, drawn.hazed
-            loss_now = objective.loss(drawn.frames, drawn.worth, t, drawn.noise[0], *seen)
+            loss_now = objective.loss(drawn.frames, drawn.worth, t, noise, *seen)
             loss_now.backward()
             if not learning:  # most of a resting encoder does not; averaging it, too, took 7 % of a step
                 learning = [p.grad is not None for p in weights]
