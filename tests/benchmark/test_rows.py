@@ -50,7 +50,7 @@ def test_designs_go_from_play_to_rows_of_the_table(
 ) -> None:
     rows = ["msc", "dit-4-teacher", "stream-windows-4"]
     assert main(told(long_play, tmp_path, f"rows=[{','.join(rows)}]")) in (0, None)
-    assert capfd.readouterr().out.count("row ") == len(rows)
+    assert capfd.readouterr().out.count(": worldsim train ") == len(rows)
     text = (tmp_path / "study.md").read_text()
     head, _, *lines = [line for line in text.splitlines() if line.startswith("|")]
     names = [name.strip() for name in head.strip("|").split("|")]
