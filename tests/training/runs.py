@@ -13,6 +13,7 @@ from worldsim.training.loss import LossConfig
 from worldsim.training.optimizer import OptimizerConfig
 from worldsim.training.outcomes import OutcomesConfig
 from worldsim.training.pretrain_config import PretrainConfig
+from worldsim.training.trainer import Trainer
 
 TINY = [
     "batch=2", "compile=false", "dtype=float32", "threads=1", "model.patch=16", "model.dim=32", "model.heads=2",
@@ -55,3 +56,16 @@ def state(run: Path) -> dict[str, torch.Tensor]:
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def stop_at(trainer: Trainer, step: int) -> None:
+    """Have a run stop after a step, as it does when it is told to end."""
+    keep = trainer.keep
+
+    def keep_and_stop(last: int) -> bool:
+        keep(last)
+        if trainer.step == step:
+            trainer._ask_to_stop()
+        return trainer._stop
+
+    trainer.keep = keep_and_stop  # type: ignore[method-assign]

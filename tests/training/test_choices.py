@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.training.kept import LOSS, TINY, clips
+from tests.training.runs import config, same, stop_at
 from worldsim.data.clips import ClipStore
 from worldsim.data.episodes import Dataset
 from worldsim.errors import RunError
@@ -25,7 +26,6 @@ from worldsim.training.loss import LossConfig
 from worldsim.training.optimizer import Optimizer, OptimizerConfig
 from worldsim.training.outcomes import OutcomesConfig
 from worldsim.training.parallel import Ranks
-from worldsim.training.pretrain_config import PretrainConfig
 from worldsim.training.replay import Replay
 from worldsim.training.trainer import Trainer
 
@@ -124,31 +124,23 @@ def test_two_futures_are_chosen_between_and_not_blended() -> None:
     assert sum(chosen) > 0.7 and min(chosen) > 0.2
 
 
-def config(data: Dataset, run: Path, moments: MomentsConfig) -> PretrainConfig:
-    shape = {
-        "patch": 20, "dim": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "decoder_width": 8, "window": 4,
-    }  # fmt: skip
-    return PretrainConfig(
-        "pong", data.folder, run, steps=0, batch=2, dtype="float32", compile=False, model=shape, loss=CHOOSING,
-        optimizer=OptimizerConfig(warmup=2, ema=0.0), moments=moments, replay=ReplayConfig(steps=0),
-        outcomes=OutcomesConfig(steps=0),
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("way", [{}, {"crop": 2, "whole": 0.4}])
 def test_a_run_that_chooses_goes_on_to_the_same_bytes(pong_data: Dataset, tmp_path: Path, way: dict[str, Any]) -> None:
     how = MomentsConfig(steps=9, frames=8, clips=4, first=2, every=2, **way)
-    straight, first = (Trainer(config(pong_data, tmp_path / name, how), Ranks()) for name in ("straight", "stopped"))
+
+    def trainer(name: str) -> Trainer:
+        told = {"steps": 0, "loss": CHOOSING, "moments": how, "outcomes": OutcomesConfig(0)}
+        return Trainer(config(pong_data, tmp_path / name, **told), Ranks())
+
+    straight, first = trainer("straight"), trainer("stopped")
     straight.begin_decoder()
-    keep = first.keep
-    first.keep = lambda last: (keep(last), first._ask_to_stop() if first.step == 6 else None, first._stop)[2]  # type: ignore[method-assign, func-returns-value]
+    stop_at(first, 6)
     first.begin_decoder()
     first.save()
     assert first.step == 6
-    second = Trainer(config(pong_data, tmp_path / "stopped", how), Ranks())
+    second = trainer("stopped")
     second.begin_decoder()
-    ours, theirs = straight.state(), second.state()
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert same(straight.state(), second.state())
 
 
 def test_choices_need_guesses_from_pure_noise() -> None:

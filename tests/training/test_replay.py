@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.training.kept import LOSS, clips
+from tests.training.runs import same, stop_at
 from worldsim.data.clips import ClipStore
 from worldsim.data.episodes import Dataset
 from worldsim.errors import RunError
@@ -311,8 +312,7 @@ def test_it_goes_on_to_the_same_bytes(pong_data: Dataset, tmp_path: Path, way: d
     straight, first = (Trainer(config(pong_data, tmp_path / name, how), Ranks()) for name in ("straight", "stopped"))
     straight.train()
     straight.finish_decoder()
-    keep = first.keep
-    first.keep = lambda last: (keep(last), first._ask_to_stop() if first.step == 6 else None, first._stop)[2]  # type: ignore[method-assign, func-returns-value]
+    stop_at(first, 6)
     first.train()
     first.finish_decoder()
     first.save()
@@ -321,8 +321,7 @@ def test_it_goes_on_to_the_same_bytes(pong_data: Dataset, tmp_path: Path, way: d
     second.train()
     second.finish_decoder()
     assert second.finished
-    ours, theirs = straight.state(), second.state()
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert same(straight.state(), second.state())
 
 
 @pytest.mark.parametrize("way", WAYS)
