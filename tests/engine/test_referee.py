@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from worldsim.engine.referee import SURE, Referee
+from worldsim.engine.referee import PATIENCE, SURE, Referee
 
+AGES = 12
 NOTHING = torch.tensor([0.0, 9.0, 0.0])
 
 
@@ -20,26 +21,52 @@ def judged(referee: Referee, reward: Tensor, recent: Tensor | None = None) -> li
 
 
 def begun(since: list[int]) -> Referee:
-    referee = Referee(len(since), None, torch.device("cpu"), reward_ages=4)
+    referee = Referee(len(since), None, torch.device("cpu"), reward_ages=AGES)
     referee.begin(range(len(since)), since)
     return referee
 
 
-def test_a_count_that_knows_of_no_reward_begins_anew_where_the_frames_are_sure_of_one() -> None:
+def test_a_count_that_knows_of_no_reward_begins_anew_where_the_frames_are_sure_of_one_for_long_enough() -> None:
     won, lost = torch.tensor([0.0, 0.0, 9.0]), torch.tensor([9.0, 0.0, 0.0])
-    counts = [0, 9, -4, -3, 3]  # never, long ago (the last tick that is told of has just passed), and recently
-    assert judged(begun(counts), NOTHING, won) == [1, 1, 1, -4, 4]
-    assert judged(begun(counts), NOTHING, lost) == [-1, -1, -1, -4, 4]
-    assert judged(begun(counts), NOTHING, NOTHING) == judged(begun(counts), NOTHING) == [0, 10, -5, -4, 4]
+    counts = [0, 20, -12, -3, 3]  # never, long ago (the last tick that is told of has just passed), and recently
+    for sign, sure in ((1, won), (-1, lost)):
+        referee = begun(counts)
+        for tick in range(1, PATIENCE):
+            assert judged(referee, NOTHING, sure) == [0, 20 + tick, -12 - tick, -3 - tick, 3 + tick]
+        assert judged(referee, NOTHING, sure) == [sign * PATIENCE] * 3 + [-3 - PATIENCE, 3 + PATIENCE]
+    assert judged(begun(counts), NOTHING, NOTHING) == judged(begun(counts), NOTHING) == [0, 21, -13, -4, 4]
 
 
 def test_it_takes_more_than_a_guess() -> None:
     nearly, enough = (torch.tensor([0.0, 1 - p, p]).clamp(min=1e-9).log() for p in (SURE - 0.01, SURE + 0.01))
-    assert judged(begun([0]), NOTHING, nearly) == [0] and judged(begun([0]), NOTHING, enough) == [1]
+    for told, since in ((nearly, 0), (enough, PATIENCE)):
+        referee = begun([0])
+        assert [judged(referee, NOTHING, told) for _ in range(PATIENCE)][-1] == [since]
+
+
+def test_being_fooled_for_some_ticks_does_not_add_up() -> None:
+    referee, won = begun([0]), torch.tensor([0.0, 0.0, 9.0])
+    for _ in range(4):
+        for _ in range(PATIENCE - 1):
+            assert judged(referee, NOTHING, won) == [0]
+        assert judged(referee, NOTHING, NOTHING) == [0]
+    for _ in range(PATIENCE - 1):
+        judged(referee, NOTHING, won)
+    referee.begin([0], [0])
+    assert judged(referee, NOTHING, won) == [0], "nor over the beginning of another episode"
 
 
 def test_a_corrected_count_goes_on_and_is_no_point() -> None:
     referee, won = begun([0]), torch.tensor([0.0, 0.0, 9.0])
-    assert [judged(referee, NOTHING, won) for _ in range(6)] == [[1], [2], [3], [4], [1], [2]]
+    counted = [judged(referee, NOTHING, won)[0] for _ in range(2 * PATIENCE + AGES)]
+    again = [*range(PATIENCE, AGES + PATIENCE)]
+    assert counted == ([0] * (PATIENCE - 1) + again + again)[: len(counted)]
     assert referee.score.tolist() == [[0, 0]] and referee.told.tolist() == [1]
     assert judged(referee, torch.tensor([9.0, 0.0, 0.0]), won) == [-1] and referee.score.tolist() == [[0, 1]]
+
+
+def test_where_fewer_ticks_are_told_of_the_count_begins_at_the_oldest() -> None:
+    ages = PATIENCE - 1
+    referee = Referee(1, None, torch.device("cpu"), reward_ages=ages)
+    told = [judged(referee, NOTHING, torch.tensor([9.0, 0.0, 0.0]))[0] for _ in range(PATIENCE + 1)]
+    assert told[PATIENCE - 1] == -ages

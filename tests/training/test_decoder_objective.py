@@ -1,4 +1,4 @@
-"""What the decoder alone learns from: squares, noised pasts, and what is left of motion that goes on."""
+"""What the decoder alone learns from: squares, and what is left of motion that goes on."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.training.kept import LOSS, TINY, clips
+from tests.training.kept import LOSS, TINY
 from worldsim.data.clips import ClipStore
-from worldsim.errors import RunError
 from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.training.batches import make_batch
 from worldsim.training.crops import Crops, cut
@@ -87,33 +86,3 @@ def test_errors_of_one_colour_are_told_apart_where_others_err_as_much(model: Wor
     assert all_of_it[0, 0] > 1e-3 and all_of_it[0, 3] > 1e-3
     assert ball[0, 0] == pytest.approx(16 / 400, rel=1e-4), "a ball of 4 x 4 in a patch of 20 x 20"
     assert ball[0, 3] < 1e-6 and ball[1:].max() < 1e-6
-
-
-def test_some_frames_are_shown_a_noised_past_and_are_weighed_as_if_it_were_clean(store: ClipStore) -> None:
-    model = init_weights(WorldModel(TINY), 0)
-    with torch.no_grad():
-        for weight in model.decoder.parameters():
-            weight.copy_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)) * 0.1)
-    objective = DecoderObjective(model, LOSS, torch.float32, False)
-    kept = Replay(objective, model, 1, 0)
-    batch = clips(store, 0)
-    kept.add(0, batch, model.see(batch.frames, torch.float32), ())
-    frames = kept.draw(np.random.default_rng(0), 6, ReplayConfig())[1]
-    chance = torch.Generator().manual_seed(0)
-    noise, hazed = (torch.randn(shape, generator=chance) for shape in (frames.following.shape, frames.past[:2].shape))
-    t, worth, haze = torch.full((6,), 0.7), torch.ones(6), torch.tensor([0.25, 0.75])
-    past, following = (model.shown(one, torch.float32) for one in (frames.past, frames.following))
-    seen = past.clone()
-    seen[0], seen[1] = 0.75 * past[0] + 0.25 * hazed[0], 0.25 * past[1] + 0.75 * hazed[1]
-    with torch.no_grad():
-        noisy = torch.lerp(following, noise, t[:, None, None])
-        x0 = model.decoder(noisy, t, frames.context, model.view_of(seen), frames.cue)
-        weights = attention(TINY, past[:, -2], past[:, -1], x0, LOSS.moved_weight)
-        expected = ((x0 - following).square() * weights).mean()
-        found = objective.loss(frames, worth, t, noise, haze=haze, hazed=hazed)
-        assert not torch.equal(found, objective.loss(frames, worth, t, noise))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
-    with pytest.raises(RunError, match="noised=2 and noised_to=0.8 are a share and a level"):
-        ReplayConfig(noised=2)
-    with pytest.raises(RunError, match="about_share=1.5 is a share of frames: give a number from 0 to 1"):
-        ReplayConfig(about_share=1.5)

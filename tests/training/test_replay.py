@@ -302,7 +302,8 @@ def config(data: Dataset, run: Path, replay: ReplayConfig) -> PretrainConfig:
 
 
 WAYS: list[dict[str, Any]] = [
-    {}, {"crop": 2}, {"crop": 2, "whole": 0.4, "turns": True, "noised": 0.5, "about": ("ball",)},
+    {}, {"crop": 2},
+    {"crop": 2, "whole": 0.4, "turns": True, "about": ("ball",), "erased": ("player",), "erased_share": 0.5},
 ]  # fmt: skip
 
 

@@ -58,6 +58,25 @@ def test_a_difference_of_colours_tells_how_much_of_a_thing_it_is(reader: ColourR
         reader.unmixing(["bat"])
 
 
+def test_a_thing_is_taken_out_of_a_picture_and_nothing_else(reader: ColourReader) -> None:
+    def picture(*things: tuple[str, float, float]) -> NDArray[np.uint8]:
+        frame = np.full((64, 64, 3), OBJECTS["background"]["colour"], np.float64)
+        for name, x, y in things:
+            wide, high = OBJECTS[name]["size"]
+            cover = _share(y, high)[:, None, None] * _share(x, wide)[None, :, None]
+            frame += cover * (np.array(OBJECTS[name]["colour"]) - frame)
+        return np.rint(frame).astype(np.uint8)
+
+    others = ("ball", 30.4, 20.7), ("opponent", 8.0, 11.3)
+    shown = np.stack([picture(*others, ("player", 56.3, 40.6)), picture(*others)])
+    taken = reader.without(shown, ["player"]).astype(int)
+    assert np.abs(shown[0].astype(int) - shown[1]).max() > 60
+    assert np.abs(taken - shown[1]).max() <= 6, "what is left of it is no more than a reader takes for an error"
+    assert np.array_equal(reader.without(shown, []), shown)
+    with pytest.raises(SourceError, match="no object 'bat' is told by its colour"):
+        reader.without(shown, ["bat"])
+
+
 def test_whole_objects_are_read_to_a_tenth_of_a_pixel(reader: ColourReader) -> None:
     readings = reader.read(court(("ball", 30.35, 20.6, 1), ("player", 56.0, 10.2, 1), ("opponent", 6.4, 40.0, 1)))
     for name, left, top in (("ball", 30.35, 20.6), ("player", 56.0, 10.2), ("opponent", 6.4, 40.0)):

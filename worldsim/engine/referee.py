@@ -13,6 +13,10 @@ from torch import Tensor
 from worldsim.model.cue import tick_later
 
 SURE = 0.85  # that a reward is recent, before a count that knows of none is begun anew
+# Ticks in a row of being sure. A ball that flies where served ones do, or a count that has just run out, fools a head
+# for one tick, and a count begun anew then makes a ball vanish that is there; where none is, heads are seldom sure for
+# long (docs/experiments/2026-11-30-thirty-sixth-erased.md).
+PATIENCE = 2
 
 
 class Outcome(NamedTuple):
@@ -27,8 +31,9 @@ class Referee:
 
     A dream can lose what the game is about without a reward (a ball that fades), which no recorded game does. Then
     nothing more is due, and the dream would wait for ever. In a world with ``model.recency`` a head tells from the
-    frames whether a reward must have been given lately; where it is sure, and none was for longer than the decoder is
-    told of, the count begins as if one had just been. The score stays as it is.
+    frames whether a reward must have been given lately; where it is sure for ``PATIENCE`` ticks, and none was for
+    longer than the decoder is told of, the count begins as if one had been when it began to be sure. The score stays
+    as it is.
 
     Args:
         batch: Rows.
@@ -47,6 +52,8 @@ class Referee:
         told: int64 [B], sign of the last reward + 1, on the device: the heads hear it.
         since: int64 [B], the last reward that was given, its sign times its age, see
             :func:`~worldsim.model.cue.since_rewards`, on the device: the decoder hears it.
+        doubt: int64 [B], ticks in a row in which the head was sure of a reward that the count does not know, on the
+            device.
     """
 
     def __init__(
@@ -63,11 +70,13 @@ class Referee:
         self.lives = np.zeros((batch, 2), np.int64)
         self.told = torch.ones(batch, dtype=torch.int64, device=device)
         self.since = torch.zeros_like(self.told)
+        self.doubt = torch.zeros_like(self.told)
 
     def begin(self, rows: Sequence[int], since: Sequence[int]) -> None:
         """Rows start over, each a given time after its last reward."""
         self.score[rows], self.tick[rows], self.told[rows] = 0, 0, 1
         self.lives[rows] = self._lives or 0, 0
+        self.doubt[rows] = 0
         self.since[rows] = torch.tensor(since, device=self.since.device)
 
     def judge(self, logits: Sequence[Tensor], idle: Sequence[int]) -> Outcome:
@@ -107,8 +116,10 @@ class Referee:
         return left == 0
 
     def _correct(self, recent: Tensor) -> None:
-        """Begin the count anew where it knows of no reward that is recent, and the frames do."""
+        """Begin the count anew where it knows of no reward that is recent, and the frames have for some ticks."""
         lost, none, won = recent.softmax(-1).unbind(-1)
         unknown = (self.since == 0) | (self.since.abs() > self._ages)
-        sign = torch.where(won > lost, 1, -1)
-        self.since.copy_(torch.where(unknown & (none < 1 - SURE), sign, self.since))
+        self.doubt.copy_(torch.where(unknown & (none < 1 - SURE), self.doubt + 1, 0))
+        age = min(PATIENCE, self._ages)
+        anew = torch.where(won > lost, age, -age)
+        self.since.copy_(torch.where(self.doubt >= PATIENCE, anew, self.since))

@@ -295,6 +295,7 @@ class Session:
             **self._memory.held(chosen),
             told=self._referee.told[chosen],
             since=self._referee.since[chosen],
+            doubt=self._referee.doubt[chosen],
             generators=self._noise.states(chosen),
             score=self.score[chosen],
             tick=self.tick[chosen],
@@ -319,6 +320,7 @@ class Session:
         self._memory.restore(chosen, vars(held))
         self._referee.told[chosen] = held.told.to(self.device)
         self._referee.since[chosen] = held.since.to(self.device)
+        self._referee.doubt[chosen] = held.doubt.to(self.device)
         self._noise.set_states(chosen, held.generators)
         self.score[chosen] = state.score
         self.tick[chosen] = state.tick

@@ -16,7 +16,7 @@ from worldsim.model.trail import no_trail
 from worldsim.start import LONGEST
 from worldsim.world import World
 
-STATE_VERSION = 6
+STATE_VERSION = 7
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +35,7 @@ class SessionState:
         view: [n, L, V], of the last committed frame.
         told: int64 [n], sign of the last committed reward, + 1.
         since: int64 [n], the last reward's sign times its age, see :func:`~worldsim.model.cue.since_rewards`.
+        doubt: int64 [n], see :class:`~worldsim.engine.referee.Referee`.
         frames: uint8 [n, H, W, 3].
         actions: int64 [n].
         trail: int64 [n], see :mod:`worldsim.model.trail`.
@@ -55,6 +56,7 @@ class SessionState:
     view: NDArray[Any]
     told: NDArray[np.int64]
     since: NDArray[np.int64]
+    doubt: NDArray[np.int64]
     frames: NDArray[np.uint8]
     actions: NDArray[np.int64]
     trail: NDArray[np.int64]
@@ -111,6 +113,7 @@ def checked_state(state: SessionState, world: World, dtype: torch.dtype, memory:
         "view": ((rows, c.tokens, c.view_dim), _stored(dtype)),
         "told": ((rows,), whole),
         "since": ((rows,), whole),
+        "doubt": ((rows,), whole),
         "frames": ((rows, c.height, c.width, 3), np.dtype(np.uint8)),
         "actions": ((rows,), whole),
         "trail": ((rows,), whole),
@@ -125,6 +128,7 @@ def checked_state(state: SessionState, world: World, dtype: torch.dtype, memory:
             raise WorldsimError(f"the state's {name} is damaged: it should be {kind} {list(shape)}")
     sound = state.written.min() >= 1 and 0 <= state.told.min() <= state.told.max() <= 2
     sound = sound and -2 * LONGEST < state.since.min() <= state.since.max() < 2 * LONGEST
+    sound = sound and 0 <= state.doubt.min() <= state.doubt.max() < 2 * LONGEST
     sound = sound and 0 <= state.trail.min() <= state.trail.max() <= no_trail(c)
     if not sound or not 0 <= state.actions.min() <= state.actions.max() < c.num_actions:
         raise WorldsimError("the state's frame count, action or reward is damaged: take a new one")

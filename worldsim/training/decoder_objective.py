@@ -107,30 +107,19 @@ class DecoderObjective:
         whole, square = _Guess(model, blind), _Guess(model, blind, crops.within(model) if crops else None)
 
         def guessed(
-            squares: Tensor | None, t: Tensor, noise: Tensor, haze: Tensor, hazed: Tensor, frames: Frames
+            squares: Tensor | None, t: Tensor, noise: Tensor, frames: Frames
         ) -> tuple[Tensor, Tensor, Tensor]:
             """Patches of the frames before, of the guess, and by how much it is off, in float32."""
             past, following = model.shown(frames.past, dtype), cut(model.shown(frames.following, dtype), squares)
             guess, level = whole if squares is None else square, t.to(dtype)
             noisy = torch.lerp(following, noise, level[:, None, None])
-            seen = past
-            if len(haze):
-                some = torch.lerp(past[: len(haze)], hazed, haze.to(dtype)[:, None, None, None])
-                seen = torch.cat((some, past[len(haze) :]))
-            x0 = computer.call(guess, noisy, level, frames.context, seen, frames.previous, frames.cue, squares)
+            x0 = computer.call(guess, noisy, level, frames.context, past, frames.previous, frames.cue, squares)
             return past, x0, x0.float() - following.float()
 
         def loss(
-            squares: Tensor | None,
-            worth: Tensor,
-            least: Tensor,
-            t: Tensor,
-            noise: Tensor,
-            haze: Tensor,
-            hazed: Tensor,
-            *given: Tensor,
+            squares: Tensor | None, worth: Tensor, least: Tensor, t: Tensor, noise: Tensor, *given: Tensor
         ) -> Tensor:
-            past, x0, off = guessed(squares, t, noise, haze, hazed, Frames(*given))
+            past, x0, off = guessed(squares, t, noise, Frames(*given))
             before, last = (cut(past[:, at], squares) for at in (-2, -1))
             layout = (whole if squares is None else square).layout
             weights = attention(layout, before, last, x0, config.moved_weight).clamp(min=least[:, None, None])
@@ -143,8 +132,8 @@ class DecoderObjective:
 
         @torch.no_grad()
         def arrival(noise: Tensor, *given: Tensor) -> Tensor:
-            pure, none = torch.ones(len(noise), device=noise.device), noise.new_empty(0)
-            return counted(guessed(None, pure, noise, none, none, Frames(*given))[2])
+            pure = torch.ones(len(noise), device=noise.device)
+            return counted(guessed(None, pure, noise, Frames(*given))[2])
 
         @torch.no_grad()
         def chosen(squares: Tensor | None, lots: Tensor, noise: Tensor, *given: Tensor) -> Tensor:
@@ -216,20 +205,14 @@ class DecoderObjective:
         noise: Tensor,
         squares: Tensor | None = None,
         least: Tensor | None = None,
-        haze: Tensor | None = None,
-        hazed: Tensor | None = None,
     ) -> Tensor:
         """The mean error at noise levels t [N], of frames that weigh ``worth`` [N].
 
         Of ``squares`` [N, K] of the frames' patches, where they are given: ``noise`` is then that of theirs [N, K, P].
         Pixels weigh at least as much as ``least`` [N] says of their frame, 1 if not given.
-        The first M frames' past is seen noised to the levels ``haze`` [M] by ``hazed`` [M, history, L, P].
         """
-        if haze is None or hazed is None:
-            haze = hazed = noise.new_empty(0)
-        given = noise.to(self.dtype), haze, hazed.to(self.dtype)
         least = torch.ones_like(worth) if least is None else least
-        result: Tensor = self._loss(squares, worth, least, t, *given, *_values(frames))
+        result: Tensor = self._loss(squares, worth, least, t, noise.to(self.dtype), *_values(frames))
         return result
 
     def arrival(self, frames: Frames, noise: Tensor) -> Tensor:

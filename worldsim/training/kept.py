@@ -42,14 +42,13 @@ class KeptConfig:
             drawn for all errors, without which paddles at the border were unlearned.
         whole: Share of the steps that are of whole frames, drawn evenly, half as many as there are squares in the
             others (with ``crop``). Squares alone unlearn what is learned from nowhere near what they are drawn for.
-        noised: Share of a step's frames whose past is shown noised (as GameNGen's is, arXiv 2408.14837), each to a
-            level drawn evenly up to ``noised_to``. Where the past tells what follows, which is nearly everywhere, a
-            decoder learns not to look at the noisy frame, and then cannot choose by it where the past leaves a choice.
-        noised_to: See there.
+        erased: Names of the source's objects that a dream may have lost and that are never gone: some whole frames'
+            past does not show them, see :class:`~worldsim.training.erasing.Eraser`.
+        erased_share: Of the whole frames, with ``erased``, those.
 
     Raises:
-        RunError: ``whole``, ``noised`` or ``about_share`` is no share, or ``noised_to`` no level; or ``whole`` is asked
-            for without squares.
+        RunError: ``whole``, ``about_share`` or ``erased_share`` is no share; or ``whole`` is asked for without squares,
+            or ``erased`` where no frame is whole.
     """
 
     frames: int = 282
@@ -64,18 +63,18 @@ class KeptConfig:
     about: tuple[str, ...] = ()
     about_share: float = 0.5
     whole: float = 0.0
-    noised: float = 0.0
-    noised_to: float = 0.8
+    erased: tuple[str, ...] = ()
+    erased_share: float = 0.1
 
     def __post_init__(self) -> None:
-        if not (0 <= self.noised <= 1 and 0 <= self.noised_to <= 1):
-            told = f"noised={self.noised:g} and noised_to={self.noised_to:g}"
-            raise RunError(f"{told} are a share and a level: give numbers from 0 to 1")
         if not 0 <= self.whole <= 1 or (self.whole and not self.crop):
             told = f"whole={self.whole:g} is a share of steps, from 0 to 1, beside those of squares"
             raise RunError(f"{told}: give such a one, and crop")
-        if not 0 <= self.about_share <= 1:
-            raise RunError(f"about_share={self.about_share:g} is a share of frames: give a number from 0 to 1")
+        if self.erased and self.crop and not self.whole:
+            raise RunError("erased is of whole frames, and crop leaves none: give whole a share of the steps")
+        for name in ("about_share", "erased_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise RunError(f"{name}={getattr(self, name):g} is a share of frames: give a number from 0 to 1")
 
     def at(self, step: int) -> KeptConfig:
         """How frames are drawn at a step of this stretch."""

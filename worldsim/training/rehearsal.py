@@ -16,6 +16,7 @@ from worldsim.model.world_model import WorldModel
 from worldsim.training.batches import make_batch, stratified, stream
 from worldsim.training.crops import Crops
 from worldsim.training.decoder_objective import DecoderObjective
+from worldsim.training.erasing import Eraser
 from worldsim.training.kept import Frames, KeptConfig, Places
 from worldsim.training.loss import Batch, LossConfig, noise_levels
 from worldsim.training.objective import Objective, OwnPool
@@ -34,14 +35,12 @@ class Drawn:
         frames: N of them.
         worth: float32 [N], 1 in the mean: what makes up for how often each is drawn.
         least: float32 [N], what each pixel weighs at least: in a frame in which something may come (see
-            :mod:`~worldsim.training.turns`) as much as one that moves.
+            :mod:`~worldsim.training.turns` and :mod:`~worldsim.training.erasing`) as much as one that moves.
         levels: As many draws of noise levels as were asked for, float32 [draws, N].
         noise: And of standard normal noise, float32 [draws, N, L, P], or [draws, N, K, P] of squares.
         others: With ``loss.choices``, of each draw as much more noise to choose from, [draws, choices - 1, N, L, P].
         lots: Uniform numbers that choose, float32 [draws, N].
         squares: Patches that are learned from, int64 [N, K]; None: all.
-        haze: Of the first frames, as many as are shown a noised past, the level float32 [M].
-        hazed: And standard normal noise for it, float32 [M, history, L, P].
     """
 
     at: Places
@@ -53,8 +52,6 @@ class Drawn:
     others: Tensor
     lots: Tensor
     squares: Tensor | None
-    haze: Tensor
-    hazed: Tensor
 
 
 def arrivals(step: int, how: KeptConfig, batch: int) -> int:
@@ -77,6 +74,7 @@ class Rehearsal:
         seed: Of everything.
         place: This process.
         turns: Moments that are drawn from beside what is kept, and their share of a step's squares; None: none.
+        eraser: Takes things out of the past of ``how.erased_share`` of whole frames; None: of none.
     """
 
     def __init__(
@@ -94,9 +92,11 @@ class Rehearsal:
         place: Ranks,
         device: torch.device,
         turns: tuple[Turns, float] | None = None,
+        eraser: Eraser | None = None,
     ) -> None:
         self._turns = turns[0] if turns else None
         self._turned_share = turns[1] if turns else 0.0
+        self._eraser = eraser
         self._arrival = objective.arrival
         self._shows, self._pool, self._how, self._seed, self._device = shows, pool, how, seed, device
         self._loss = loss
@@ -150,6 +150,9 @@ class Rehearsal:
         if self._crops and not crops:
             how = replace(how, emphasis=0.0, correction=0.0)
         at, frames, worth, coming = self._drawn(rng, len(share), how)
+        if self._eraser and not crops:
+            frames, erased = self._eraser.erase(rng, frames, how.erased_share)
+            coming |= erased
         least = torch.where(torch.from_numpy(coming), self._loss.moved_weight, 1.0)
         levels = noise_levels(stratified(rng, draws, len(share)), self._loss)
         chance = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -158,15 +161,12 @@ class Rehearsal:
             squares = torch.from_numpy(crops.around(rng, at.patches)).to(self._device)
         count, patches, values = frames.following.shape
         noise = torch.randn(draws, count, patches if squares is None else squares.shape[1], values, generator=chance)
-        hazy = round(how.noised * count)  # they were drawn in no order, so that the first are any
-        haze = torch.from_numpy((how.noised_to * rng.random(hazy)).astype(np.float32))
-        hazed = torch.randn(hazy, *frames.past.shape[1:], generator=chance)
         choices = self._loss.choices or 1
         others = torch.randn(draws, choices - 1, *noise.shape[1:], generator=chance)
         lots = torch.rand(draws, count, generator=chance)
-        told = worth, least, noise, others, lots, haze, hazed
-        worth, least, noise, others, lots, haze, hazed = (one.to(self._device) for one in told)
-        return Drawn(at, frames, worth, least, levels, noise, others, lots, squares, haze, hazed)
+        told = worth, least, noise, others, lots
+        worth, least, noise, others, lots = (one.to(self._device) for one in told)
+        return Drawn(at, frames, worth, least, levels, noise, others, lots, squares)
 
     def _drawn(
         self, rng: np.random.Generator, count: int, how: KeptConfig

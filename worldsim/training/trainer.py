@@ -18,6 +18,7 @@ from worldsim.training.ancestry import adopt_weights
 from worldsim.training.batches import stream
 from worldsim.training.crops import Crops
 from worldsim.training.decoder_objective import DecoderObjective
+from worldsim.training.erasing import Eraser
 from worldsim.training.export import start_episodes
 from worldsim.training.kept import KeptConfig, MomentsConfig
 from worldsim.training.loop import Loop
@@ -197,6 +198,7 @@ class Trainer(Loop):
         rehearsal = Rehearsal(
             model, objective, shows, self._pool, self.clips, loss, how,
             batch=config.batch, seed=seed, place=place, device=self.device, turns=self._turns(how, loss),
+            eraser=Eraser(model, self._reader(), how.erased) if how.erased else None,
         )  # fmt: skip
         rehearsal.begin(self.step - begun, len(steps), self._replayed)
         self._rehearsal = rehearsal
@@ -213,8 +215,7 @@ class Trainer(Loop):
             if len(drawn.others[0]):
                 every = torch.cat((noise[None], drawn.others[0]))
                 noise = objective.choose(drawn.frames, t, every, drawn.lots[0], drawn.squares)
-            seen = drawn.squares, drawn.least, drawn.haze, drawn.hazed
-            loss_now = objective.loss(drawn.frames, drawn.worth, t, noise, *seen)
+            loss_now = objective.loss(drawn.frames, drawn.worth, t, noise, drawn.squares, drawn.least)
             loss_now.backward()
             if not learning:  # most of a resting encoder does not; averaging it, too, took 7 % of a step
                 learning = [p.grad is not None for p in weights]

@@ -58,6 +58,7 @@ class ColourReader:
             beside = _beside(objects, name)
             unmix[:, number] = np.linalg.pinv(_colours(objects, beside))[:, beside.index(name)]
         self._unmix = unmix.astype(np.float32)
+        self._colours = _colours(objects, self.objects).astype(np.float32)  # [K, 3], from the background's
         self._floor = TOLERANCE * np.abs(unmix).sum(0)  # [K], coverage that an error within tolerance can fake
         self._sizes = [(float(width), float(height)) for width, height in (objects[n]["size"] for n in self.objects)]
         self._height, self._width = height, width
@@ -90,6 +91,19 @@ class ColourReader:
         """
         unmix: NDArray[np.float32] = 127.5 * self._unmix[:, self._numbers(names)]
         return unmix
+
+    def without(self, frames: NDArray[np.uint8], names: Sequence[str]) -> NDArray[np.uint8]:
+        """Frames uint8 [N, H, W, 3] from which some objects are taken: there they show the background.
+
+        Raises:
+            SourceError: one of the objects is not among those that are read.
+        """
+        result = frames.astype(np.float32)
+        for number in self._numbers(names):
+            cover = self._covered(frames, self._unmix[:, number], self._areas[number])
+            cover[cover < self._floor[number]] = 0
+            result -= cover[..., None] * self._colours[number]
+        return np.rint(result).clip(0, 255).astype(np.uint8)
 
     def middles(self, frames: NDArray[np.uint8], names: Sequence[str]) -> NDArray[np.float32]:
         """Where some objects are, each taken for one: ten times as fast as :meth:`read`, which looks for blobs.
