@@ -145,6 +145,7 @@ def test_a_state_that_does_not_belong_is_refused_and_the_session_plays_on(make_w
         "action or reward is damaged": replace(state, actions=state.actions + 3),
         "count, action or reward is damaged": replace(state, trail=state.trail - 16),
         "reward is damaged": replace(state, since=np.full_like(state.since, np.iinfo(np.int64).min)),
+        "or reward is damaged": replace(state, doubt=state.doubt - 1),
         "generator is damaged": nan,
         "not a state": "state",
     }
@@ -152,6 +153,14 @@ def test_a_state_that_does_not_belong_is_refused_and_the_session_plays_on(make_w
         with pytest.raises(WorldsimError, match=reason):
             session.restore(bad)  # type: ignore[arg-type]
     np.testing.assert_array_equal(play(session, 5), play(other, 5))
+
+
+def test_a_state_holds_for_how_long_the_frames_have_contradicted_the_count(make_world: MakeWorld) -> None:
+    state = started(make_world(), 2).snapshot()
+    assert state.doubt.tolist() == [0, 0]
+    session = started(make_world(), 2)
+    session.restore(replace(state, doubt=np.array([1, 0])))
+    assert session.snapshot().doubt.tolist() == [1, 0] and session.snapshot([1]).doubt.tolist() == [0]
 
 
 def test_points_are_tallied_and_end_the_episode_at_the_score_limit(make_world: MakeWorld) -> None:
