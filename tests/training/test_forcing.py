@@ -18,6 +18,7 @@ from worldsim.model.designs import Design
 from worldsim.model.dit import DiT, wake
 from worldsim.model.patches import patchify, shown
 from worldsim.training.forcing import Forcing, Levelled
+from worldsim.training.loss import hindsight
 from worldsim.training.pretrain import main
 from worldsim.world import load_world
 
@@ -142,6 +143,18 @@ def test_weights_of_pixels_do_not_tell_what_is_to_be_made() -> None:
                 error(of, network, Levelled(frames, given.led, given.t, given.noise), weight) for weight in (1.0, 16.0)
             )
             torch.testing.assert_close(many, one)
+
+
+def test_in_hindsight_they_do() -> None:
+    of = forcing("dit")
+    network = of.design.make(SMALL)  # fresh: guesses grey everywhere
+    given = batch(of, 6)
+    clean = shown(patchify(given.frames, SMALL), torch.float32)
+    weights = hindsight(SMALL, clean[:, [0, 0, 1, 2, 3, 4]], clean, 16.0)
+    with torch.no_grad():
+        found = of.error(network, clean, given.led, given.t, given.noise, 16.0, followed=True)
+    torch.testing.assert_close(found, (clean.square() * weights).mean())
+    assert weights[:, 0].max() == 1 and weights[:, 1:].max() == 16
 
 
 def test_the_same_numbers_make_the_same_batch_in_any_number_of_parts(pong_data: Dataset) -> None:

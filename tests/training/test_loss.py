@@ -20,6 +20,7 @@ from worldsim.training.loss import (
     Batch,
     LossConfig,
     attention,
+    hindsight,
     last_rewards,
     moved,
     noise_levels,
@@ -80,6 +81,32 @@ def test_what_may_be_is_learned_as_likely_as_it_is(share: float) -> None:
     (slope,) = torch.autograd.grad(((made - target).square() * weights).mean(), guess)
     assert float(weights.max()) == 16
     torch.testing.assert_close(slope, torch.zeros_like(slope), atol=1e-9, rtol=0)
+
+
+def test_in_hindsight_what_may_be_is_drawn_too_brightly() -> None:
+    """A pixel that lights up in one frame of ten counts sixteen times where it does: as if it did in 1.6 of 2.5."""
+    model = WorldModel(TINY)
+    following = torch.full((20, TINY.height, TINY.width, 3), -1.0)
+    following[:2, 5, 5] = 1.0
+    target = model.patchify(following)
+    weights = hindsight(model.config, torch.full_like(target, -1.0), target, 16.0)
+    assert (model.unpatchify(weights[:2])[:, 4:7, 4:7] == 16).all() and int((weights == 16).sum()) == 2 * 27
+    guess = torch.full((TINY.height, TINY.width, 3), -1.0)
+    guess[5, 5] = 2 * 1.6 / 2.5 - 1
+    guess.requires_grad_()
+    made = model.patchify(guess).expand_as(target)
+    (slope,) = torch.autograd.grad(((made - target).square() * weights).mean(), guess)
+    torch.testing.assert_close(slope, torch.zeros_like(slope), atol=1e-9, rtol=0)
+
+
+def test_hindsight_weighs_whole_clips(store: ClipStore) -> None:
+    model = init_weights(WorldModel(replace(TINY, decoder="tokens", margin=0)), 0)  # fresh: guesses grey everywhere
+    batch = batch_of(store)
+    clean = model.see(batch.frames, torch.float32)
+    last, following = clean[:, :-1], clean[:, 1:]
+    expected = (following.square() * hindsight(model.config, last, following, 16.0)).mean()
+    assert expected > following.square().mean()
+    torch.testing.assert_close(pretrain_loss(model, batch, replace(LOSS, hindsight=True))[1]["denoise"], expected)
 
 
 def test_near_reaches_across_patches_but_not_across_frames() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from worldsim.model.config import ModelConfig
+from worldsim.model.dit import DiT
 from worldsim.model.world_model import WorldModel
 from worldsim.training.muon import Muon, orthogonal
 from worldsim.training.optimizer import Optimizer, OptimizerConfig, schedule, share, split_parameters
@@ -73,6 +76,9 @@ def test_maps_of_steady_inputs_learn_slower_the_more_of_them_there_are() -> None
     assert told["encoder.blocks.0.time.age_bias"] == 30.0  # logits: they differ by units
     whole = ("heads.context.weight", "decoder.modulation.0.bias", "encoder.action.weight")
     assert {told[name] for name in whole} == {1.0}
+    noisy = WorldModel(replace(SMALL, decoder="tokens")), DiT(SMALL)  # noise is not steady
+    for network, name in zip(noisy, ("decoder.patches.weight", "patches.weight"), strict=True):
+        assert share(name, network.get_parameter(name)) == 1.0
     optimizer = Optimizer(model, OptimizerConfig(adam_lr=0.01))
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     for weight in model.parameters():

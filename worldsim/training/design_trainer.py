@@ -25,7 +25,8 @@ class DesignTrainer(Loop):
     """One run of another design: same clips, optimisers, schedule and pictures; frames alone, no reward and no end.
 
     Args:
-        config: Its ``design`` is not ``scd``. Of the settings of the loss, ``noise_shift`` and ``moved_weight`` count.
+        config: Its ``design`` is not ``scd``. Of the settings of the loss, ``noise_shift``, ``moved_weight``
+            and ``hindsight`` count.
         place: This process among those that train together.
 
     Raises:
@@ -75,8 +76,10 @@ class DesignTrainer(Loop):
         config, place = self.config, self.place
         if self.finished:
             return
-        weight = config.loss.moved_weight
-        objective = ForcingObjective(self.network, self.forcing, weight, self.dtype, config.compile)
+        of = config.loss
+        objective = ForcingObjective(
+            self.network, self.forcing, of.moved_weight, self.dtype, config.compile, followed=bool(of.hindsight)
+        )
         watch = self.watch(0, config.steps)
         parameters, places = list(self.network.parameters()), place.places(config.batch)
 

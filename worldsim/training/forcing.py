@@ -27,7 +27,7 @@ from worldsim.model.dit import DiT
 from worldsim.model.patches import patchify, shown
 from worldsim.training.batches import stratified
 from worldsim.training.computing import Computer
-from worldsim.training.loss import attention, shift_levels
+from worldsim.training.loss import attention, hindsight, shift_levels
 
 FORCINGS = ("diffusion", "teacher", "mixed")
 
@@ -117,17 +117,20 @@ class Forcing:
         noise = rng.standard_normal((count, size, self.model.tokens, self.model.patch_dim), dtype=np.float32)
         return frames, led[: count * size].reshape(count, size), t, noise
 
-    def error(self, network: DiT, clean: Tensor, led: Tensor, t: Tensor, noise: Tensor, weight: float) -> Tensor:
+    def error(
+        self, network: DiT, clean: Tensor, led: Tensor, t: Tensor, noise: Tensor, weight: float, followed: bool = False
+    ) -> Tensor:
         """Mean weighted error of x0 over the frames that are to be made.
 
         Pixels weigh by :func:`~worldsim.training.loss.attention`, told from what the network was given and from its own
-        guesses, never from the frames that are to be guessed.
+        guesses, not from the frames that are to be guessed.
 
         Args:
             network: Taught, or judged.
             clean: Frames as patches [B, T, L, P] in [-1, 1], in the network's dtype.
             led, t, noise: As of :class:`Levelled`.
             weight: Of pixels that may move.
+            followed: Whether they are told from those frames after all, by :func:`~worldsim.training.loss.hindsight`.
         """
         noisy = torch.lerp(clean, noise.to(clean), t.to(clean)[..., None, None])
         taught = self.design.kind == "dit" and self.how == "teacher"
@@ -142,7 +145,10 @@ class Forcing:
             given = (chunk[at] < chunk).expand_as(t) if taught else t[:, at] == 0
             return torch.where(given[..., None, None], clean[:, at], guess[:, at])
 
-        weights = attention(self.model, known(2), known(1), guess, weight)
+        if followed:
+            weights = hindsight(self.model, clean[:, (place - 1).clamp_min(0)], clean, weight)
+        else:
+            weights = attention(self.model, known(2), known(1), guess, weight)
         each = ((made.float() - clean.float()).square() * weights).mean((2, 3))
         wanted = (chunk > 0).expand_as(t) if taught else t > 0
         return (each * wanted).sum() / wanted.sum()
@@ -153,9 +159,18 @@ class ForcingObjective:
     :class:`~worldsim.training.computing.Computer`.
     """
 
-    def __init__(self, network: DiT, forcing: Forcing, weight: float, dtype: torch.dtype, compiled: bool) -> None:
+    def __init__(
+        self,
+        network: DiT,
+        forcing: Forcing,
+        weight: float,
+        dtype: torch.dtype,
+        compiled: bool,
+        *,
+        followed: bool = False,
+    ) -> None:
         computer = Computer(dtype, compiled)
-        lesson = _Lesson(network, forcing, weight, dtype)
+        lesson = _Lesson(network, forcing, weight, followed, dtype)
         self._error = computer.computed(lesson)
 
     def loss(self, batch: Levelled) -> Tensor:
@@ -165,14 +180,15 @@ class ForcingObjective:
 
 
 class _Lesson(torch.nn.Module):
-    def __init__(self, network: DiT, forcing: Forcing, weight: float, dtype: torch.dtype) -> None:
+    def __init__(self, network: DiT, forcing: Forcing, weight: float, followed: bool, dtype: torch.dtype) -> None:
         super().__init__()
-        self.network, self.forcing, self.weight, self.dtype = network, forcing, weight, dtype
+        self.network, self.forcing, self.dtype = network, forcing, dtype
+        self.weight, self.followed = weight, followed
 
     def forward(self, *given: Tensor) -> Tensor:
         batch = Levelled(*given)
         clean = shown(patchify(batch.frames, self.forcing.model), self.dtype)
-        return self.forcing.error(self.network, clean, batch.led, batch.t, batch.noise, self.weight)
+        return self.forcing.error(self.network, clean, batch.led, batch.t, batch.noise, self.weight, self.followed)
 
 
 @torch.inference_mode()

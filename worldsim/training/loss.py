@@ -40,6 +40,8 @@ class LossConfig:
         choice_error: Sum of squared errors, of values in [-1, 1] over a frame or square, that makes a guess e times
             less likely to be learned from; a ball elsewhere in Pong is 20. None: 1.5.
         moved_weight: Weight of pixels that may change over that of those that stay; see :func:`attention`.
+        hindsight: Whether they are told from the frame that followed, see :func:`hindsight`, which finds what is small
+            within hundreds of steps, and draws what nobody can know too brightly. None: no.
         context_noise_share: Share of clips whose context is noised (GameNGen, arXiv 2408.14837).
         outcome_weight: Weight of the reward and termination cross-entropies.
         own_share: Share of clips that show the encoder the model's own frames instead of real ones; see
@@ -74,6 +76,7 @@ class LossConfig:
     choices: int | None = None
     choice_error: float | None = None
     moved_weight: float = 16.0
+    hindsight: bool | None = None
     context_noise_share: float = 0.0
     outcome_weight: float = 0.1
     own_share: float = 0.34
@@ -189,8 +192,33 @@ def attention(layout: ModelConfig, before: Tensor, last: Tensor, made: Tensor, w
         Patches in the broadcast shape.
     """
     first, second, third = (unpatchify(x, layout) for x in (before, last, made))
-    near = moved(first, second, REACH) | moved(second, third, 1)
-    weights = 1 + (weight - 1) * near.to(made.dtype)
+    return _weighted(layout, moved(first, second, REACH) | moved(second, third, 1), weight, made.dtype)
+
+
+@torch.no_grad()
+def hindsight(layout: ModelConfig, last: Tensor, following: Tensor, weight: float) -> Tensor:
+    """Weight ``weight`` where something did move, 1 elsewhere; of the error of a guess at ``following``.
+
+    A thing of a few pixels that may be at any of many places is drawn at none of them by a guess that is right on
+    average, and a model that draws nothing is told little of where it should have been. Weighed so, it is drawn where
+    it may be with a chance of a few percent. For models that are to find such things within an hour; what it costs is
+    told at :func:`attention`.
+
+    Args:
+        layout: Says how patches lie.
+        last: Patches [..., L, P] of the frame before.
+        following: Those of the frame that followed; broadcast with it.
+        weight: See above.
+
+    Returns:
+        Patches in the broadcast shape.
+    """
+    near = moved(unpatchify(last, layout), unpatchify(following, layout), 1)
+    return _weighted(layout, near, weight, following.dtype)
+
+
+def _weighted(layout: ModelConfig, near: Tensor, weight: float, dtype: torch.dtype) -> Tensor:
+    weights = 1 + (weight - 1) * near.to(dtype)
     return patchify(weights[..., None].expand(*weights.shape, 3), layout)
 
 
@@ -247,7 +275,10 @@ def pretrain_loss(
     scene = drawer.scene(told, view)  # [B, T-1, H / 2, W / 2, C]
     modulations = drawer.modulations(batch.t.flatten(), per_draw(batch.cues(c)).flatten())
     x0 = drawer.denoise(noisy.flatten(0, 2), per_draw(scene).flatten(0, 2), modulations).view_as(target)
-    weights = attention(drawer.config, before[:, None], last[:, None], x0, config.moved_weight)
+    if config.hindsight:
+        weights = hindsight(drawer.config, last[:, None], target, config.moved_weight)
+    else:
+        weights = attention(drawer.config, before[:, None], last[:, None], x0, config.moved_weight)
     denoise = ((x0.float() - target.float()).square() * weights).mean()
 
     reward_logits, end_logits, *_ = model.outcome(context[:, 1:], views[:, 1:], last_rewards(batch.rewards))

@@ -13,8 +13,8 @@ from worldsim.engine.precision import pick_dtype
 from worldsim.training.muon import Muon
 
 #: Parts of the names of maps outside the blocks whose inputs are nearly the same in every frame: the background, a
-#: token's place, a noise level.
-STEADY = ("context.weight", "patches.weight", "modulation.", "level.up.weight", "level.down.weight")
+#: token's place, a noise level. Not those of noisy frames.
+STEADY = ("context.weight", "encoder.patches.weight", "modulation.", "level.up.weight", "level.down.weight")
 _OF_LOGITS = 30.0  # of AdamW's rate
 _OF_REWARDS = 10.0
 
