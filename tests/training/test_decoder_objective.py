@@ -16,7 +16,7 @@ from worldsim.training.batches import make_batch
 from worldsim.training.crops import Crops, cut
 from worldsim.training.decoder_objective import DecoderObjective
 from worldsim.training.kept import Frames, ReplayConfig
-from worldsim.training.loss import attention, hindsight
+from worldsim.training.loss import attention
 from worldsim.training.replay import Replay
 from worldsim.vision.colours import ColourReader
 
@@ -46,21 +46,6 @@ def test_a_square_is_cut_from_every_frame_that_is_seen(store: ClipStore) -> None
         weights[0] = 16
         expected = ((x0 - following).square() * weights).mean()
         torch.testing.assert_close(objective.loss(frames, ones, ones, noise, squares, least), expected)
-
-
-def test_hindsight_weighs_single_frames(store: ClipStore) -> None:
-    layout = replace(TINY, decoder="tokens", margin=0)
-    model = init_weights(WorldModel(layout), 0)  # fresh: guesses grey everywhere
-    objective = DecoderObjective(model, replace(LOSS, hindsight=True), torch.float32, False)
-    kept = Replay(objective, model, 1, 0, patches=True)
-    batch = make_batch(store, layout, LOSS, 0, 0, range(2), begun=0)
-    kept.add(0, batch, model.see(batch.frames, torch.float32), ())
-    _, frames, _ = kept.draw(np.random.default_rng(0), 8, ReplayConfig())
-    last, following = (model.shown(of, torch.float32) for of in (frames.past[:, -1], frames.following))
-    weights = hindsight(layout, last, following, LOSS.moved_weight)
-    assert weights.max() == 16
-    loss = objective.loss(frames, torch.ones(8), torch.ones(8), torch.zeros_like(following))
-    torch.testing.assert_close(loss, (following.square() * weights).mean())
 
 
 @pytest.mark.parametrize("told", [0, 4])

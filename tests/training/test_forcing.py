@@ -198,6 +198,19 @@ def test_a_run_of_a_design_goes_on_as_if_it_had_not_stopped(pong_data: Dataset, 
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize("design", ["scd", "dit"])
+def test_hindsight_ends_within_a_run(design: str, pong_data: Dataset, tmp_path: Path) -> None:
+    found = []
+    for told in ("null", "0.5", "1"):
+        asked = [f"design={design}", "steps=4", f"data={pong_data.folder}", f"run={tmp_path / told}", *TINY]
+        alone = ["moments=null", "replay.steps=0", "outcomes.steps=0", "loss.own_share=0", f"loss.hindsight={told}"]
+        assert main(["world=pong", *asked, *alone]) in (0, None)
+        found.append(state(tmp_path / told))
+    at = "model." + ("decoder.out.weight" if design == "scd" else "out.weight")
+    none, half, all_along = (tensors[at] for tensors in found)
+    assert not torch.equal(none, half) and not torch.equal(half, all_along)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

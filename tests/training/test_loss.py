@@ -106,7 +106,15 @@ def test_hindsight_weighs_whole_clips(store: ClipStore) -> None:
     last, following = clean[:, :-1], clean[:, 1:]
     expected = (following.square() * hindsight(model.config, last, following, 16.0)).mean()
     assert expected > following.square().mean()
-    torch.testing.assert_close(pretrain_loss(model, batch, replace(LOSS, hindsight=True))[1]["denoise"], expected)
+    torch.testing.assert_close(pretrain_loss(model, batch, replace(LOSS, hindsight=1.0))[1]["denoise"], expected)
+
+
+def test_hindsight_is_of_the_first_steps() -> None:
+    half = replace(LOSS, hindsight=0.5)
+    assert half.at(0.0) == half.at(0.49) == half
+    assert half.at(0.5) == half.at(1.0) == LOSS == LOSS.at(0.0)
+    with pytest.raises(RunError, match="hindsight=1.5 is no share"):
+        replace(LOSS, hindsight=1.5)
 
 
 def test_near_reaches_across_patches_but_not_across_frames() -> None:

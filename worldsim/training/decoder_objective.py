@@ -16,7 +16,7 @@ from worldsim.model.world_model import WorldModel
 from worldsim.training.computing import Computer
 from worldsim.training.crops import Crops, cut
 from worldsim.training.kept import Frames
-from worldsim.training.loss import LossConfig, attention, hindsight
+from worldsim.training.loss import LossConfig, attention
 
 BUSY = 24  # tokens of a frame whose motion is looked at
 _AROUND = 4  # pixels that a thing may move in a tick
@@ -122,11 +122,7 @@ class DecoderObjective:
             past, x0, off = guessed(squares, t, noise, Frames(*given))
             before, last = (cut(past[:, at], squares) for at in (-2, -1))
             layout = (whole if squares is None else square).layout
-            if config.hindsight:
-                weights = hindsight(layout, last, x0.float() - off, config.moved_weight)
-            else:
-                weights = attention(layout, before, last, x0, config.moved_weight)
-            weights = weights.clamp(min=least[:, None, None])
+            weights = attention(layout, before, last, x0, config.moved_weight).clamp(min=least[:, None, None])
             return ((off.square() * weights).mean((1, 2)) * worth).mean()
 
         def counted(off: Tensor) -> Tensor:

@@ -76,10 +76,7 @@ class DesignTrainer(Loop):
         config, place = self.config, self.place
         if self.finished:
             return
-        of = config.loss
-        objective = ForcingObjective(
-            self.network, self.forcing, of.moved_weight, self.dtype, config.compile, followed=bool(of.hindsight)
-        )
+        objective, taught = None, config.loss
         watch = self.watch(0, config.steps)
         parameters, places = list(self.network.parameters()), place.places(config.batch)
 
@@ -88,6 +85,11 @@ class DesignTrainer(Loop):
 
         with closing(prefetched(make, range(self.step, config.steps), self.device)) as batches:
             for step, batch in batches:
+                if objective is None or taught != config.loss.at(step / config.steps):
+                    taught = config.loss.at(step / config.steps)
+                    weight, followed = taught.moved_weight, bool(taught.hindsight)
+                    alike = self.dtype, config.compile
+                    objective = ForcingObjective(self.network, self.forcing, weight, *alike, followed=followed)
                 loss = objective.loss(batch)
                 loss.backward()  # type: ignore[no-untyped-call]
                 place.average([p.grad for p in parameters if p.grad is not None])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -40,8 +40,9 @@ class LossConfig:
         choice_error: Sum of squared errors, of values in [-1, 1] over a frame or square, that makes a guess e times
             less likely to be learned from; a ball elsewhere in Pong is 20. None: 1.5.
         moved_weight: Weight of pixels that may change over that of those that stay; see :func:`attention`.
-        hindsight: Whether they are told from the frame that followed, see :func:`hindsight`, which finds what is small
-            within hundreds of steps, and draws what nobody can know too brightly. None: no.
+        hindsight: Share of the whole model's steps, the first, in which they are told from the frame that followed, see
+            :func:`hindsight`: what is small is found within hundreds of steps, and what nobody can know is drawn too
+            brightly, in several places at once, until the steps that follow mend it. None: none.
         context_noise_share: Share of clips whose context is noised (GameNGen, arXiv 2408.14837).
         outcome_weight: Weight of the reward and termination cross-entropies.
         own_share: Share of clips that show the encoder the model's own frames instead of real ones; see
@@ -64,8 +65,8 @@ class LossConfig:
             see :class:`~worldsim.training.recall.Recall`.
 
     Raises:
-        RunError: ``own_level`` and ``own_highest`` are no levels, or in the wrong order; ``sampled`` is no share;
-            ``choices`` are none, or without ``sampled``, so that no level is that of pure noise.
+        RunError: ``own_level`` and ``own_highest`` are no levels, or in the wrong order; ``sampled`` or ``hindsight``
+            is no share; ``choices`` are none, or without ``sampled``, so that no level is that of pure noise.
     """
 
     draws: int = 1
@@ -76,7 +77,7 @@ class LossConfig:
     choices: int | None = None
     choice_error: float | None = None
     moved_weight: float = 16.0
-    hindsight: bool | None = None
+    hindsight: float | None = None
     context_noise_share: float = 0.0
     outcome_weight: float = 0.1
     own_share: float = 0.34
@@ -96,11 +97,16 @@ class LossConfig:
         if not 0 < self.own_level <= self.own_highest <= 1:
             told = f"own_level={self.own_level:g} and own_highest={self.own_highest:g}"
             raise RunError(f"{told} are no levels in (0, 1], the first at most the second: give such")
-        if not 0 <= self.sampled <= 1:
-            raise RunError(f"sampled={self.sampled:g} is no share: give a number from 0 to 1")
+        for name, share in (("sampled", self.sampled), ("hindsight", self.hindsight or 0.0)):
+            if not 0 <= share <= 1:
+                raise RunError(f"{name}={share:g} is no share: give a number from 0 to 1")
         if self.choices is not None and (self.choices < 1 or not self.sampled):
             told = f"choices={self.choices} is a number of guesses from pure noise, at least 1"
             raise RunError(f"{told}: give such a one, and sampled, the share of the levels among which pure noise is")
+
+    def at(self, done: float) -> LossConfig:
+        """The loss once a share ``done`` of the whole model's steps is behind: as it is, or without hindsight."""
+        return self if done < (self.hindsight or 0.0) else replace(self, hindsight=None)
 
     @property
     def pure(self) -> float:
@@ -201,8 +207,7 @@ def hindsight(layout: ModelConfig, last: Tensor, following: Tensor, weight: floa
 
     A thing of a few pixels that may be at any of many places is drawn at none of them by a guess that is right on
     average, and a model that draws nothing is told little of where it should have been. Weighed so, it is drawn where
-    it may be with a chance of a few percent. For models that are to find such things within an hour; what it costs is
-    told at :func:`attention`.
+    it may be with a chance of a few percent. For the beginning of a run; what it costs is told at :func:`attention`.
 
     Args:
         layout: Says how patches lie.

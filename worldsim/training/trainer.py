@@ -114,7 +114,7 @@ class Trainer(Loop):
             self.model.load_state_dict(self.ema.state_dict())
             self._pool.clear()
         self._pool.begun = math.ceil(self.loss.own_after * config.steps)
-        objective = Objective(self.model, self.loss, self.dtype, config.compile)
+        objective, taught = None, self.loss
         places, ahead = place.places(config.batch), range(self.step - first, config.steps)
         own = own_rows(places, self.loss.own_share)
         begun = self._pool.begun
@@ -123,6 +123,9 @@ class Trainer(Loop):
         rate = config.moments.then if config.moments and first else 1.0
         parameters = list(self.model.parameters())
         for step, batch in batches:
+            if objective is None or taught != self.loss.at(step / config.steps):
+                taught = self.loss.at(step / config.steps)
+                objective = Objective(self.model, taught, self.dtype, config.compile)
             seen = self._pool.show(objective, batch, own, step)
             loss, parts = objective.loss(batch, seen)
             loss.backward()
