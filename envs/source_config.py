@@ -39,7 +39,7 @@ class SourceConfig:
             without.
         lost_with: a number of the state that is NaN while what a life hangs on is out of the picture, such as a ball's
             height. A game may take the life long after, at a tick that no picture tells from the one before: with this,
-            recordings mark it where that was lost sight of. None: where the game takes it.
+            recordings mark it soon after that was lost sight of. None: where the game takes it.
         max_episode_steps: decisions until an episode is truncated.
         action_repeat: decisions an agent's action is held for (a hint for agents; the source ignores it).
         extra: pip extra that installs the game, or "".

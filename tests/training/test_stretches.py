@@ -14,6 +14,7 @@ from worldsim.actions import Action, ActionTable
 from worldsim.data.episodes import Dataset
 from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
+from worldsim.model.outcome import EndHead
 from worldsim.model.world_model import WorldModel, init_weights
 from worldsim.training.ancestry import collect_command
 from worldsim.training.batches import make_batch
@@ -119,6 +120,9 @@ def test_a_run_can_be_told_of_rewards_that_its_world_was_not_told_of(
     more = shape | {"recency": True}
     heard = Trainer(config(pong_data, tmp_path / "heard", init=str(tmp_path / "second"), steps=1, model=more), Ranks())
     assert heard.model.heads.recent is not None
+    own = shape | {"own_end": True}
+    ended = Trainer(config(pong_data, tmp_path / "ended", init=str(tmp_path / "second"), steps=1, model=own), Ranks())
+    assert isinstance(ended.model.heads.end, EndHead)
     with pytest.raises(RunError, match="has model.reward_ages=5, not 6"):
         Trainer(
             config(

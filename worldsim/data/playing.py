@@ -89,6 +89,9 @@ def play_episode(source: Source, behaviour: MixtureConfig, seed: int, limit: int
     )
 
 
+OUT_OF_SIGHT = 3  # frames: a ball that meets a paddle of its colour is out of sight for one or two, and comes back
+
+
 def lost_sight(lost: NDArray[np.bool_], seen: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Lost lives, moved from where the game took them to where what they hang on was lost sight of.
 
@@ -97,15 +100,16 @@ def lost_sight(lost: NDArray[np.bool_], seen: NDArray[np.bool_]) -> NDArray[np.b
         seen: bool [T+1], whether what it hangs on is in each frame.
 
     Returns:
-        bool [T], as many: each at the action that led to the first frame without it, of the last time that it left the
-        picture before the game took the life and after the game took the one before; where it did not, left alone.
+        bool [T], as many: each at the action that led to the ``OUT_OF_SIGHT``-th frame without it, or at the game's if
+        that comes first, of the last time that it left the picture before the game took the life and after the game
+        took the one before; where it did not, left alone.
     """
     moved = np.zeros_like(lost)
     leaves = np.flatnonzero(seen[:-1] & ~seen[1:])
     first = 0
     for taken in np.flatnonzero(lost):
         since = leaves[(leaves >= first) & (leaves <= taken)]
-        moved[since[-1] if len(since) else taken] = True
+        moved[min(since[-1] + OUT_OF_SIGHT - 1, taken) if len(since) else taken] = True
         first = taken + 1
     return moved
 

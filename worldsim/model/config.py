@@ -79,6 +79,8 @@ class ModelConfig:
             :mod:`worldsim.model.cue`. 0: it is told of no reward.
         recency: Whether a head tells from the frames whether the last reward is so young, and of which sign, so that a
             session can notice where its count of them is wrong; see :class:`~worldsim.engine.referee.Referee`.
+        own_end: Whether the end is told from what changes, by layers of its own; see
+            :class:`~worldsim.model.outcome.EndHead`. For games with lives, of which a few pixels tell.
         mlp_ratio: Hidden width of an MLP over ``dim``.
         context_levels: Buckets of context noise that the encoder can be told of; bucket 0 is clean.
         max_context_noise: Noise level of the last bucket, in (0, 1).
@@ -107,6 +109,7 @@ class ModelConfig:
     past_actions: int = 1
     reward_ages: int = 0
     recency: bool = False
+    own_end: bool | None = None
     mlp_ratio: int = 4
     context_levels: int = 10
     max_context_noise: float = 0.3

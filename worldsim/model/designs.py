@@ -10,7 +10,7 @@ from worldsim.model.dit import DiT
 
 SEPARABLE = "scd"
 KINDS = ("dit", "clip", "stream", "stream-causal", "stream-windows")
-_SEPARABLE_ALONE = ("age_dim", "past_actions", "reward_ages", "recency", "decoder_heads")
+_SEPARABLE_ALONE = ("age_dim", "past_actions", "reward_ages", "recency", "own_end", "decoder_heads")
 
 
 @dataclass(frozen=True)

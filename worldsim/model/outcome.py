@@ -22,6 +22,30 @@ class Pool(nn.Module):
         return F.silu(self.pooled((weights.transpose(-1, -2) @ tokens).flatten(-2)))
 
 
+class EndHead(nn.Module):
+    """Termination (2-way), from what changes and the encoder's tokens, by layers of its own.
+
+    A ball that leaves is two pixels, and what the picture keeps showing is most of a view, and the loudest. A head that
+    saw all of it, and shared its layers with what tells points, hardly found where a life is lost
+    (docs/experiments/2026-11-30-thirty-eighth-lives.md).
+    """
+
+    LOUDER = 4.0  # changes are given so many times as large
+
+    def __init__(self, config: ModelConfig, width: int, poolings: int) -> None:
+        super().__init__()
+        self.still = config.seen_dim
+        self.change = nn.Linear(config.view_dim - self.still, width)
+        self.context = nn.Linear(config.dim, width, bias=False)
+        self.said = nn.Sequential(Pool(width, poolings), nn.Linear(width, 2))
+
+    def forward(self, context: Tensor, view: Tensor) -> Tensor:
+        """Logits [..., 2] from tokens [..., L, D] and a view [..., L, V]."""
+        changes = self.change(self.LOUDER * view[..., self.still :])
+        logits: Tensor = self.said(F.silu(changes + self.context(context)))
+        return logits
+
+
 class OutcomeHead(nn.Module):
     """Sign of the reward (3-way: -1, 0, +1) and termination (2-way) of one tick.
 
@@ -31,6 +55,8 @@ class OutcomeHead(nn.Module):
     It sees the frame itself beside the encoder's tokens, because those keep what foretells the next frame, and a ball
     that leaves the picture foretells nothing. And it is told the sign of the last tick's reward, because a point that
     shows for two ticks counts once: without that, it gives each of the two a half, and says neither.
+
+    With ``own_end`` termination is told by :class:`EndHead`.
 
     Recency is told from the frame and its changes alone. What an encoder makes of a ball that vanished in flight it was
     never taught, and the head that also read that said "recent" of balls in play: then there were two
@@ -45,7 +71,7 @@ class OutcomeHead(nn.Module):
         self.last = nn.Embedding(3, width)
         self.pool = Pool(width, poolings)
         self.reward = nn.Linear(width, 3)
-        self.end = nn.Linear(width, 2)
+        self.end: nn.Module = EndHead(config, width, poolings) if config.own_end else nn.Linear(width, 2)
         self.recent = nn.Sequential(Pool(width, poolings), nn.Linear(width, 3)) if config.recency else None
 
     def forward(self, context: Tensor, view: Tensor, last: Tensor) -> tuple[Tensor, ...]:
@@ -58,4 +84,5 @@ class OutcomeHead(nn.Module):
         """
         seen = self.view(view)
         pooled = self.pool(F.silu(self.context(context) + seen + self.last(last).unsqueeze(-2)))
-        return self.reward(pooled), self.end(pooled), *(() if self.recent is None else (self.recent(F.silu(seen)),))
+        end = self.end(context, view) if isinstance(self.end, EndHead) else self.end(pooled)
+        return self.reward(pooled), end, *(() if self.recent is None else (self.recent(F.silu(seen)),))

@@ -34,10 +34,11 @@ def adopt_weights(model: WorldModel, name: str, run: Run, anew: tuple[str, ...] 
     Its window may be another one: frames that are older than it knew are begun to be looked at as its oldest are. It
     may have seen fewer frames at once (``model.history``, without ``model.extrapolated``) and have been told of the
     last action alone (``model.past_actions``): what is older begins by adding nothing. And it need not have been told
-    of rewards (``model.reward_ages``, ``model.recency``), nor have attention in its decoder (``model.decoder_heads``):
-    that is begun to be learned. It may be of another game, with other actions (``model.num_actions``): what they do is
-    learned anew, and what is a point or an end. What it was told of rewards may be left out. Of an encoder that rests,
-    ``model.encoder_layers`` may be fewer: what is left out adds nothing.
+    of rewards (``model.reward_ages``, ``model.recency``), nor have attention in its decoder (``model.decoder_heads``)
+    or tell ends as this one does (``model.own_end``): that is begun to be learned. It may be of another game, with
+    other actions (``model.num_actions``): what they do is learned anew, and what is a point or an end. What it was told
+    of rewards may be left out. Of an encoder that rests, ``model.encoder_layers`` may be fewer: what is left out adds
+    nothing.
 
     Args:
         model: Is given them.
@@ -66,6 +67,9 @@ def adopt_weights(model: WorldModel, name: str, run: Run, anew: tuple[str, ...] 
     if not (parent.config.model.recency and model.config.recency):
         may_differ.append("recency")
         anew = (*anew, *(name for name, _ in model.named_parameters() if name.startswith("heads.recent.")))
+    may_differ.append("own_end")
+    if bool(parent.config.model.own_end) != bool(model.config.own_end):
+        anew = (*anew, *(name for name, _ in model.named_parameters() if name.startswith("heads.end.")))
     if not parent.config.model.decoder_heads:
         may_differ.append("decoder_heads")
         mixing = (name for name, _ in model.named_parameters() if name.startswith("decoder.mixing."))

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,9 +35,9 @@ class OutcomesConfig:
         steps: Steps of it, after the run's own; 0 leaves the heads as they are.
         batch: Clips a step, over all processes.
         clips: Clips whose contexts are kept, over all processes, a multiple of ``batch``. One of 48 frames of 64
-            tokens of 256 numbers takes 3 MB in float32, and as much again while they are put together. Every second
-            pair of them holds an event for certain: a point lost, a point won and the end of an episode in turns,
-            however rare each is. Every second clip shows the model's own frames, as a roll-out does.
+            tokens of 256 numbers takes 3 MB in float32, and as much again while they are put together. They hold an
+            event for certain, however rare it is, a point lost, a point won and the end of an episode in turns, and in
+            turn with these anything. Every second clip shows the model's own frames, as a roll-out does.
         lr: Of AdamW, falling linearly to zero. With the 1e-3 of the rest of the run, Pong's points won stayed unheard;
             with 4e-3 Breakout's lost lives, which two pixels tell, are not found
             (docs/experiments/2026-11-30-thirty-fourth-lives.md).
@@ -74,12 +76,18 @@ class Contexts:
     terminated: Tensor
     since: Tensor
 
+    @cached_property
+    def events(self) -> list[list[NDArray[np.int64]]]:
+        """Of each place, the kinds of event (a point lost, one won, an end) that its clips hold: [N, 2], where each
+        is, its round and its tick.
+        """
+        kinds = self.rewards == 0, self.rewards == 2, self.terminated != 0
+        return [[torch.nonzero(kind[row]).numpy() for kind in kinds if kind[row].any()] for row in range(len(kinds[0]))]
+
 
 def event_at(events: Sequence[str], step: int, place: int) -> str | None:
-    """What the clip at one place of one step must hold; None: anything."""
-    if not events or place // 2 % 2:
-        return None
-    return events[(step + place // 4) % len(events)]
+    """What the clip at one place of one step must hold, each kind of event in turn; None, a turn too: anything."""
+    return (*events, None)[(step + place) % (len(events) + 1)]
 
 
 @torch.no_grad()
@@ -138,46 +146,48 @@ def _encode(
     return context, to_uint8(seen.float())
 
 
-def outcome_loss(model: WorldModel, contexts: Contexts, seed: int, step: int) -> Tensor:
+def outcome_loss(
+    model: WorldModel, contexts: Contexts, seed: int, step: int, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Cross-entropy of reward sign, termination and, if it is told, recency on a stretch of one kept clip of every
     place.
 
-    Where a clip holds events, the stretch holds one of them, of each kind as often as of another: what the heads must
-    tell apart lies next to it.
+    A stretch holds a point lost, a point won, the end of an episode or anything at all, each of them as often as
+    another: what the heads must tell apart lies next to an event.
 
     Args:
         model: Float32; its heads are trained.
         contexts: See :func:`gather_contexts`.
         seed, step: Which of the clips, and where in them.
+        dtype: That the heads are computed in.
     """
     rounds, ticks = contexts.rewards.shape[1:]
     length = min(STRETCH, ticks)
     drawn: dict[str, list[Tensor]] = {"context": [], "seen": [], "last": [], "reward": [], "end": [], "since": []}
     for row, place in enumerate(contexts.places):
         rng = np.random.default_rng((seed, step, place))
-        at = row, int(rng.integers(rounds))
-        rewards, ends = contexts.rewards[at], contexts.terminated[at]
-        kinds = [torch.nonzero(one).flatten().tolist() for one in (rewards == 0, rewards == 2, ends != 0)]
-        kinds = [events for events in kinds if events]
-        first = int(rng.integers(ticks - length + 1))
-        if kinds:
-            event = int(rng.choice(kinds[rng.integers(len(kinds))]))
+        kind = int(rng.integers(len(contexts.events[row]) + 1))
+        number, first = int(rng.integers(rounds)), int(rng.integers(ticks - length + 1))
+        if kind:
+            number, event = rng.choice(contexts.events[row][kind - 1]).tolist()
             first = int(np.clip(event - rng.integers(length), 0, ticks - length))
-        here = slice(first, first + length)
+        at, here = (row, number), slice(first, first + length)
         drawn["context"].append(contexts.tokens[at][here])
         drawn["seen"].append(contexts.seen[at][first : first + length + 1])  # frames: one more than ticks
-        drawn["last"].append(last_rewards(rewards)[here])
-        drawn["reward"].append(rewards[here])
-        drawn["end"].append(ends[here])
+        drawn["last"].append(last_rewards(contexts.rewards[at])[here])
+        drawn["reward"].append(contexts.rewards[at][here])
+        drawn["end"].append(contexts.terminated[at][here])
         drawn["since"].append(contexts.since[at][here])
     device = model.encoder.position.device
     batch = {name: torch.stack(parts).to(device) for name, parts in drawn.items()}
-    views = model.views(model.shown(batch["seen"], torch.float32))[:, 1:]
-    reward_logits, end_logits, *recent = model.outcome(batch["context"].float(), views, batch["last"])
-    loss = F.cross_entropy(reward_logits.flatten(0, 1), batch["reward"].flatten())
-    loss = loss + F.cross_entropy(end_logits.flatten(0, 1), batch["end"].flatten())
-    for logits in recent:
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        views = model.views(model.shown(batch["seen"], torch.float32))[:, 1:]
+        logits = model.outcome(batch["context"].float(), views, batch["last"])
+    reward_logits, end_logits, *recent = (part.float().flatten(0, 1) for part in logits)
+    loss = F.cross_entropy(reward_logits, batch["reward"].flatten())
+    loss = loss + F.cross_entropy(end_logits, batch["end"].flatten())
+    for told in recent:
         since = batch["since"]
         sign = torch.where(since.abs() <= model.config.reward_ages, since.sign(), 0) + 1
-        loss = loss + F.cross_entropy(logits.flatten(0, 1), sign.flatten())
+        loss = loss + F.cross_entropy(told, sign.flatten())
     return loss

@@ -259,7 +259,7 @@ class Trainer(Loop):
         if self._stop:
             return  # gathering takes minutes, and leaves nothing to save
         for step in tqdm(range(self.step, last), desc="outcomes", unit="step", disable=quiet, mininterval=5):
-            loss = outcome_loss(self.model, contexts, config.seed, step)
+            loss = outcome_loss(self.model, contexts, config.seed, step, self.dtype)
             loss.backward()
             place.average([p.grad for p in heads.parameters() if p.grad is not None])
             rate = config.outcomes.lr / config.optimizer.adam_lr
