@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from worldsim.evaluation import outcome
+from worldsim.evaluation.bars import bars
 from worldsim.evaluation.subject import Subject
 from worldsim.world import World
 
@@ -85,6 +86,20 @@ def test_an_end_is_told_once_and_also_by_the_score(subject: Subject) -> None:
     found = outcome._ends(judged, [ended], [rewards], [np.arange(ticks) == 5])
     assert found["session"]["precision"] == found["session"]["recall"] == 1, "the head is not asked"
     assert found["head"]["recall"] == found["head"]["precision"] == 0
+
+
+def test_a_life_that_is_told_in_ticks_running_is_lost_once(subject: Subject) -> None:
+    episode = subject.dataset.load(subject.dataset.held_out[0])
+    at = np.arange(len(episode))
+    lost = replace(episode, terminated=np.isin(at, (10, 40)))
+    config, world = replace(subject.world.config, lives=5), subject.world
+    counted = World(config, world.actions, world.model, world.starts)
+    judged = Subject(counted, subject.dataset, subject.source, subject.extent, subject.settings, quiet=True)
+    found = outcome._ends(judged, [lost], [np.zeros(len(at), np.int64)], [np.isin(at, (12, 13, 14, 60))])
+    assert found["lives"] == {"precision": 0.5, "recall": 0.5, "said": 2, "true": 2, "matched": 1, "tolerance": 3}
+    said = {bar.text: bar for bar in bars({"outcome": {"end": found}})}
+    assert said["precision of lost lives, within 3 ticks"].value == 0.5
+    assert not said["recall of lost lives, within 3 ticks"].passed
 
 
 def test_the_report_counts_the_real_points(subject: Subject) -> None:

@@ -87,6 +87,11 @@ def bars(report: Mapping[str, Any]) -> list[Bar]:
             near = _value(_get(report, "outcome", sign, "within_1", figure))
             note = f"{exact.get('true', 0)} points, {exact.get('said', 0)} said; within a tick {_short(near)}"
             rows.append(Bar("outcome", f"{figure} of {sign}, exact tick", _value(exact.get(figure)), 0.9, True, note))
+    lives = _get(report, "outcome", "end", "lives") or {}
+    note = f"{lives.get('true', 0)} lost, {lives.get('said', 0)} said"
+    for figure in ("precision", "recall") if lives else ():
+        text = f"{figure} of lost lives, within {lives['tolerance']} ticks"
+        rows.append(Bar("outcome", text, _value(lives.get(figure)), 0.9, True, note))
     return rows
 
 

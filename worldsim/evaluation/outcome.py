@@ -109,10 +109,13 @@ def predict(
 def _ends(
     subject: Subject, episodes: Sequence[Episode], rewards: list[NDArray[np.int64]], ends: list[NDArray[np.bool_]]
 ) -> dict[str, Any]:
-    """The end by the head alone, and as a session says it: by predicted rewards where there is a score limit."""
+    """The end by the head alone, and as a session says it: by predicted rewards where there is a score limit. In a
+    game with lives, those that are lost.
+    """
     true = _column([episode.terminated for episode in episodes])
-    if subject.world.config.lives is not None:  # the head tells lost lives, and so do recordings
-        return {"head": score(_column(ends), true, LATE) | {"tolerance": LATE}}
+    if subject.world.config.lives is not None:  # the head tells lost lives, in ticks running one, as a session counts
+        once = [row & ~np.concatenate(([False], row[:-1])) for row in ends]
+        return {"lives": score(_column(once), true, LATE) | {"tolerance": LATE}}
     limit, told = subject.world.config.score_limit, []
     for row, head in zip(rewards, ends, strict=True):
         over = head
