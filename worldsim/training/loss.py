@@ -42,7 +42,8 @@ class LossConfig:
         moved_weight: Weight of pixels that may change over that of those that stay; see :func:`attention`.
         hindsight: Share of the whole model's steps, the first, in which they are told from the frame that followed, see
             :func:`hindsight`: what is small is found within hundreds of steps, and what nobody can know is drawn too
-            brightly, in several places at once, until the steps that follow mend it. None: none.
+            brightly, in several places at once. The steps that follow take these away, and what was unsure with them
+            (docs/experiments/2026-11-30-thirty-eighth-lives.md). None: none.
         context_noise_share: Share of clips whose context is noised (GameNGen, arXiv 2408.14837).
         outcome_weight: Weight of the reward and termination cross-entropies.
         own_share: Share of clips that show the encoder the model's own frames instead of real ones; see
