@@ -152,7 +152,7 @@ def test_in_hindsight_they_do() -> None:
     clean = shown(patchify(given.frames, SMALL), torch.float32)
     weights = hindsight(SMALL, clean[:, [0, 0, 1, 2, 3, 4]], clean, 16.0)
     with torch.no_grad():
-        found = of.error(network, clean, given.led, given.t, given.noise, 16.0, followed=True)
+        found = of.error(network, clean, given.led, given.t, given.noise, 16.0, hindsight=1.0)
     torch.testing.assert_close(found, (clean.square() * weights).mean())
     assert weights[:, 0].max() == 1 and weights[:, 1:].max() == 16
 

@@ -23,6 +23,7 @@ from worldsim.training.loss import (
     hindsight,
     last_rewards,
     moved,
+    moving,
     noise_levels,
     pretrain_loss,
     shift_levels,
@@ -109,10 +110,24 @@ def test_hindsight_weighs_whole_clips(store: ClipStore) -> None:
     torch.testing.assert_close(pretrain_loss(model, batch, replace(LOSS, hindsight=1.0))[1]["denoise"], expected)
 
 
+def test_by_both_a_false_ball_costs_as_much_as_a_missing_one() -> None:
+    model = WorldModel(TINY)
+    frames = torch.zeros(3, 1, TINY.height, TINY.width, 3)
+    frames[1, 0, 4, 4] = 0.2  # foretold, and did not come
+    frames[2, 0, 12, 12] = 0.2  # came, and was not foretold
+    last, made, following = model.patchify(frames)
+    told = last, last, made, following, 16.0
+    by = {hindsight: model.unpatchify(moving(model.config, *told, hindsight)) == 16 for hindsight in (None, 0.0, 1.0)}
+    foretold, came = torch.zeros(2, 1, TINY.height, TINY.width, 3, dtype=torch.bool)
+    foretold[:, 3:6, 3:6], came[:, 11:14, 11:14] = True, True
+    assert torch.equal(by[None], foretold) and torch.equal(by[1.0], came) and torch.equal(by[0.0], foretold | came)
+
+
 def test_hindsight_is_of_the_first_steps() -> None:
     half = replace(LOSS, hindsight=0.5)
     assert half.at(0.0) == half.at(0.49) == half
-    assert half.at(0.5) == half.at(1.0) == LOSS == LOSS.at(0.0)
+    assert half.at(0.5) == half.at(1.0) == replace(LOSS, hindsight=0.0)  # by both
+    assert LOSS.at(0.0) == LOSS.at(1.0) == LOSS
     with pytest.raises(RunError, match="hindsight=1.5 is no share"):
         replace(LOSS, hindsight=1.5)
 

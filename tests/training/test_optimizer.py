@@ -79,6 +79,13 @@ def test_maps_of_steady_inputs_learn_slower_the_more_of_them_there_are() -> None
     noisy = WorldModel(replace(SMALL, decoder="tokens")), DiT(SMALL)  # noise is not steady
     for network, name in zip(noisy, ("decoder.patches.weight", "patches.weight"), strict=True):
         assert share(name, network.get_parameter(name)) == 1.0
+    varied = WorldModel(replace(SMALL, decoder="tokens", standardised=True))  # nor is what is away from the mean frame
+    before = varied.encoder.patches.weight.detach().clone()
+    for weight in varied.parameters():
+        weight.grad = torch.ones_like(weight)
+    Optimizer(varied, OptimizerConfig(adam_lr=0.01)).step(1.0)
+    moved = torch.full_like(before, 0.01)
+    torch.testing.assert_close(before - varied.encoder.patches.weight, moved, rtol=1e-3, atol=1e-6)
     optimizer = Optimizer(model, OptimizerConfig(adam_lr=0.01))
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     for weight in model.parameters():

@@ -99,13 +99,14 @@ def _flops(design: Design, config: ModelConfig, steps: int) -> int:
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         if design.kind == "dit":
             cache, k = RingCache(model, 1), design.frames
-            shape, condition = (1, k, config.tokens, config.patch_dim), torch.zeros(1, k, model.modulation.out_features)
+            shape = 1, k, config.tokens, config.patch_dim
+            condition = torch.zeros(1, k, model.modulation.out_features + 1)
             for _ in range(steps + 1):
                 model.step(torch.zeros(shape), condition, cache.keys, cache.values, cache.bias())
         else:
             k = design.frames if design.kind == "clip" else 1
             total = design.frames + design.reference(config)
-            condition = torch.zeros(1, total, model.modulation.out_features)
+            condition = torch.zeros(1, total, model.modulation.out_features + 1)
             for _ in range(steps if design.kind == "clip" else -(-steps // design.frames)):
                 model.denoise(torch.zeros(1, total, config.tokens, config.patch_dim), condition)
     return int(counter.get_total_flops()) // k

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from worldsim.model.attention import MLP, RMSNorm, SpatialAttention, TemporalAttention, ring_bias
 from worldsim.model.config import ModelConfig
 from worldsim.model.decoder import NoiseLevelEmbedding
+from worldsim.model.standard import Standard
 from worldsim.model.token_decoder import modulate
 from worldsim.model.windows import WindowBlock
 
@@ -71,6 +72,7 @@ class DiT(nn.Module):
     def __init__(self, config: ModelConfig, chunk: int = 1, *, windows: bool = False) -> None:
         super().__init__()
         self.config, self.chunk = config, chunk
+        self.standard = Standard(config) if config.standardised else None
         self.patches = nn.Linear(config.patch_dim, config.dim)
         self.position = nn.Parameter(0.5 * torch.randn(config.tokens, config.dim))
         self.level = NoiseLevelEmbedding(config.dim)
@@ -96,9 +98,13 @@ class DiT(nn.Module):
         return self.config.num_actions
 
     def condition(self, t: Tensor, action: Tensor) -> Tensor:
-        """Modulation [..., 9 D] of noise levels [...] and of the actions [...] that led to the frames."""
+        """Modulation [..., 9 D + 1] of noise levels [...] and of the actions [...] that led to the frames.
+
+        Its last value is the level.
+        """
         level = self.level(t.flatten()).unflatten(0, t.shape)
-        return self.modulation(F.silu(level + self.action(action)))
+        modulation = self.modulation(F.silu(level + self.action(action)))
+        return torch.cat((modulation, t[..., None].to(modulation.dtype)), -1)
 
     def forward(self, noisy: Tensor, t: Tensor, action: Tensor) -> Tensor:
         """Clean frames of whole clips, every frame at a noise level of its own (diffusion forcing, arXiv 2407.01392).
@@ -115,11 +121,11 @@ class DiT(nn.Module):
         return self.denoise(noisy, self.condition(t, action))
 
     def denoise(self, noisy: Tensor, modulation: Tensor) -> Tensor:
-        """:meth:`forward`, with the modulation [B, T, 9 D] of levels and actions."""
-        x = self.patches(noisy) + self.position
+        """:meth:`forward`, with the modulation [B, T, 9 D + 1] of levels and actions, see :meth:`condition`."""
+        x = self._tokens(noisy, modulation)
         for block in self.blocks:
-            x = block(x, modulation)
-        return self.out(self.norm(x))
+            x = block(x, modulation[..., :-1])
+        return self._made(x)
 
     def teach(self, clean: Tensor, noisy: Tensor, t: Tensor, action: Tensor) -> Tensor:
         """As :meth:`forward`, each chunk given the clean frames before it (teacher forcing).
@@ -136,10 +142,10 @@ class DiT(nn.Module):
         """
         frames = clean.shape[1]
         modulation = torch.cat((self.condition(torch.zeros_like(t), action), self.condition(t, action)), 1)
-        x = self.patches(torch.cat((clean, noisy), 1)) + self.position
+        x = self._tokens(torch.cat((clean, noisy), 1), modulation)
         for block in self._cached():
-            x = block(x, modulation, taught=True)
-        return self.out(self.norm(x[:, frames:]))
+            x = block(x, modulation[..., :-1], taught=True)
+        return self._made(x[:, frames:])
 
     def step(
         self, noisy: Tensor, modulation: Tensor, keys: Tensor, values: Tensor, bias: Tensor
@@ -148,25 +154,34 @@ class DiT(nn.Module):
 
         Args:
             noisy: [B, k, L, P].
-            modulation: [B, k, 9 D], see :meth:`condition`; of level 0 on the pass over the clean chunk, whose keys and
-                values are to be kept.
+            modulation: [B, k, 9 D + 1], see :meth:`condition`; of level 0 on the pass over the clean chunk, whose keys
+                and values are to be kept.
             keys, values: [layers, B, h, L, W-1, hd].
             bias: [layers, B, h, k, W-1], see :meth:`ring_bias`.
 
         Returns:
             x0 [B, k, L, P], and the chunk's keys and values [layers, B, h, L, k, hd].
         """
-        x = self.patches(noisy) + self.position
+        x = self._tokens(noisy, modulation)
         new_keys, new_values = [], []
         for i, block in enumerate(self._cached()):
-            x, key, value = block.step(x, modulation, keys[i], values[i], bias[i])
+            x, key, value = block.step(x, modulation[..., :-1], keys[i], values[i], bias[i])
             new_keys.append(key)
             new_values.append(value)
-        return self.out(self.norm(x)), torch.stack(new_keys), torch.stack(new_values)
+        return self._made(x), torch.stack(new_keys), torch.stack(new_values)
 
     def ring_bias(self, age: Tensor) -> Tensor:
         """Bias [layers, B, h, k, W-1] of ring slots by their age: int64 [B, W-1], 1 ... W-1, or 0 for an empty slot."""
         return ring_bias([block.time for block in self._cached()], age)
+
+    def _tokens(self, noisy: Tensor, modulation: Tensor) -> Tensor:
+        seen = noisy if self.standard is None else self.standard.noisy(noisy, modulation[..., -1])
+        tokens: Tensor = self.patches(seen) + self.position
+        return tokens
+
+    def _made(self, x: Tensor) -> Tensor:
+        made: Tensor = self.out(self.norm(x))
+        return made if self.standard is None else self.standard.whole(made)
 
     def _cached(self) -> Iterator[DiTBlock]:
         """Blocks that attend along time, whose keys and values can be kept."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from worldsim.model.attention import MLP, RMSNorm, SpatialAttention, TemporalAttention, ring_bias
 from worldsim.model.config import ModelConfig
 from worldsim.model.multiscale import MultiScaleBlock
+from worldsim.model.standard import Standard
 from worldsim.model.trail import told
 
 
@@ -55,6 +56,7 @@ class CausalEncoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.standard = Standard(config, config.margin) if config.standardised else None
         self.patches = nn.Linear(config.view_dim, config.dim)
         # Unit scale, not 0.02: a token must know where it is from the first step (see docs/experiments).
         self.position = nn.Parameter(0.5 * torch.randn(config.tokens, config.dim))
@@ -73,7 +75,8 @@ class CausalEncoder(nn.Module):
     def embed(self, views: Tensor, previous_actions: Tensor, levels: Tensor) -> Tensor:
         """Tokens [..., L, D] from views [..., L, V], trails [...] and context-noise buckets [...]."""
         condition = self._told(previous_actions) + self.level(levels)
-        return self.patches(views) + self.position + condition.unsqueeze(-2)
+        seen = views if self.standard is None else self.standard.views(views)
+        return self.patches(seen) + self.position + condition.unsqueeze(-2)
 
     def forward(self, views: Tensor, previous_actions: Tensor, levels: Tensor) -> Tensor:
         """Context of every frame of a clip.

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from worldsim.model.attention import MLP, RMSNorm, SpatialAttention
 from worldsim.model.config import ModelConfig
 from worldsim.model.decoder import FrameDecoder
+from worldsim.model.standard import Standard
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -41,6 +42,7 @@ class TokenDecoder(FrameDecoder):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
+        self.standard = Standard(config, config.margin) if config.standardised else None
         self.patches = nn.Linear(config.patch_dim + config.view_dim, config.dim)  # noisy | last frame
         self.context = nn.Linear(config.dim, config.dim, bias=False)
         self.position = nn.Parameter(0.5 * torch.randn(config.tokens, config.dim))
@@ -58,21 +60,26 @@ class TokenDecoder(FrameDecoder):
 
     def scene(self, context: Tensor, last: Tensor) -> Tensor:
         """See :meth:`FrameDecoder.scene`: tokens [..., L, D]."""
+        last = last if self.standard is None else self.standard.views(last)
         seen = F.linear(last, self.patches.weight[:, -last.shape[-1] :], self.patches.bias)
         return seen + self.context(context) + self.position
 
     def modulations(self, t: Tensor, cue: Tensor, size: Tensor | None = None) -> list[Tensor]:
-        """See :meth:`FrameDecoder.modulations`: each block's [N, 6 D] and the output's [N, 2 D]."""
+        """See :meth:`FrameDecoder.modulations`: each block's [N, 6 D], the output's [N, 2 D], and the levels [N, 1]."""
         condition = self.condition(t, cue, size)
-        return [block.modulation(condition) for block in self._blocks()] + [self.modulation(condition)]
+        blocks = [block.modulation(condition) for block in self._blocks()]
+        return [*blocks, self.modulation(condition), t[:, None].to(condition.dtype)]
 
     def denoise(self, noisy: Tensor, scene: Tensor, modulations: Sequence[Tensor]) -> Tensor:
         """See :meth:`FrameDecoder.denoise`."""
+        if self.standard is not None:
+            noisy = self.standard.noisy(noisy, modulations[-1].squeeze(-1))
         x = F.linear(noisy, self.patches.weight[:, : noisy.shape[-1]]) + scene
         for block, modulation in zip(self._blocks(), modulations, strict=False):
             x = block(x, modulation)
-        shift, scale = modulations[-1].chunk(2, -1)
-        return self.out(modulate(self.norm(x), shift, scale))
+        shift, scale = modulations[-2].chunk(2, -1)
+        made: Tensor = self.out(modulate(self.norm(x), shift, scale))
+        return made if self.standard is None else self.standard.whole(made)
 
     def _blocks(self) -> Iterator[DecoderBlock]:
         for block in self.blocks:  # ModuleList forgets what it holds

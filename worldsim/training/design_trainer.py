@@ -19,6 +19,7 @@ from worldsim.training.loop import Loop
 from worldsim.training.optimizer import Optimizer, schedule, update_ema
 from worldsim.training.parallel import Ranks
 from worldsim.training.pretrain_config import PretrainConfig, model_of, run_name, run_settings
+from worldsim.training.standards import tell_standards
 
 
 class DesignTrainer(Loop):
@@ -50,6 +51,7 @@ class DesignTrainer(Loop):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.network = design.make(self.shape).to(self.device)
+        tell_standards(self.network, self.clips, config.seed)
         self.ema = copy.deepcopy(self.network).requires_grad_(False).eval()
         self.optimizer = Optimizer(self.network, config.optimizer)
         if place.leads:
@@ -87,9 +89,9 @@ class DesignTrainer(Loop):
             for step, batch in batches:
                 if objective is None or taught != config.loss.at(step / config.steps):
                     taught = config.loss.at(step / config.steps)
-                    weight, followed = taught.moved_weight, bool(taught.hindsight)
+                    weight, known = taught.moved_weight, taught.hindsight
                     alike = self.dtype, config.compile
-                    objective = ForcingObjective(self.network, self.forcing, weight, *alike, followed=followed)
+                    objective = ForcingObjective(self.network, self.forcing, weight, *alike, hindsight=known)
                 loss = objective.loss(batch)
                 loss.backward()  # type: ignore[no-untyped-call]
                 place.average([p.grad for p in parameters if p.grad is not None])

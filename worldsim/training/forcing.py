@@ -27,7 +27,7 @@ from worldsim.model.dit import DiT
 from worldsim.model.patches import patchify, shown
 from worldsim.training.batches import stratified
 from worldsim.training.computing import Computer
-from worldsim.training.loss import attention, hindsight, shift_levels
+from worldsim.training.loss import moving, shift_levels
 
 FORCINGS = ("diffusion", "teacher", "mixed")
 
@@ -118,19 +118,26 @@ class Forcing:
         return frames, led[: count * size].reshape(count, size), t, noise
 
     def error(
-        self, network: DiT, clean: Tensor, led: Tensor, t: Tensor, noise: Tensor, weight: float, followed: bool = False
+        self,
+        network: DiT,
+        clean: Tensor,
+        led: Tensor,
+        t: Tensor,
+        noise: Tensor,
+        weight: float,
+        hindsight: float | None = None,
     ) -> Tensor:
         """Mean weighted error of x0 over the frames that are to be made.
 
-        Pixels weigh by :func:`~worldsim.training.loss.attention`, told from what the network was given and from its own
-        guesses, not from the frames that are to be guessed.
+        Pixels weigh by :func:`~worldsim.training.loss.moving`, told from what the network was given and from its own
+        guesses, and with ``hindsight`` from the frames that are to be guessed.
 
         Args:
             network: Taught, or judged.
             clean: Frames as patches [B, T, L, P] in [-1, 1], in the network's dtype.
             led, t, noise: As of :class:`Levelled`.
             weight: Of pixels that may move.
-            followed: Whether they are told from those frames after all, by :func:`~worldsim.training.loss.hindsight`.
+            hindsight: Whether they are told from those frames after all, or too.
         """
         noisy = torch.lerp(clean, noise.to(clean), t.to(clean)[..., None, None])
         taught = self.design.kind == "dit" and self.how == "teacher"
@@ -145,10 +152,9 @@ class Forcing:
             given = (chunk[at] < chunk).expand_as(t) if taught else t[:, at] == 0
             return torch.where(given[..., None, None], clean[:, at], guess[:, at])
 
-        if followed:
-            weights = hindsight(self.model, clean[:, (place - 1).clamp_min(0)], clean, weight)
-        else:
-            weights = attention(self.model, known(2), known(1), guess, weight)
+        # What did move is told from recorded frames, whatever of them the network was given.
+        told = clean[:, (place - 1).clamp_min(0)] if hindsight else known(1)
+        weights = moving(self.model, known(2), told, guess, clean, weight, hindsight)
         each = ((made.float() - clean.float()).square() * weights).mean((2, 3))
         wanted = (chunk > 0).expand_as(t) if taught else t > 0
         return (each * wanted).sum() / wanted.sum()
@@ -167,10 +173,10 @@ class ForcingObjective:
         dtype: torch.dtype,
         compiled: bool,
         *,
-        followed: bool = False,
+        hindsight: float | None = None,
     ) -> None:
         computer = Computer(dtype, compiled)
-        lesson = _Lesson(network, forcing, weight, followed, dtype)
+        lesson = _Lesson(network, forcing, weight, hindsight, dtype)
         self._error = computer.computed(lesson)
 
     def loss(self, batch: Levelled) -> Tensor:
@@ -180,15 +186,17 @@ class ForcingObjective:
 
 
 class _Lesson(torch.nn.Module):
-    def __init__(self, network: DiT, forcing: Forcing, weight: float, followed: bool, dtype: torch.dtype) -> None:
+    def __init__(
+        self, network: DiT, forcing: Forcing, weight: float, hindsight: float | None, dtype: torch.dtype
+    ) -> None:
         super().__init__()
         self.network, self.forcing, self.dtype = network, forcing, dtype
-        self.weight, self.followed = weight, followed
+        self.weight, self.hindsight = weight, hindsight
 
     def forward(self, *given: Tensor) -> Tensor:
         batch = Levelled(*given)
         clean = shown(patchify(batch.frames, self.forcing.model), self.dtype)
-        return self.forcing.error(self.network, clean, batch.led, batch.t, batch.noise, self.weight, self.followed)
+        return self.forcing.error(self.network, clean, batch.led, batch.t, batch.noise, self.weight, self.hindsight)
 
 
 @torch.inference_mode()

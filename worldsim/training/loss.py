@@ -42,8 +42,9 @@ class LossConfig:
         moved_weight: Weight of pixels that may change over that of those that stay; see :func:`attention`.
         hindsight: Share of the whole model's steps, the first, in which they are told from the frame that followed, see
             :func:`hindsight`: what is small is found within hundreds of steps, and what nobody can know is drawn too
-            brightly, in several places at once. The steps that follow take these away, and what was unsure with them
-            (docs/experiments/2026-11-30-thirty-eighth-lives.md). None: none.
+            brightly, in several places at once. In the steps that follow a pixel weighs as what moves by either, the
+            frame that followed or the guess: by the guess alone nothing would be left of what was unsure
+            (docs/experiments/2026-11-30-thirty-eighth-lives.md). None: by the guess alone, all along.
         context_noise_share: Share of clips whose context is noised (GameNGen, arXiv 2408.14837).
         outcome_weight: Weight of the reward and termination cross-entropies.
         own_share: Share of clips that show the encoder the model's own frames instead of real ones; see
@@ -106,8 +107,9 @@ class LossConfig:
             raise RunError(f"{told}: give such a one, and sampled, the share of the levels among which pure noise is")
 
     def at(self, done: float) -> LossConfig:
-        """The loss once a share ``done`` of the whole model's steps is behind: as it is, or without hindsight."""
-        return self if done < (self.hindsight or 0.0) else replace(self, hindsight=None)
+        """The loss once a share ``done`` of the whole model's steps is behind: as it is, or by both."""
+        late = self.hindsight is not None and done >= self.hindsight
+        return replace(self, hindsight=0.0) if late else self
 
     @property
     def pure(self) -> float:
@@ -223,6 +225,19 @@ def hindsight(layout: ModelConfig, last: Tensor, following: Tensor, weight: floa
     return _weighted(layout, near, weight, following.dtype)
 
 
+def moving(
+    layout: ModelConfig, before: Tensor, last: Tensor, made: Tensor, following: Tensor, weight: float, by: float | None
+) -> Tensor:
+    """Weights by :func:`attention` where ``by`` is None, by :func:`hindsight` where it is more than 0, else the larger.
+
+    Arguments and result as of these two.
+    """
+    if by:
+        return hindsight(layout, last, following, weight)
+    foretold = attention(layout, before, last, made, weight)
+    return foretold if by is None else torch.maximum(foretold, hindsight(layout, last, following, weight))
+
+
 def _weighted(layout: ModelConfig, near: Tensor, weight: float, dtype: torch.dtype) -> Tensor:
     weights = 1 + (weight - 1) * near.to(dtype)
     return patchify(weights[..., None].expand(*weights.shape, 3), layout)
@@ -281,10 +296,7 @@ def pretrain_loss(
     scene = drawer.scene(told, view)  # [B, T-1, H / 2, W / 2, C]
     modulations = drawer.modulations(batch.t.flatten(), per_draw(batch.cues(c)).flatten())
     x0 = drawer.denoise(noisy.flatten(0, 2), per_draw(scene).flatten(0, 2), modulations).view_as(target)
-    if config.hindsight:
-        weights = hindsight(drawer.config, last[:, None], target, config.moved_weight)
-    else:
-        weights = attention(drawer.config, before[:, None], last[:, None], x0, config.moved_weight)
+    weights = moving(drawer.config, before[:, None], last[:, None], x0, target, config.moved_weight, config.hindsight)
     denoise = ((x0.float() - target.float()).square() * weights).mean()
 
     reward_logits, end_logits, *_ = model.outcome(context[:, 1:], views[:, 1:], last_rewards(batch.rewards))

@@ -85,14 +85,20 @@ class Optimizer:
         muon, adam = split_parameters(model)
         if not config.muon_lr:
             muon, adam = [], muon + adam
+        standard = [name for name, part in model.named_modules() if getattr(part, "standard", None) is not None]
+        varied = {f"{name}.patches.weight" for name in standard}  # they see no background
+
+        def part_of(name: str, weight: Tensor) -> float:
+            return 1.0 if name in varied else share(name, weight)
+
         self._held: list[tuple[torch.optim.Optimizer, float, list[str]]] = []
         if muon:
             dtype = pick_dtype(None, muon[0][1].device)
             groups, names = _grouped(muon)
             mover: torch.optim.Optimizer = Muon(groups, dtype, lr=config.muon_lr, weight_decay=config.weight_decay)
             self._held.append((mover, config.muon_lr, names))
-        for part in sorted({share(*one) for one in adam}, reverse=True):
-            named = [(name, p) for name, p in adam if share(name, p) == part]
+        for part in sorted({part_of(*one) for one in adam}, reverse=True):
+            named = [(name, p) for name, p in adam if part_of(name, p) == part]
             rate, (groups, names) = part * config.adam_lr, _grouped(named)
             mover = torch.optim.AdamW(groups, lr=rate, weight_decay=0.0, betas=config.betas, fused=True)
             self._held.append((mover, rate, names))

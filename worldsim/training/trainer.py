@@ -30,6 +30,7 @@ from worldsim.training.own import own_rows, whole_clips
 from worldsim.training.parallel import Ranks
 from worldsim.training.pretrain_config import PretrainConfig, model_of, run_name, run_settings
 from worldsim.training.rehearsal import Rehearsal, arrivals
+from worldsim.training.standards import tell_standards
 from worldsim.training.turns import Turns
 from worldsim.vision.colours import ColourReader
 
@@ -53,7 +54,9 @@ class Trainer(Loop):
         self.clips = self.training_clips(self.shape.window)
         start_episodes(self.dataset, self.shape)  # what the world will begin with is there
         self.model = init_weights(WorldModel(self.shape), config.seed).to(self.device)
-        if config.init and not run.checkpoint.exists():
+        if not config.init:
+            tell_standards(self.model, self.clips, config.seed)
+        elif not run.checkpoint.exists():
             adopt_weights(self.model, config.init, run, anew=("age_bias", "age_value") if config.first else ())
         if config.first:
             self.model.encoder.rest()
