@@ -1,4 +1,4 @@
-"""Networks that see frames less their mean and over their spread."""
+"""Networks that see frames less their median and over their spread."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SMALL = ModelConfig(
 SPREAD = 0.25
 
 
-def mean() -> torch.Tensor:
+def usual() -> torch.Tensor:
     return torch.rand(16, 24, 3, generator=torch.Generator().manual_seed(3)) * 2 - 1
 
 
@@ -30,18 +30,18 @@ def told(model: nn.Module) -> nn.Module:
     parts = [part for part in model.modules() if isinstance(part, Standard)]
     assert parts
     for part in parts:
-        part.tell(mean(), SPREAD)
+        part.tell(usual(), SPREAD)
     return model
 
 
-def test_a_view_is_less_that_of_the_mean_frame() -> None:
+def test_a_view_is_less_that_of_the_usual_frame() -> None:
     model = WorldModel(SMALL)
     standard = Standard(SMALL, SMALL.margin)
-    standard.tell(mean(), SPREAD)
-    usual = patchify(mean(), SMALL)
-    torch.testing.assert_close(standard.frame, usual, rtol=0, atol=0)
+    standard.tell(usual(), SPREAD)
+    patches = patchify(usual(), SMALL)
+    torch.testing.assert_close(standard.frame, patches, rtol=0, atol=0)
     frames = torch.rand(2, 3, SMALL.tokens, SMALL.patch_dim) * 2 - 1
-    still = model.views(usual.expand(2, 3, -1, -1))  # which changes nowhere
+    still = model.views(patches.expand(2, 3, -1, -1))  # which changes nowhere
     expected = (model.views(frames) - still) / SPREAD
     torch.testing.assert_close(standard.views(model.views(frames)), expected)
 
@@ -49,7 +49,7 @@ def test_a_view_is_less_that_of_the_mean_frame() -> None:
 def test_frames_are_about_as_large_at_any_level_and_pure_noise_is_itself() -> None:
     generator = torch.Generator().manual_seed(0)
     standard = Standard(SMALL)
-    standard.tell(mean(), SPREAD)
+    standard.tell(usual(), SPREAD)
     frames = standard.frame + SPREAD * torch.randn(400, SMALL.tokens, SMALL.patch_dim, generator=generator)
     noise = torch.randn(frames.shape, generator=generator)
     for level in (0.0, 0.1, 0.5, 0.9, 1.0):
@@ -61,7 +61,7 @@ def test_frames_are_about_as_large_at_any_level_and_pure_noise_is_itself() -> No
 
 @pytest.mark.parametrize("name", ["scd", "dit"])
 @torch.no_grad()
-def test_who_knows_nothing_foretells_the_mean_frame(name: str) -> None:
+def test_who_knows_nothing_foretells_the_usual_frame(name: str) -> None:
     noise, t = torch.randn(2, SMALL.tokens, SMALL.patch_dim), torch.tensor([1.0, 0.3])
     if name == "dit":
         made = told(DiT(SMALL))(noise[:, None], t[:, None], torch.zeros(2, 1, dtype=torch.int64))[:, 0]
@@ -69,7 +69,7 @@ def test_who_knows_nothing_foretells_the_mean_frame(name: str) -> None:
         model = told(WorldModel(SMALL))
         context, view = torch.randn(2, SMALL.tokens, SMALL.dim), torch.randn(2, SMALL.tokens, SMALL.view_dim)
         made = model.decode(noise, t, context, view, torch.zeros(2, dtype=torch.int64))
-    torch.testing.assert_close(made, patchify(mean(), SMALL).expand(2, -1, -1))
+    torch.testing.assert_close(made, patchify(usual(), SMALL).expand(2, -1, -1))
 
 
 @torch.inference_mode()
@@ -104,18 +104,18 @@ def test_the_cached_steps_compute_what_whole_clips_do() -> None:
 @torch.no_grad()
 def test_a_ball_is_as_loud_as_a_place() -> None:
     """What it is for: two pixels in a frame move what a map of patches gives out about as much as where a token is."""
-    usual = torch.full((16, 24, 3), -0.5)
-    frame = usual.clone()
+    still = torch.full((16, 24, 3), -0.5)
+    frame = still.clone()
     frame[4:6, 5] = 1.0
     size, plain = {}, replace(SMALL, standardised=None)
     for config in (SMALL, plain):
         torch.manual_seed(0)
         encoder = WorldModel(config).encoder
         if encoder.standard is not None:
-            encoder.standard.tell(usual, 0.04)
+            encoder.standard.tell(still, 0.04)
         model, none = WorldModel(config), torch.zeros(1, dtype=torch.int64)
         with_ball, without = (
-            encoder.embed(model.view(patchify(one[None], config), None), none, none) for one in (frame, usual)
+            encoder.embed(model.view(patchify(one[None], config), None), none, none) for one in (frame, still)
         )
         size[config.standardised] = float((with_ball - without)[0, 0].square().mean().sqrt())
     assert size[None] < 0.1 and size[True] == pytest.approx(25 * size[None])

@@ -81,7 +81,7 @@ class ModelConfig:
             session can notice where its count of them is wrong; see :class:`~worldsim.engine.referee.Referee`.
         own_end: Whether the end is told from what changes, by layers of its own; see
             :class:`~worldsim.model.outcome.EndHead`. For games with lives, of which a few pixels tell.
-        standardised: Whether networks see frames less their mean and over their spread, and foretell the difference;
+        standardised: Whether networks see frames less their median and over their spread, and foretell the difference;
             see :class:`~worldsim.model.standard.Standard`. Of the decoder of convolutions that is not so.
         mlp_ratio: Hidden width of an MLP over ``dim``.
         context_levels: Buckets of context noise that the encoder can be told of; bucket 0 is clean.

@@ -15,7 +15,10 @@ _LEAST = 0.01  # spread, of a game in which next to nothing moves
 
 
 def tell_standards(model: nn.Module, clips: ClipStore, seed: int) -> None:
-    """Set the mean frame and the spread of every part of a network that asks for them, in place.
+    """Set the median frame and the spread of every part of a network that asks for them, in place.
+
+    The median, because the mean shows a streak where a paddle goes up and down, which a network had to take away again
+    wherever the paddle is not.
 
     Args:
         model: On any device; one without :class:`Standard` stays as it is.
@@ -27,7 +30,7 @@ def tell_standards(model: nn.Module, clips: ClipStore, seed: int) -> None:
         return
     frames = np.concatenate([clips.draw(seed, 0, place)[0].frames[::_EVERY] for place in range(_CLIPS)])
     shown = torch.from_numpy(frames).float().div_(127.5).sub_(1)
-    mean = shown.mean(0)
-    spread = max(_LEAST, float(shown.sub_(mean).square_().mean().sqrt()))
+    median = torch.from_numpy(np.median(frames, 0).astype(np.float32)).div_(127.5).sub_(1)
+    spread = max(_LEAST, float(shown.sub_(median).square_().mean().sqrt()))
     for part in standards:
-        part.tell(mean.to(part.mean.device), spread)
+        part.tell(median.to(part.median.device), spread)
