@@ -30,7 +30,7 @@ class EndHead(nn.Module):
     (docs/experiments/2026-11-30-thirty-eighth-lives.md).
     """
 
-    LOUDER = 16.0  # changes are given so many times as large: a ball of two pixels as loud as a place
+    LOUDER = 16.0  # changes are given so many times as large (docs/experiments, page 39)
 
     def __init__(self, config: ModelConfig, width: int, poolings: int) -> None:
         super().__init__()

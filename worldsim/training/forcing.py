@@ -137,7 +137,7 @@ class Forcing:
             clean: Frames as patches [B, T, L, P] in [-1, 1], in the network's dtype.
             led, t, noise: As of :class:`Levelled`.
             weight: Of pixels that may move.
-            hindsight: Whether they are told from those frames after all, or too.
+            hindsight: As ``by`` of :func:`~worldsim.training.loss.moving`: whether from those frames alone, or too.
         """
         noisy = torch.lerp(clean, noise.to(clean), t.to(clean)[..., None, None])
         taught = self.design.kind == "dit" and self.how == "teacher"
