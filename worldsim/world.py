@@ -50,6 +50,8 @@ class WorldConfig:
         max_episode_steps: Ticks after which an episode is truncated.
         score_limit: An episode ends when a side has this many points, and not otherwise; ``None`` for a game without.
         lives: An episode ends when so many are lost, and not otherwise; ``None`` for a game without.
+        shortest_life: Ticks between two losses of a life in the recording, at least; a loss that is told sooner does
+            not count. ``None``: nobody knows, or a game without lives.
         steps: Denoising steps per frame, 1 to 64.
         shift: Of their noise levels in play, above 0; see :func:`~worldsim.engine.sampler.levels`.
         context_level: Context-noise bucket that the encoder is told of when it runs; 0 is clean.
@@ -68,6 +70,7 @@ class WorldConfig:
     max_episode_steps: int = 27000
     score_limit: int | None = None
     lives: int | None = None
+    shortest_life: int | None = None
     steps: int = 2
     shift: float = 1.0
     context_level: int = 0
@@ -87,6 +90,8 @@ class WorldConfig:
             raise WorldError(f"score_limit must be at least 1 or none, not {self.score_limit}")
         if self.lives is not None and (self.lives < 1 or self.score_limit is not None):
             raise WorldError(f"lives must be at least 1, and go without a score_limit, or none, not {self.lives}")
+        if self.shortest_life is not None and (self.lives is None or self.shortest_life < 1):
+            raise WorldError(f"shortest_life must be at least 1, of a world with lives, not {self.shortest_life}")
         if not 0 <= self.context_level < self.model.context_levels:
             raise WorldError(
                 f"context_level must be from 0 to {self.model.context_levels - 1}, not {self.context_level}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from worldsim.engine.referee import PATIENCE, SURE, Referee
+from worldsim.engine.referee import PATIENCE, SURE, Lives, Referee
 
 AGES = 12
 NOTHING = torch.tensor([0.0, 9.0, 0.0])
@@ -70,3 +71,21 @@ def test_where_fewer_ticks_are_told_of_the_count_begins_at_the_oldest() -> None:
     referee = Referee(1, None, torch.device("cpu"), reward_ages=ages)
     told = [judged(referee, NOTHING, torch.tensor([9.0, 0.0, 0.0]))[0] for _ in range(PATIENCE + 1)]
     assert told[PATIENCE - 1] == -ages
+
+
+def test_no_life_is_lost_sooner_than_any_that_was_recorded() -> None:
+    lives = Lives(2, 5, shortest=4)
+    told = np.array([(1, 0), (1, 0), (0, 0), (1, 1), (1, 1), (0, 0), (1, 1), (0, 1), (0, 1), (1, 0)], bool)
+    counted = np.array([lives.lose(now, np.array([True, at != 5])) for at, now in enumerate(told)])
+    assert np.flatnonzero(counted[:, 0]).tolist() == [0, 6], "of the first nobody knows how long it had lasted"
+    assert np.flatnonzero(counted[:, 1]).tolist() == [3], "a loss that is told in ticks running is one"
+    assert lives.state[:, 0].tolist() == [3, 4]
+    lives.begin([1])
+    assert lives.lose(np.ones(2, bool), np.ones(2, bool)).tolist() == [False, True]
+
+
+def test_without_a_shortest_life_every_loss_counts_that_is_not_told_in_ticks_running() -> None:
+    lives, playing = Lives(1, 3), np.ones(1, bool)
+    told = (1, 1, 0, 1, 0, 1, 0, 1)
+    counted = [bool(lives.lose(np.array([one], bool), playing)[0]) for one in told]
+    assert np.flatnonzero(counted).tolist() == [0, 3, 5], "no more than there are"

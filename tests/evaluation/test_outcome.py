@@ -97,6 +97,9 @@ def test_a_life_that_is_told_in_ticks_running_is_lost_once(subject: Subject) -> 
     judged = Subject(counted, subject.dataset, subject.source, subject.extent, subject.settings, quiet=True)
     found = outcome._ends(judged, [lost], [np.zeros(len(at), np.int64)], [np.isin(at, (12, 13, 14, 60))])
     assert found["lives"] == {"precision": 0.5, "recall": 0.5, "said": 2, "true": 2, "matched": 1, "tolerance": 3}
+    judged.world = World(replace(config, shortest_life=20), world.actions, world.model, world.starts)
+    again = outcome._ends(judged, [lost], [np.zeros(len(at), np.int64)], [np.isin(at, (12, 16, 20, 31, 42))])["lives"]
+    assert (again["said"], again["matched"]) == (2, 2), "nobody loses two lives so soon one after the other"
     said = {bar.text: bar for bar in bars({"outcome": {"end": found}})}
     assert said["precision of lost lives, within 3 ticks"].value == 0.5
     assert not said["recall of lost lives, within 3 ticks"].passed

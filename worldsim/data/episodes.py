@@ -160,6 +160,20 @@ class Dataset:
         return episode
 
 
+def read_ends(path: Path) -> NDArray[np.bool_]:
+    """An episode's ``terminated`` alone, without its frames.
+
+    Raises:
+        DataError: the file is missing, truncated or foreign.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            ends: NDArray[np.bool_] = _read_array(archive, "terminated.npy").astype(bool)
+            return ends
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: run the same `worldsim collect` again") from error
+
+
 def write_episode(path: Path, episode: Episode) -> str:
     """Write an episode in one piece; the same episode gives the same bytes. Returns the file's SHA-256.
 

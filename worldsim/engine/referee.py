@@ -26,6 +26,50 @@ class Outcome(NamedTuple):
     terminated: NDArray[np.bool_]  #: [B]
 
 
+class Lives:
+    """Lives of every row, counted down where one is lost.
+
+    A loss that is told in ticks running is one. A life lasts for a while, as no recording shows it lost sooner (a ball
+    has to be served and to fall): what is told before that is not believed, a second time least of all. Of the life in
+    which a row begins nobody knows how long it has lasted.
+
+    Args:
+        batch: Rows.
+        lives: Of an episode.
+        shortest: Ticks between two losses at least; None: nobody knows.
+
+    Attributes:
+        state: int64 [B, 3], lives left, whether the last tick told of a loss, and ticks since the last that counted.
+    """
+
+    def __init__(self, batch: int, lives: int, shortest: int | None = None) -> None:
+        self._lives, self._shortest = lives, shortest or 1
+        self.state = np.zeros((batch, 3), np.int64)
+        self.begin(range(batch))
+
+    def begin(self, rows: Sequence[int]) -> None:
+        """Rows start over."""
+        self.state[list(rows)] = self._lives, 0, self._shortest
+
+    def lose(self, told: NDArray[np.bool_], playing: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Count lives down; arguments are bool [B].
+
+        Args:
+            told: Where a loss is told.
+            playing: Rows that took part in the tick.
+
+        Returns:
+            Where one counts, bool [B].
+        """
+        left, losing, since = self.state.T
+        since += playing
+        counts = told & playing & (losing == 0) & (left > 0) & (since >= self._shortest)
+        left -= counts
+        since[counts] = 0
+        losing[playing] = told[playing]
+        return counts
+
+
 class Referee:
     """Keeps the score of every row.
 
@@ -43,12 +87,12 @@ class Referee:
         reward_ages: Ticks for which the decoder is told of a reward.
         lives: Of an episode, in a game that has some: the end head then tells where one is lost, and the episode ends
             with the last. ``None`` in a game without.
+        shortest_life: See :class:`Lives`.
 
     Attributes:
         score: int64 [B, 2], points rewarded with +1 and with -1 since the row began.
         tick: int64 [B], judged ticks since the row began.
-        lives: int64 [B, 2], lives left (0 in a game without), and whether the last tick lost one: a loss that is told
-            in two ticks running is one.
+        lives: See :class:`Lives`; of a game without, nobody asks.
         told: int64 [B], sign of the last reward + 1, on the device: the heads hear it.
         since: int64 [B], the last reward that was given, its sign times its age, see
             :func:`~worldsim.model.cue.since_rewards`, on the device: the decoder hears it.
@@ -63,11 +107,12 @@ class Referee:
         device: torch.device,
         reward_ages: int = 0,
         lives: int | None = None,
+        shortest_life: int | None = None,
     ) -> None:
-        self._limit, self._ages, self._lives = score_limit, reward_ages, lives
+        self._limit, self._ages, self._has_lives = score_limit, reward_ages, lives is not None
         self.score = np.zeros((batch, 2), np.int64)
         self.tick = np.zeros(batch, np.int64)
-        self.lives = np.zeros((batch, 2), np.int64)
+        self.lives = Lives(batch, lives or 0, shortest_life)
         self.told = torch.ones(batch, dtype=torch.int64, device=device)
         self.since = torch.zeros_like(self.told)
         self.doubt = torch.zeros_like(self.told)
@@ -75,7 +120,7 @@ class Referee:
     def begin(self, rows: Sequence[int], since: Sequence[int]) -> None:
         """Rows start over, each a given time after its last reward."""
         self.score[rows], self.tick[rows], self.told[rows] = 0, 0, 1
-        self.lives[rows] = self._lives or 0, 0
+        self.lives.begin(rows)
         self.doubt[rows] = 0
         self.since[rows] = torch.tensor(since, device=self.since.device)
 
@@ -104,16 +149,10 @@ class Referee:
             terminated = self.score.max(1) >= self._limit
         else:
             terminated = end_logits.cpu().numpy().argmax(-1) == 1
-            if self._lives is not None:
-                terminated = self._lose_lives(terminated, playing)
+            if self._has_lives:
+                self.lives.lose(terminated, playing)
+                terminated = self.lives.state[:, 0] == 0
         return Outcome(sign.astype(np.float32), terminated & playing)
-
-    def _lose_lives(self, lost: NDArray[np.bool_], playing: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Count lives down where one is lost, both [B]: whether none is left."""
-        left, losing = self.lives[:, 0], self.lives[:, 1]
-        left -= lost & playing & (losing == 0) & (left > 0)
-        losing[playing] = lost[playing]
-        return left == 0
 
     def _correct(self, recent: Tensor) -> None:
         """Begin the count anew where it knows of no reward that is recent, and the frames have for some ticks."""

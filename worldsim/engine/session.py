@@ -73,7 +73,9 @@ class Session:
         self.stopwatch = Stopwatch(sync=torch.cuda.synchronize if self.device.type == "cuda" else None)
         c = self.model.config
         rules = world.config
-        self._referee = Referee(batch, rules.score_limit, self.device, c.reward_ages, rules.lives)
+        self._referee = Referee(
+            batch, rules.score_limit, self.device, c.reward_ages, rules.lives, rules.shortest_life
+        )
         self._memory = Memory(self.model, batch, world.config.context_level)
         self._noise = RowNoise((c.tokens, c.patch_dim), check_seeds(seed, batch))
         self._started = np.zeros(batch, bool)
@@ -129,7 +131,7 @@ class Session:
     @property
     def lives(self) -> NDArray[np.int64] | None:
         """Lives left, int64 [B]; ``None`` in a world without."""
-        return None if self.world.config.lives is None else self._referee.lives[:, 0]
+        return None if self.world.config.lives is None else self._referee.lives.state[:, 0]
 
     @property
     def tick(self) -> NDArray[np.int64]:
@@ -299,7 +301,7 @@ class Session:
             generators=self._noise.states(chosen),
             score=self.score[chosen],
             tick=self.tick[chosen],
-            lives=self._referee.lives[chosen],
+            lives=self._referee.lives.state[chosen],
         )
 
     @torch.inference_mode()
@@ -324,7 +326,7 @@ class Session:
         self._noise.set_states(chosen, held.generators)
         self.score[chosen] = state.score
         self.tick[chosen] = state.tick
-        self._referee.lives[chosen] = state.lives
+        self._referee.lives.state[chosen] = state.lives
         self._started[chosen] = True
         self._idle, self._pending = [], state.pending
 

@@ -16,7 +16,7 @@ from worldsim.model.trail import no_trail
 from worldsim.start import LONGEST
 from worldsim.world import World
 
-STATE_VERSION = 7
+STATE_VERSION = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class SessionState:
         generators: uint8 [n, G].
         score: int64 [n, 2].
         tick: int64 [n].
-        lives: int64 [n, 2], see :class:`~worldsim.engine.referee.Referee`.
+        lives: int64 [n, 3], see :class:`~worldsim.engine.referee.Lives`.
     """
 
     version: int
@@ -120,7 +120,7 @@ def checked_state(state: SessionState, world: World, dtype: torch.dtype, memory:
         "generators": ((rows, *random), np.dtype(np.uint8)),
         "score": ((rows, 2), whole),
         "tick": ((rows,), whole),
-        "lives": ((rows, 2), whole),
+        "lives": ((rows, 3), whole),
     }
     for name, (shape, kind) in layout.items():
         array = getattr(state, name)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from worldsim.data.episodes import Episode
 from worldsim.engine.cache import make_cache
 from worldsim.engine.precision import pick_device, pick_dtype
+from worldsim.engine.referee import Lives
 from worldsim.evaluation.events import points, score
 from worldsim.evaluation.subject import Subject
 from worldsim.model.trail import after
@@ -113,10 +114,11 @@ def _ends(
     game with lives, those that are lost.
     """
     true = _column([episode.terminated for episode in episodes])
-    if subject.world.config.lives is not None:  # the head tells lost lives, in ticks running one, as a session counts
-        once = [row & ~np.concatenate(([False], row[:-1])) for row in ends]
+    config = subject.world.config
+    if config.lives is not None:  # the head tells lost lives, of which those count that a session would count
+        once = [_lost(row, config.shortest_life) for row in ends]
         return {"lives": score(_column(once), true, LATE) | {"tolerance": LATE}}
-    limit, told = subject.world.config.score_limit, []
+    limit, told = config.score_limit, []
     for row, head in zip(rewards, ends, strict=True):
         over = head
         if limit is not None:
@@ -126,6 +128,12 @@ def _ends(
             first[int(np.argmax(over))] = True  # an episode ends once
         told.append(first)
     return {"head": score(_column(ends), true), "session": score(_column(told), true, 1)}
+
+
+def _lost(told: NDArray[np.bool_], shortest: int | None) -> NDArray[np.bool_]:
+    """Of the ticks [T] in which a lost life is told, those in which one counts, however many there are."""
+    lives, playing = Lives(1, len(told) + 1, shortest), np.ones(1, bool)
+    return np.array([lives.lose(told[at : at + 1], playing)[0] for at in range(len(told))], bool)
 
 
 def in_pictures(readings: Readings, rewards: NDArray[np.floating[Any]]) -> dict[str, Any]:

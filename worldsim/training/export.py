@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from worldsim.checkpoint import load_checkpoint, part
-from worldsim.data.episodes import Dataset, Episode, EpisodeInfo
+from worldsim.data.episodes import Dataset, Episode, EpisodeInfo, read_ends
 from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
 from worldsim.model.cue import since_rewards
@@ -53,6 +53,7 @@ def build_world(
     episode_starts: int = 8,
     clips: int = 8,
     card: str = "",
+    shortest: int | None = None,
 ) -> World:
     """A world of a model and the data set it was trained on.
 
@@ -66,6 +67,7 @@ def build_world(
         episode_starts: Starts at an episode's beginning.
         clips: Starts in the midst of play.
         card: Text of ``CARD.md``.
+        shortest: See :func:`shortest_life`.
 
     Raises:
         RunError: see :func:`start_episodes`.
@@ -78,6 +80,7 @@ def build_world(
         max_episode_steps=int(source["max_episode_steps"]),
         score_limit=source.get("score_limit"),
         lives=source.get("lives"),
+        shortest_life=shortest,
         steps=steps,
         shift=shift,
         design=design,
@@ -85,6 +88,14 @@ def build_world(
     )
     starts = _starts(dataset, shape, episode_starts, clips)
     return World(config, dataset.actions, copy.deepcopy(network).float(), starts, card)
+
+
+def shortest_life(dataset: Dataset) -> int | None:
+    """Ticks between two losses of a life, at least, in what is learned from; None where no two were recorded."""
+    if dataset.config["source"].get("lives") is None:
+        return None
+    lost = (np.flatnonzero(read_ends(dataset.folder / info.file)) for info in dataset.train)
+    return min((int(np.diff(at).min()) for at in lost if len(at) > 1), default=None)
 
 
 def start_length(shape: ModelConfig) -> int:
@@ -170,6 +181,7 @@ def export(run: Run, folder: Path | None = None) -> World:
         shift=settings.get("sampling_shift", 1.0),
         design=design,
         card=card,
+        shortest=shortest_life(dataset),
     )
     save_world(world, folder or run.world)
     return world
