@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from worldsim.model.config import ModelConfig
 from worldsim.model.conv_decoder import ConvDecoder
-from worldsim.model.motion import MotionExtrapolation
+from worldsim.model.views import Views
 from worldsim.model.world_model import WorldModel
 from worldsim.training.computing import Computer
 from worldsim.training.crops import Crops, cut
@@ -28,7 +28,7 @@ def extrapolated(model: WorldModel) -> WorldModel:
     tokens = min(BUSY, model.config.tokens)
     twin.config = replace(model.config, extrapolated=tokens, margin=model.config.margin or _AROUND)
     twin._modules = dict(model._modules)
-    twin.motion = MotionExtrapolation(twin.config).to(next(model.parameters()).device)  # also in place of a None
+    twin.looks = Views(twin.config).to(next(model.parameters()).device)
     return twin
 
 
