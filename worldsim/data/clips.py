@@ -6,6 +6,8 @@ rank of a data-parallel run takes its own slice of it.
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -61,9 +63,12 @@ class ClipStore:
             raise DataError(
                 f"{dataset.folder} has no episode of {length} frames: collect more steps, or lower model.window"
             )
-        self.length = length
         with ThreadPoolExecutor(_READERS) as readers:
             self.episodes = list(readers.map(lambda info: PackedEpisode.of(dataset.load(info)), long_enough))
+        self._index(length)
+
+    def _index(self, length: int) -> None:
+        self.length, self._around, self._least = length, np.zeros(0, np.intp), 0
         # Of every episode the number of its first clip, and at last how many there are.
         self._first = np.cumsum([0, *(episode.frames.count + 1 - length for episode in self.episodes)])
         holding: dict[str, list[NDArray[np.intp]]] = {"lost": [], "won": [], "end": []}
@@ -95,6 +100,28 @@ class ClipStore:
         """Which of "lost" (a negative reward), "won" (a positive one) and "end" (of an episode) some clip holds."""
         return tuple(self._with)
 
+    def around(self, ticks: Sequence[NDArray[np.intp]], length: int, least: int) -> ClipStore:
+        """Shorter clips of the same episodes, drawn around some moments.
+
+        Args:
+            ticks: Of each episode the numbers of frames, of which every clip that is drawn holds one.
+            length: Frames in a clip, at most as many as in those of this store.
+            least: Frames of a clip that are before that one.
+
+        Raises:
+            DataError: there are no such moments.
+        """
+        shorter = copy.copy(self)
+        shorter._index(length)
+        whole = [  # those with a clip's frames on both sides
+            first + at[(at >= length) & (at <= episode.frames.count - length)]
+            for first, episode, at in zip(shorter._first[:-1], self.episodes, ticks, strict=True)
+        ]
+        shorter._around, shorter._least = np.concatenate(whole), least
+        if not len(shorter._around):
+            raise DataError("nothing of that kind was recorded: collect more steps, or name another thing")
+        return shorter
+
     def draw(self, seed: int, step: int, place: int, *, event: str | None = None) -> tuple[Clip, np.random.Generator]:
         """The clip at one place of one batch, and the generator that its further random numbers come from.
 
@@ -105,6 +132,9 @@ class ClipStore:
         rng = np.random.default_rng((seed, step, place))
         if event is not None:
             return self[int(rng.choice(self._with[event]))], rng
+        if len(self._around):
+            before = int(rng.integers(self._least, self.length))
+            return self[int(rng.choice(self._around)) - before], rng
         return self[int(rng.integers(len(self)))], rng
 
     def after_reward(self, rng: np.random.Generator, ticks: int) -> Clip | None:

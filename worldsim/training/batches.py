@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ from worldsim.model.config import ModelConfig
 from worldsim.training.crops import Crops
 from worldsim.training.loss import Batch, LossConfig, noise_levels
 from worldsim.training.own import Turn, own_rows
+from worldsim.training.shorts import Shorts
 
 Made = TypeVar("Made")
 
@@ -56,10 +58,17 @@ def stream(
     places: range,
     device: torch.device | str = "cpu",
     begun: int | None = None,
+    shorts: Shorts | None = None,
 ) -> Generator[tuple[int, Batch], None, None]:
-    """The batches of some steps in turn, see :func:`make_batch`; the next are made while the last one trains."""
+    """The batches of some steps in turn, see :func:`make_batch`; the next are made while the last one trains.
+
+    Those of ``shorts`` show recorded frames alone.
+    """
 
     def make(step: int) -> Batch:
+        if shorts and shorts.at(step):
+            alone = replace(loss, own_share=0.0, rewarded=0.0)
+            return make_batch(shorts.clips, model, alone, seed, step, shorts.places(places), device)
         return make_batch(store, model, loss, seed, step, places, device, begun)
 
     return prefetched(make, steps, device)

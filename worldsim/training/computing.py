@@ -31,4 +31,5 @@ class Computer:
 
     def built(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, compiled if that is wanted."""
-        return torch.compile(function) if self.compiled else function
+        # Each of its few shapes by itself: code for any shape is slower.
+        return torch.compile(function, dynamic=False) if self.compiled else function

@@ -82,7 +82,12 @@ class DesignTrainer(Loop):
         watch = self.watch(0, config.steps)
         parameters, places = list(self.network.parameters()), place.places(config.batch)
 
+        shorts = self.shorts(config.shorts, self.clips, frames=self.forcing.stretch, given=self.forcing.given)
+
         def make(step: int) -> Levelled:
+            if shorts and shorts.at(step):
+                few = shorts.places(places)
+                return self.forcing.batch(shorts.clips, config.seed, step, few, self.device)
             return self.forcing.batch(self.clips, config.seed, step, places, self.device)
 
         with closing(prefetched(make, range(self.step, config.steps), self.device)) as batches:

@@ -86,6 +86,11 @@ class Forcing:
         """Frames that the network sees at once; None: any number of whole chunks."""
         return None if self.design.kind == "dit" else self.design.frames + self.design.reference(self.model)
 
+    @property
+    def given(self) -> int:
+        """Frames of such a stretch that come before those that are made."""
+        return self.model.history if self.stretch is None else self.design.reference(self.model)
+
     def levels(self, rng: np.random.Generator, rows: int, frames: int) -> NDArray[np.float32]:
         """Noise levels [rows, frames] in [0, 1]."""
         made = self.design.frames

@@ -27,6 +27,8 @@ from worldsim.training.grid import roll_out_grid
 from worldsim.training.parallel import Ranks
 from worldsim.training.progress import Scalars, held_out_error
 from worldsim.training.run import Run
+from worldsim.training.shorts import Shorts, ShortsConfig
+from worldsim.vision.colours import ColourReader
 
 OWN_PARTS = ("made", "replay")  # of a checkpoint: what each process has for itself
 
@@ -153,6 +155,20 @@ class Loop(ABC):
         if frames < 2 * window:
             raise RunError(f"clip={frames} is less than two windows of {window} frames: give clip={2 * window} or more")
         return ClipStore(self.dataset, self.dataset.train, frames)
+
+    def shorts(
+        self, how: ShortsConfig | None, clips: ClipStore, *, frames: int | None = None, given: int
+    ) -> Shorts | None:
+        """Short clips of the same play, see :meth:`Shorts.of`; None where none are wanted."""
+        return Shorts.of(clips, how, self.reader(), frames=frames, given=given) if how else None
+
+    def reader(self) -> ColourReader:
+        """Sees the source's objects in frames.
+
+        Raises:
+            SourceError: it does not say how they look.
+        """
+        return ColourReader(self.dataset.config["source"].get("objects") or {}, self.shape.height, self.shape.width)
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:

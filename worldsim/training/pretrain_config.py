@@ -16,6 +16,7 @@ from worldsim.training.loop import Loop, ReportConfig
 from worldsim.training.loss import LossConfig
 from worldsim.training.optimizer import OptimizerConfig
 from worldsim.training.outcomes import OutcomesConfig
+from worldsim.training.shorts import ShortsConfig
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class PretrainConfig:
         forcing: How a chunk-causal one is taught, one of :data:`~worldsim.training.forcing.FORCINGS`.
         decoder: Share of the rates at which the decoder learns in the steps of the whole model; what it makes of
             contexts learns at all of them. Clips hold few hits, and a decoder that knows them unlearns some there.
+        shorts: Short clips among those steps; None: none.
     """
 
     world: str
@@ -53,6 +55,7 @@ class PretrainConfig:
     report: ReportConfig = field(default_factory=ReportConfig)
     design: str = SEPARABLE
     forcing: str = "diffusion"
+    shorts: ShortsConfig | None = None
 
     @property
     def first(self) -> int:

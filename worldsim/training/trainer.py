@@ -32,7 +32,6 @@ from worldsim.training.pretrain_config import PretrainConfig, model_of, run_name
 from worldsim.training.rehearsal import Rehearsal, arrivals
 from worldsim.training.standards import tell_standards
 from worldsim.training.turns import Turns
-from worldsim.vision.colours import ColourReader
 
 
 class Trainer(Loop):
@@ -121,7 +120,8 @@ class Trainer(Loop):
         places, ahead = place.places(config.batch), range(self.step - first, config.steps)
         own = own_rows(places, self.loss.own_share)
         begun = self._pool.begun
-        batches = stream(self.clips, self.shape, self.loss, config.seed, ahead, places, self.device, begun)
+        shorts = self.shorts(config.shorts, self.clips, given=self.shape.history)
+        batches = stream(self.clips, self.shape, self.loss, config.seed, ahead, places, self.device, begun, shorts)
         watch = self.watch(first, first + config.steps)
         rate = config.moments.then if config.moments and first else 1.0
         parameters = list(self.model.parameters())
@@ -129,7 +129,7 @@ class Trainer(Loop):
             if objective is None or taught != self.loss.at(step / config.steps):
                 taught = self.loss.at(step / config.steps)
                 objective = Objective(self.model, taught, self.dtype, config.compile)
-            seen = self._pool.show(objective, batch, own, step)
+            seen = self._pool.show(objective, batch, () if shorts and shorts.at(step) else own, step)
             loss, parts = objective.loss(batch, seen)
             loss.backward()
             place.average([p.grad for p in parameters if p.grad is not None])
@@ -163,16 +163,13 @@ class Trainer(Loop):
         """What tells errors of some of the source's objects from others; None: all count."""
         if not about:
             return None
-        return torch.from_numpy(self._reader().unmixing(about)).to(self.device)
-
-    def _reader(self) -> ColourReader:
-        return ColourReader(self.dataset.config["source"].get("objects") or {}, self.shape.height, self.shape.width)
+        return torch.from_numpy(self.reader().unmixing(about)).to(self.device)
 
     def _turns(self, how: KeptConfig, loss: LossConfig) -> tuple[Turns, float] | None:
         """What the decoder learns from beside clips, and the share of it."""
         if not isinstance(how, MomentsConfig) or not how.turned_share:
             return None
-        found = Turns(self.clips, self.model, self._reader(), how.about, untold=loss.untold, device=self.device)
+        found = Turns(self.clips, self.model, self.reader(), how.about, untold=loss.untold, device=self.device)
         return found, how.turned_share
 
     def _rehearse(
@@ -204,7 +201,7 @@ class Trainer(Loop):
         rehearsal = Rehearsal(
             model, objective, shows, self._pool, self.clips, loss, how,
             batch=config.batch, seed=seed, place=place, device=self.device, turns=self._turns(how, loss),
-            eraser=Eraser(model, self._reader(), how.erased) if how.erased else None,
+            eraser=Eraser(model, self.reader(), how.erased) if how.erased else None,
         )  # fmt: skip
         rehearsal.begin(self.step - begun, len(steps), self._replayed)
         self._rehearsal = rehearsal

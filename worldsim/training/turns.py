@@ -189,6 +189,11 @@ def coming(middles: NDArray[np.float32], gone: int) -> NDArray[np.intp]:
     return gone + np.flatnonzero(there[gone:] & (before[gone:-1] == before[: -1 - gone]))
 
 
+def going(middles: NDArray[np.float32], gone: int) -> NDArray[np.intp]:
+    """When a thing goes: numbers of the frames in which it is no more, nor in the next ``gone``; see :func:`coming`."""
+    return len(middles) - coming(middles[::-1], gone)
+
+
 @dataclass(frozen=True, eq=False)
 class _Turn:
     """One of them.
