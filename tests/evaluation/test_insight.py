@@ -155,9 +155,9 @@ def test_a_transformer_is_looked_into_as_its_roll_out_computes(networks: dict[st
     for at in range(len(clean)):
         ring = cache.keys, cache.values, cache.bias()
         told = [network.condition(torch.full((1, 1), level), led[None, at : at + 1]) for level in (1.0, 0.0)]
-        made, _, _ = network.step(noise[None, at : at + 1], told[0], *ring)
+        made = network.step(noise[None, at : at + 1], told[0], *ring)
         torch.testing.assert_close(together[at], made[0, 0], rtol=1e-4, atol=1e-4)
-        _, keys, values = network.step(clean[None, at : at + 1], told[1], *ring)
+        keys, values = network.remember(clean[None, at : at + 1], told[1], *ring)
         cache.write_chunk(keys, values)
 
 

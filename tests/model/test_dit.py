@@ -16,11 +16,14 @@ from worldsim.model.world_model import WorldModel
 
 SMALL = ModelConfig(3, height=16, width=24, dim=32, heads=2, encoder_layers=2, decoder_layers=1, window=5)
 CHUNKS = pytest.mark.parametrize("chunk", [1, 2, 3])
+HEADS = pytest.mark.parametrize("head", [None, "convolutions"])
 
 
-def make(chunk: int) -> DiT:
+def make(chunk: int, head: str | None = None) -> DiT:
     torch.manual_seed(0)
-    model = DiT(SMALL, chunk).eval()
+    model = DiT(replace(SMALL, head=head, history=3, standardised=bool(head)), chunk).eval()
+    if model.standard is not None:
+        model.standard.tell(torch.rand(SMALL.height, SMALL.width, 3) - 0.5, 0.3)
     wake(model, seed=1, scale=0.2)
     return model
 
@@ -32,31 +35,35 @@ def clip(length: int, rows: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.
     return patches, torch.rand(rows, length, generator=generator), actions
 
 
+@HEADS
 @CHUNKS
 @torch.inference_mode()
-def test_the_cached_step_computes_what_the_whole_clip_does_through_the_wrap(chunk: int) -> None:
+def test_the_cached_step_computes_what_the_whole_clip_does_through_the_wrap(chunk: int, head: str | None) -> None:
     """Every chunk from the clean ones before it, its frames at noise levels of their own: what a denoising step is."""
-    model, length = make(chunk), 4 * SMALL.window // chunk * chunk
+    model, length = make(chunk, head), 4 * SMALL.window // chunk * chunk
     patches, levels, actions = clip(length)
     clean = torch.zeros_like(levels)
-    cache = RingCache(model, 2)
+    cache, before = RingCache(model, 2), model.blank().expand(2, -1, -1)
     for first in range(0, length, chunk):
         here = slice(first, first + chunk)
         ring = cache.keys, cache.values, cache.bias()
-        frames, _, _ = model.step(patches[:, here], model.condition(levels[:, here], actions[:, here]), *ring)
+        seen = before if head else None
+        frames = model.step(patches[:, here], model.condition(levels[:, here], actions[:, here]), *ring, seen)
         mixed = clean[:, : first + chunk].clone()
         mixed[:, here] = levels[:, here]
         whole = model(patches[:, : first + chunk], mixed, actions[:, : first + chunk])[:, here]
         torch.testing.assert_close(frames, whole, rtol=1e-4, atol=1e-4, msg=lambda m, t=first: f"tick {t}: {m}")
-        _, keys, values = model.step(patches[:, here], model.condition(clean[:, here], actions[:, here]), *ring)
+        keys, values = model.remember(patches[:, here], model.condition(clean[:, here], actions[:, here]), *ring)
         cache.write_chunk(keys, values)
+        before = model.seen(patches[:, here], before)[:, -1]
     assert frames.std() > 0.1
 
 
+@HEADS
 @CHUNKS
 @torch.inference_mode()
-def test_teacher_forcing_is_every_chunk_given_the_clean_ones_before_it(chunk: int) -> None:
-    model, length = make(chunk), 3 * SMALL.window // chunk * chunk
+def test_teacher_forcing_is_every_chunk_given_the_clean_ones_before_it(chunk: int, head: str | None) -> None:
+    model, length = make(chunk, head), 3 * SMALL.window // chunk * chunk
     (clean, levels, actions), noisy = clip(length), clip(length)[0].flip(1)
     taught = model.teach(clean, noisy, levels, actions)
     for first in range(0, length, chunk):
@@ -67,10 +74,13 @@ def test_teacher_forcing_is_every_chunk_given_the_clean_ones_before_it(chunk: in
         torch.testing.assert_close(taught[:, here], whole, rtol=1e-4, atol=1e-4)
 
 
+@HEADS
 @CHUNKS
 @torch.inference_mode()
-def test_a_frame_changes_nothing_before_its_chunk_and_an_action_changes_its_frame(chunk: int) -> None:
-    model, (patches, levels, actions) = make(chunk), clip(9)
+def test_a_frame_changes_nothing_before_its_chunk_and_an_action_changes_its_frame(
+    chunk: int, head: str | None
+) -> None:
+    model, (patches, levels, actions) = make(chunk, head), clip(9)
     before = model(patches, levels, actions)
     other, moved = patches.clone(), actions.clone()
     other[:, 5] += 0.5

@@ -83,11 +83,11 @@ def test_the_cached_steps_compute_what_whole_clips_do() -> None:
     for t in range(7):
         ring = cache.keys, cache.values, cache.bias()
         now = slice(t, t + 1)
-        made, _, _ = dit.step(frames[:, now], dit.condition(levels[:, now], actions[:, now]), *ring)
+        made = dit.step(frames[:, now], dit.condition(levels[:, now], actions[:, now]), *ring)
         mixed = torch.cat((clean[:, :t], levels[:, now]), 1)
         together = dit(frames[:, : t + 1], mixed, actions[:, : t + 1])[:, now]
         torch.testing.assert_close(made, together, rtol=1e-4, atol=1e-4)
-        _, keys, values = dit.step(frames[:, now], dit.condition(clean[:, now], actions[:, now]), *ring)
+        keys, values = dit.remember(frames[:, now], dit.condition(clean[:, now], actions[:, now]), *ring)
         cache.write_chunk(keys, values)
     model = told(WorldModel(SMALL)).eval()
     wake(model, seed=1, scale=0.2)

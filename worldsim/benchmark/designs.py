@@ -96,17 +96,21 @@ def _flops(design: Design, config: ModelConfig, steps: int) -> int:
 
     cpu = torch.device("cpu")
     model = random_network(design, config, cpu, torch.float32, 0)
+    cached = design.kind == "dit"
+    k, total = 1 if design.kind.startswith("stream") else design.frames, design.frames + design.reference(config)
+    with torch.inference_mode():  # what levels and actions do is looked up, and not counted
+        condition = model.condition(torch.zeros(1, total), torch.zeros(1, total, dtype=torch.int64))
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        if design.kind == "dit":
-            cache, k = RingCache(model, 1), design.frames
-            shape = 1, k, config.tokens, config.patch_dim
-            condition = torch.zeros(1, k, model.modulation.out_features + 1)
-            for _ in range(steps + 1):
-                model.step(torch.zeros(shape), condition, cache.keys, cache.values, cache.bias())
+        if cached:
+            cache, chunk = RingCache(model, 1), torch.zeros(1, k, config.tokens, config.patch_dim)
+            ring = cache.keys, cache.values, cache.bias()
+            before = model.blank()[None] if model.head else None
+            for _ in range(steps):
+                model.step(chunk, condition, *ring, before)
+            model.remember(chunk, condition, *ring)
+            if before is not None:
+                model.seen(chunk, before)
         else:
-            k = design.frames if design.kind == "clip" else 1
-            total = design.frames + design.reference(config)
-            condition = torch.zeros(1, total, model.modulation.out_features + 1)
             for _ in range(steps if design.kind == "clip" else -(-steps // design.frames)):
                 model.denoise(torch.zeros(1, total, config.tokens, config.patch_dim), condition)
     return int(counter.get_total_flops()) // k

@@ -110,6 +110,9 @@ class Chunks(Together):
         super().__init__(model, batch, model.chunk)
         with torch.inference_mode():
             self._cache = cache = RingCache(model, batch)
+            self._blank = model.blank()
+            # Of the last frame, for a head; else nothing.
+            self._seen = [self._blank.expand(batch, -1, -1).clone()] if model.head else []
             loaded = load_backend(backend, self._device)
             self._by_row = loaded.fixed_shapes
             example = (
@@ -121,12 +124,14 @@ class Chunks(Together):
             self._remember = loaded.prepare(ChunkRememberPart(model).eval(), example)
         self._cache = cache
 
-    def _ring(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self._cache.keys, self._cache.values, self._cache.bias(by_row=self._by_row)
+    def _ring(self) -> tuple[Tensor, ...]:
+        return self._cache.keys, self._cache.values, self._cache.bias(by_row=self._by_row), *self._seen
 
     def _begin(self, frames: Tensor, led: Tensor) -> None:
         k = self._model.chunk
         self._cache.reset()
+        for view in self._seen:
+            view.copy_(self._blank)
         for at in range(led.shape[1] % k, led.shape[1], k):  # the oldest frames that do not fill a chunk are left out
             self._keep(frames[:, at : at + k], led[:, at : at + k])
 
@@ -135,7 +140,10 @@ class Chunks(Together):
         return made
 
     def _keep(self, patches: Tensor, led: Tensor) -> None:
-        self._cache.write_chunk(*self._remember(patches, led, *self._ring()))
+        keys, values, *seen = self._remember(patches, led, *self._ring())
+        self._cache.write_chunk(keys, values)
+        for held, new in zip(self._seen, seen, strict=True):
+            held.copy_(new)
 
 
 class Clips(Together):
