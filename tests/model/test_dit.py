@@ -16,12 +16,12 @@ from worldsim.model.world_model import WorldModel
 
 SMALL = ModelConfig(3, height=16, width=24, dim=32, heads=2, encoder_layers=2, decoder_layers=1, window=5)
 CHUNKS = pytest.mark.parametrize("chunk", [1, 2, 3])
-HEADS = pytest.mark.parametrize("head", [None, "convolutions"])
+VIEWED = pytest.mark.parametrize("viewed", [False, True])
 
 
-def make(chunk: int, head: str | None = None) -> DiT:
+def make(chunk: int, viewed: bool = False) -> DiT:
     torch.manual_seed(0)
-    model = DiT(replace(SMALL, head=head, history=3, standardised=bool(head)), chunk).eval()
+    model = DiT(replace(SMALL, viewed=viewed, history=3, standardised=viewed), chunk).eval()
     if model.standard is not None:
         model.standard.tell(torch.rand(SMALL.height, SMALL.width, 3) - 0.5, 0.3)
     wake(model, seed=1, scale=0.2)
@@ -35,35 +35,35 @@ def clip(length: int, rows: int = 2) -> tuple[torch.Tensor, torch.Tensor, torch.
     return patches, torch.rand(rows, length, generator=generator), actions
 
 
-@HEADS
+@VIEWED
 @CHUNKS
 @torch.inference_mode()
-def test_the_cached_step_computes_what_the_whole_clip_does_through_the_wrap(chunk: int, head: str | None) -> None:
+def test_the_cached_step_computes_what_the_whole_clip_does_through_the_wrap(chunk: int, viewed: bool) -> None:
     """Every chunk from the clean ones before it, its frames at noise levels of their own: what a denoising step is."""
-    model, length = make(chunk, head), 4 * SMALL.window // chunk * chunk
+    model, length = make(chunk, viewed), 4 * SMALL.window // chunk * chunk
     patches, levels, actions = clip(length)
     clean = torch.zeros_like(levels)
-    cache, before = RingCache(model, 2), model.blank().expand(2, -1, -1)
+    cache, before = RingCache(model, 2), [model.blank().expand(2, -1, -1)] if viewed else []
     for first in range(0, length, chunk):
         here = slice(first, first + chunk)
         ring = cache.keys, cache.values, cache.bias()
-        seen = before if head else None
-        frames = model.step(patches[:, here], model.condition(levels[:, here], actions[:, here]), *ring, seen)
+        frames = model.step(patches[:, here], model.condition(levels[:, here], actions[:, here]), *ring, *before)
         mixed = clean[:, : first + chunk].clone()
         mixed[:, here] = levels[:, here]
         whole = model(patches[:, : first + chunk], mixed, actions[:, : first + chunk])[:, here]
         torch.testing.assert_close(frames, whole, rtol=1e-4, atol=1e-4, msg=lambda m, t=first: f"tick {t}: {m}")
-        keys, values = model.remember(patches[:, here], model.condition(clean[:, here], actions[:, here]), *ring)
+        led = model.condition(clean[:, here], actions[:, here])
+        keys, values = model.remember(patches[:, here], led, *ring, *before)
         cache.write_chunk(keys, values)
-        before = model.seen(patches[:, here], before)[:, -1]
+        before = [model.view(patches[:, here], view) for view in before]
     assert frames.std() > 0.1
 
 
-@HEADS
+@VIEWED
 @CHUNKS
 @torch.inference_mode()
-def test_teacher_forcing_is_every_chunk_given_the_clean_ones_before_it(chunk: int, head: str | None) -> None:
-    model, length = make(chunk, head), 3 * SMALL.window // chunk * chunk
+def test_teacher_forcing_is_every_chunk_given_the_clean_ones_before_it(chunk: int, viewed: bool) -> None:
+    model, length = make(chunk, viewed), 3 * SMALL.window // chunk * chunk
     (clean, levels, actions), noisy = clip(length), clip(length)[0].flip(1)
     taught = model.teach(clean, noisy, levels, actions)
     for first in range(0, length, chunk):
@@ -74,13 +74,13 @@ def test_teacher_forcing_is_every_chunk_given_the_clean_ones_before_it(chunk: in
         torch.testing.assert_close(taught[:, here], whole, rtol=1e-4, atol=1e-4)
 
 
-@HEADS
+@VIEWED
 @CHUNKS
 @torch.inference_mode()
 def test_a_frame_changes_nothing_before_its_chunk_and_an_action_changes_its_frame(
-    chunk: int, head: str | None
+    chunk: int, viewed: bool
 ) -> None:
-    model, (patches, levels, actions) = make(chunk, head), clip(9)
+    model, (patches, levels, actions) = make(chunk, viewed), clip(9)
     before = model(patches, levels, actions)
     other, moved = patches.clone(), actions.clone()
     other[:, 5] += 0.5
@@ -90,6 +90,23 @@ def test_a_frame_changes_nothing_before_its_chunk_and_an_action_changes_its_fram
         torch.testing.assert_close(after[:, :first], before[:, :first], rtol=0, atol=0)
         for t in range(first, first + chunk):
             assert not torch.equal(after[:, t], before[:, t]), "frames of a chunk see each other"
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+@torch.inference_mode()
+def test_views_of_what_is_before_a_chunk_are_of_clean_frames_and_of_its_own_frames_of_noisy_ones(chunk: int) -> None:
+    model, (patches, levels, actions) = make(chunk, True), clip(9)
+    noisy = patches.flip(1)
+    before = model(noisy, levels, actions, patches)
+    other = patches.clone()
+    other[:, 5] += 0.5  # the last of a chunk, or of three
+    after = model(noisy, levels, actions, other)
+    torch.testing.assert_close(after[:, :6], before[:, :6], rtol=0, atol=0)
+    assert not torch.equal(after[:, 6], before[:, 6]), "the view of the frame before it is another"
+    inside = patches.clone()
+    inside[:, 4] += 0.5
+    same = torch.equal(model(noisy, levels, actions, inside)[:, 5], before[:, 5])
+    assert same == (chunk == 3), "within a chunk nobody sees what the others will be"
 
 
 @torch.inference_mode()

@@ -104,12 +104,12 @@ def _flops(design: Design, config: ModelConfig, steps: int) -> int:
         if cached:
             cache, chunk = RingCache(model, 1), torch.zeros(1, k, config.tokens, config.patch_dim)
             ring = cache.keys, cache.values, cache.bias()
-            before = model.blank()[None] if model.head else None
+            before = model.blank()[None] if model.looks else None
             for _ in range(steps):
                 model.step(chunk, condition, *ring, before)
-            model.remember(chunk, condition, *ring)
+            model.remember(chunk, condition, *ring, before)
             if before is not None:
-                model.seen(chunk, before)
+                model.view(chunk, before)
         else:
             for _ in range(steps if design.kind == "clip" else -(-steps // design.frames)):
                 model.denoise(torch.zeros(1, total, config.tokens, config.patch_dim), condition)

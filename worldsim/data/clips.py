@@ -122,12 +122,16 @@ class ClipStore:
             raise DataError("nothing of that kind was recorded: collect more steps, or name another thing")
         return shorter
 
-    def draw(self, seed: int, step: int, place: int, *, event: str | None = None) -> tuple[Clip, np.random.Generator]:
+    def draw(
+        self, seed: int, step: int, place: int, *, event: str | None = None, rewarded: float = 0.0, ticks: int = 0
+    ) -> tuple[Clip, np.random.Generator]:
         """The clip at one place of one batch, and the generator that its further random numbers come from.
 
         Args:
             seed, step, place: Which clip; equal numbers give the same one.
             event: Draw among the clips that hold it, one of :attr:`events`; None: among all.
+            rewarded: Chance to draw in its place one that :meth:`after_reward` gives,
+            ticks: with so many ticks after the reward.
         """
         rng = np.random.default_rng((seed, step, place))
         if event is not None:
@@ -135,7 +139,12 @@ class ClipStore:
         if len(self._around):
             before = int(rng.integers(self._least, self.length))
             return self[int(rng.choice(self._around)) - before], rng
-        return self[int(rng.integers(len(self)))], rng
+        number = int(rng.integers(len(self)))
+        if rewarded:
+            chance = np.random.default_rng((seed, step, place, 2))
+            if chance.random() < rewarded and (clip := self.after_reward(chance, ticks)):
+                return clip, rng
+        return self[number], rng
 
     def after_reward(self, rng: np.random.Generator, ticks: int) -> Clip | None:
         """A clip that holds a reward, won or lost, and so many ticks after it where the episode has them.

@@ -24,8 +24,8 @@ class ChunkDenoisePart(nn.Module):
     def forward(
         self, noise: Tensor, action: Tensor, keys: Tensor, values: Tensor, bias: Tensor, *before: Tensor
     ) -> Tensor:
-        """Noise, float32 [B, k, L, P], the actions that lead to the frames [B, k], the ring and, for a head, the view
-        [B, L, V] of the last frame to x0, float32.
+        """Noise, float32 [B, k, L, P], the actions that lead to the frames [B, k], the ring and, for a model that sees
+        it, the view [B, L, V] of the last frame to x0, float32.
         """
         at, ring = {t: i for i, t in enumerate(self.levels[:-1])}, (keys, values, bias, *before)
 
@@ -36,7 +36,7 @@ class ChunkDenoisePart(nn.Module):
 
 
 class ChunkRememberPart(nn.Module):
-    """The pass over the clean chunk, for its keys and values and, for a head, the view of its last frame."""
+    """The pass over the clean chunk, for its keys and values and, where it is seen, the view of its last frame."""
 
     table: Tensor
 
@@ -53,8 +53,8 @@ class ChunkRememberPart(nn.Module):
         """
         modulation = self.table[0][action]
         clean = patches.to(modulation.dtype)
-        kept = self.model.remember(clean, modulation, keys, values, bias)
-        return (*kept, *(self.model.seen(clean, one)[:, -1] for one in before))
+        kept = self.model.remember(clean, modulation, keys, values, bias, *before)
+        return (*kept, *(self.model.view(clean, one) for one in before))
 
 
 class ClipPart(nn.Module):
@@ -94,7 +94,7 @@ class StreamPart(nn.Module):
         falls = [[(i + 1 - done / passes) / frames for i in range(frames)] for done in range(passes + 1)]
         self.falls = tuple(tuple(row) for row in falls)
         rows = [(*[0.0] * reference, *row) for row in falls[:-1]]
-        tables = [modulation_table(model, row) for row in rows]  # [n + r, actions, M] each
+        tables = [modulation_table(model, row) for row in rows]  # [n + r, actions, 9 D + 1] each
         self.register_buffer("table", torch.stack(tables), persistent=False)
 
     def forward(self, buffer: Tensor, action: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class StreamPart(nn.Module):
         clean, x = buffer[:, : self.reference], buffer[:, self.reference :]
         place = torch.arange(buffer.shape[1], device=buffer.device)
         for number in range(self.passes):
-            modulation = self.table[number][place, action]  # [B, r + n, M]
+            modulation = self.table[number][place, action]  # [B, r + n, 9 D + 1]
             seen = torch.cat((clean, x), 1).to(modulation.dtype)
             x0 = self.model.denoise(seen, modulation)[:, self.reference :].float()
             before, after = self.falls[number], self.falls[number + 1]
@@ -113,7 +113,7 @@ class StreamPart(nn.Module):
 
 
 def modulation_table(model: DiT, levels: Sequence[float]) -> Tensor:
-    """What noise levels and actions do to a model, looked up in a tick: [levels, actions + 1, M]."""
+    """What noise levels and actions do to a model, looked up in a tick: [levels, actions + 1, 9 D + 1]."""
     actions = torch.arange(model.config.num_actions + 1, device=model.position.device)
     with torch.no_grad():
         by_level = [torch.full(actions.shape, t, device=actions.device) for t in levels]

@@ -110,9 +110,8 @@ class Chunks(Together):
         super().__init__(model, batch, model.chunk)
         with torch.inference_mode():
             self._cache = cache = RingCache(model, batch)
-            self._blank = model.blank()
-            # Of the last frame, for a head; else nothing.
-            self._seen = [self._blank.expand(batch, -1, -1).clone()] if model.head else []
+            self._blank = [model.blank()] if model.looks else []
+            self._seen = [view.expand(batch, -1, -1).clone() for view in self._blank]  # of the last frame
             loaded = load_backend(backend, self._device)
             self._by_row = loaded.fixed_shapes
             example = (
@@ -130,8 +129,8 @@ class Chunks(Together):
     def _begin(self, frames: Tensor, led: Tensor) -> None:
         k = self._model.chunk
         self._cache.reset()
-        for view in self._seen:
-            view.copy_(self._blank)
+        for view, blank in zip(self._seen, self._blank, strict=True):
+            view.copy_(blank)
         for at in range(led.shape[1] % k, led.shape[1], k):  # the oldest frames that do not fill a chunk are left out
             self._keep(frames[:, at : at + k], led[:, at : at + k])
 

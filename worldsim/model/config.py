@@ -83,9 +83,8 @@ class ModelConfig:
             :class:`~worldsim.model.outcome.EndHead`. For games with lives, of which a few pixels tell.
         standardised: Whether networks see frames less their median and over their spread, and foretell the difference;
             see :class:`~worldsim.model.standard.Standard`. Of the decoder of convolutions that is not so.
-        head: What makes pixels of the tokens of other designs than ``scd``: ``"convolutions"``, the decoder of that
-            name, which is shown the frames before each frame as the network has them; see
-            :class:`~worldsim.model.dit.DiT`. None: a linear map.
+        viewed: Whether tokens of other designs than ``scd`` also see the view of the frame before theirs, as the tokens
+            of ``scd``'s decoder do; see :class:`~worldsim.model.dit.DiT`.
         mlp_ratio: Hidden width of an MLP over ``dim``.
         context_levels: Buckets of context noise that the encoder can be told of; bucket 0 is clean.
         max_context_noise: Noise level of the last bucket, in (0, 1).
@@ -116,7 +115,7 @@ class ModelConfig:
     recency: bool = False
     own_end: bool | None = None
     standardised: bool | None = None
-    head: str | None = None
+    viewed: bool | None = None
     mlp_ratio: int = 4
     context_levels: int = 10
     max_context_noise: float = 0.3
@@ -142,10 +141,8 @@ class ModelConfig:
             raise ValueError(f"frames of {self.height}x{self.width} do not divide into patches of {self.patch}")
         if self.decoder not in DECODERS:
             raise ValueError(f"model.decoder must be one of {', '.join(DECODERS)}, not {self.decoder}")
-        if self.head not in (None, "convolutions"):
-            raise ValueError(f"model.head must be convolutions or null, not {self.head}")
         sides = self.height % (2 * CELL) or self.width % (2 * CELL)
-        if "convolutions" in (self.decoder, self.head) and (self.patch % CELL or sides):
+        if self.decoder == "convolutions" and (self.patch % CELL or sides):
             raise ValueError(
                 f"model.patch must be a multiple of {CELL}, and a frame's sides of {2 * CELL}, "
                 f"not {self.patch} and {self.height}x{self.width}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,6 @@ from torch.nn import functional as F
 
 from worldsim.model.attention import MLP, RMSNorm, SpatialAttention, TemporalAttention, ring_bias
 from worldsim.model.config import ModelConfig
-from worldsim.model.conv_decoder import ConvDecoder
 from worldsim.model.decoder import NoiseLevelEmbedding
 from worldsim.model.standard import Standard
 from worldsim.model.token_decoder import modulate
@@ -71,16 +69,18 @@ class DiT(nn.Module):
         windows: All clips have ``chunk`` frames, and attention is within windows of space and time, see
             :class:`~worldsim.model.windows.WindowBlock`; nothing can be cached.
 
-    With ``config.head`` its tokens are the context of the separable model's decoder of convolutions, which learns once
-    for all places what a thing does next, and sees the frames before each frame as this network has them: noisy ones of
-    its own chunk, clean ones before it. Before the first frame all are taken to be the median frame, or mid-grey.
+    With ``config.viewed`` a token also sees the view of the frame before its own
+    (:class:`~worldsim.model.views.Views`): how fast things are, and where they lead. Without, attention must find that.
+    Of frames before its chunk views are of clean ones, of those in it of noisy ones. Before the first frame all are
+    taken to have been the median frame, or mid-grey.
     """
 
     def __init__(self, config: ModelConfig, chunk: int = 1, *, windows: bool = False) -> None:
         super().__init__()
         self.config, self.chunk = config, chunk
-        self.standard = Standard(config) if config.standardised else None
-        self.patches = nn.Linear(config.patch_dim, config.dim)
+        self.looks = Views(config) if config.viewed else None
+        self.standard = Standard(config, config.margin if config.viewed else 0) if config.standardised else None
+        self.patches = nn.Linear(config.patch_dim + (config.view_dim if config.viewed else 0), config.dim)
         self.position = nn.Parameter(0.5 * torch.randn(config.tokens, config.dim))
         self.level = NoiseLevelEmbedding(config.dim)
         self.action = nn.Embedding(config.num_actions + 1, config.dim)  # the last row: no action came before
@@ -90,14 +90,9 @@ class DiT(nn.Module):
             for _ in range(config.encoder_layers)
         )
         self.norm = RMSNorm(config.dim, eps=1e-6)
-        self.out = None if config.head else nn.Linear(config.dim, config.patch_dim)
-        self.head, self.looks = None, Views(config)
-        if config.head:
-            # One action more: none came before.
-            self.head = ConvDecoder(replace(config, num_actions=config.num_actions + 1, reward_ages=0, shortcut=None))
-        for zero in (self.modulation, *([self.out] if self.out else [])):
-            nn.init.zeros_(zero.weight)
-            nn.init.zeros_(zero.bias)
+        self.out = nn.Linear(config.dim, config.patch_dim)
+        for zero in (self.modulation.weight, self.modulation.bias, self.out.weight, self.out.bias):
+            nn.init.zeros_(zero)
 
     @property
     def memory_layers(self) -> int:
@@ -110,36 +105,35 @@ class DiT(nn.Module):
         return self.config.num_actions
 
     def condition(self, t: Tensor, action: Tensor) -> Tensor:
-        """Modulation [..., M] of noise levels [...] and of the actions [...] that led to the frames.
+        """Modulation [..., 9 D + 1] of noise levels [...] and of the actions [...] that led to the frames.
 
-        The blocks' 9 D values, those of the head's layers, and at last the level.
+        Its last value is the level.
         """
         level = self.level(t.flatten()).unflatten(0, t.shape)
-        parts = [self.modulation(F.silu(level + self.action(action)))]
-        if self.head is not None:
-            parts += [one.unflatten(0, t.shape) for one in self.head.modulations(t.flatten(), action.flatten())]
-        return torch.cat((*parts, t[..., None].to(parts[0].dtype)), -1)
+        modulation = self.modulation(F.silu(level + self.action(action)))
+        return torch.cat((modulation, t[..., None].to(modulation.dtype)), -1)
 
-    def forward(self, noisy: Tensor, t: Tensor, action: Tensor) -> Tensor:
+    def forward(self, noisy: Tensor, t: Tensor, action: Tensor, clean: Tensor | None = None) -> Tensor:
         """Clean frames of whole clips, every frame at a noise level of its own (diffusion forcing, arXiv 2407.01392).
 
         Args:
             noisy: x_t = (1 - t) x0 + t eps, patches [B, T, L, P].
             t: Noise levels [B, T] in [0, 1]; 0 is a clean frame, which is there for those that follow.
             action: int64 [B, T], the action that led to each frame, ``num_actions`` where there is none.
+            clean: Of the same frames, for views of those before a chunk; None: as far as they are given.
 
         Returns:
             x0 [B, T, L, P]; entry t depends on its chunk, on the ``window - 1`` frames before that of each layer below,
             and on nothing later.
         """
-        return self.denoise(noisy, self.condition(t, action))
+        return self.denoise(noisy, self.condition(t, action), clean)
 
-    def denoise(self, noisy: Tensor, modulation: Tensor) -> Tensor:
-        """:meth:`forward`, with the modulation [B, T, M] of levels and actions, see :meth:`condition`."""
-        x = self._tokens(noisy, modulation)
+    def denoise(self, noisy: Tensor, modulation: Tensor, clean: Tensor | None = None) -> Tensor:
+        """:meth:`forward`, with the modulation [B, T, 9 D + 1] of levels and actions, see :meth:`condition`."""
+        x = self._tokens(noisy, modulation, self._last_views(noisy, noisy if clean is None else clean))
         for block in self.blocks:
-            x = block(x, self._of_blocks(modulation))
-        return self._made(x, noisy, modulation, self._before(noisy) if self.head else None)
+            x = block(x, modulation[..., :-1])
+        return self._made(x)
 
     def teach(self, clean: Tensor, noisy: Tensor, t: Tensor, action: Tensor) -> Tensor:
         """As :meth:`forward`, each chunk given the clean frames before it (teacher forcing).
@@ -154,17 +148,14 @@ class DiT(nn.Module):
         Returns:
             x0 [B, T, L, P] of the noisy ones.
         """
-        frames, known = clean.shape[1], self.condition(t, action)
-        modulation = torch.cat((self.condition(torch.zeros_like(t), action), known), 1)
-        x = self._tokens(torch.cat((clean, noisy), 1), modulation)
+        frames = clean.shape[1]
+        modulation = torch.cat((self.condition(torch.zeros_like(t), action), self.condition(t, action)), 1)
+        views = [self._last_views(one, clean) for one in (clean, noisy)]
+        both = None if views[0] is None or views[1] is None else torch.cat((views[0], views[1]), 1)
+        x = self._tokens(torch.cat((clean, noisy), 1), modulation, both)
         for block in self._cached():
-            x = block(x, self._of_blocks(modulation), taught=True)
-        last = None
-        if self.head:
-            chunks = noisy.unflatten(1, (-1, self.chunk)).flatten(0, 1)  # [B C, k, L, P]
-            before = self._before(clean)[:, :: self.chunk].flatten(0, 1)
-            last = self.seen(chunks, before)[:, :-1].reshape(*noisy.shape[:-1], -1)
-        return self._made(x[:, frames:], noisy, known, last)
+            x = block(x, modulation[..., :-1], taught=True)
+        return self._made(x[:, frames:])
 
     def step(
         self,
@@ -179,87 +170,98 @@ class DiT(nn.Module):
 
         Args:
             noisy: [B, k, L, P].
-            modulation: [B, k, M], see :meth:`condition`.
+            modulation: [B, k, 9 D + 1], see :meth:`condition`.
             keys, values: [layers, B, h, L, W-1, hd].
             bias: [layers, B, h, k, W-1], see :meth:`ring_bias`.
-            before: With a head, the view [B, L, V] of the last frame before the chunk, see :meth:`seen`.
+            before: The view [B, L, V] of the last frame before the chunk, of a model that sees it.
 
         Returns:
             x0 [B, k, L, P].
         """
-        x, _, _ = self._through(noisy, modulation, keys, values, bias)
-        last = None if before is None else self.seen(noisy, before)[:, :-1]
-        return self._made(x, noisy, modulation, last)
+        x, _, _ = self._through(noisy, modulation, keys, values, bias, before)
+        return self._made(x)
 
     def remember(
-        self, clean: Tensor, modulation: Tensor, keys: Tensor, values: Tensor, bias: Tensor
+        self,
+        clean: Tensor,
+        modulation: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        bias: Tensor,
+        before: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """What is kept of a clean chunk, its keys and values [layers, B, h, L, k, hd]; arguments as of :meth:`step`."""
-        _, new_keys, new_values = self._through(clean, modulation, keys, values, bias)
+        """What is kept of a clean chunk, its keys and values [layers, B, h, L, k, hd]; arguments as of :meth:`step`,
+        with the modulation of level 0.
+        """
+        _, new_keys, new_values = self._through(clean, modulation, keys, values, bias, before)
         return torch.stack(new_keys), torch.stack(new_values)
 
-    def seen(self, frames: Tensor, before: Tensor) -> Tensor:
-        """Views of a chunk's frames and of the one before.
-
-        Args:
-            frames: [B, k, L, P].
-            before: View [B, L, V] of the frame before, see :meth:`blank` where there is none.
-
-        Returns:
-            [B, k + 1, L, V], ``before`` the first of them.
-        """
-        views = [before]
-        for frame in frames.unbind(1):
-            views.append(self.looks.view(frame, views[-1]))
-        return torch.stack(views, 1)
+    def view(self, chunk: Tensor, before: Tensor) -> Tensor:
+        """The view [B, L, V] of the last frame of a chunk [B, k, L, P], by that of the one before it."""
+        assert self.looks is not None
+        for frame in chunk.unbind(1):
+            before = self.looks.view(frame, before)
+        return before
 
     def blank(self) -> Tensor:
-        """The view [L, V] of what is taken to be before the first frame."""
+        """The view [L, V] of what is taken to have been before the first frame."""
+        assert self.looks is not None
         return self.looks.view(self._nothing(), None)
-
-    def _nothing(self) -> Tensor:
-        frame = torch.zeros_like(self.position[:, :1]).expand(-1, self.config.patch_dim)
-        return frame if self.standard is None else self.standard.frame.to(frame)
-
-    def _before(self, frames: Tensor) -> Tensor:
-        """Of each of the frames [B, T, L, P] of a clip the view [B, T, L, V] of the one before."""
-        first = self._nothing().expand(len(frames), 1, -1, -1).to(frames)
-        return self.looks.views(torch.cat((first, frames[:, :-1]), 1))
-
-    def _through(
-        self, noisy: Tensor, modulation: Tensor, keys: Tensor, values: Tensor, bias: Tensor
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        x, told = self._tokens(noisy, modulation), self._of_blocks(modulation)
-        new_keys, new_values = [], []
-        for i, block in enumerate(self._cached()):
-            x, key, value = block.step(x, told, keys[i], values[i], bias[i])
-            new_keys.append(key)
-            new_values.append(value)
-        return x, new_keys, new_values
 
     def ring_bias(self, age: Tensor) -> Tensor:
         """Bias [layers, B, h, k, W-1] of ring slots by their age: int64 [B, W-1], 1 ... W-1, or 0 for an empty slot."""
         return ring_bias([block.time for block in self._cached()], age)
 
-    def _tokens(self, noisy: Tensor, modulation: Tensor) -> Tensor:
+    def _through(
+        self, noisy: Tensor, modulation: Tensor, keys: Tensor, values: Tensor, bias: Tensor, before: Tensor | None
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        x = self._tokens(noisy, modulation, None if before is None else self._from(noisy, before))
+        new_keys, new_values = [], []
+        for i, block in enumerate(self._cached()):
+            x, key, value = block.step(x, modulation[..., :-1], keys[i], values[i], bias[i])
+            new_keys.append(key)
+            new_values.append(value)
+        return x, new_keys, new_values
+
+    def _tokens(self, noisy: Tensor, modulation: Tensor, last: Tensor | None) -> Tensor:
+        """Tokens of frames [B, T, L, P], and of views [B, T, L, V] of those before them."""
         seen = noisy if self.standard is None else self.standard.noisy(noisy, modulation[..., -1])
+        if last is not None:
+            seen = torch.cat((seen, last if self.standard is None else self.standard.views(last)), -1)
         tokens: Tensor = self.patches(seen) + self.position
         return tokens
 
-    def _of_blocks(self, modulation: Tensor) -> Tensor:
-        return modulation[..., : MODULATIONS * self.config.dim]
+    def _last_views(self, noisy: Tensor, clean: Tensor) -> Tensor | None:
+        """Of each of the frames [B, T, L, P] of a clip the view [B, T, L, V] of the one before."""
+        if self.looks is None:
+            return None
+        frames = noisy.shape[1]
+        alone = self.chunk >= frames  # all see each other: nothing is given but what they are
+        first = self._nothing().expand(len(clean), 1, -1, -1).to(clean)
+        views = self.looks.views(torch.cat((first, (noisy if alone else clean)[:, :-1]), 1))
+        if alone or self.chunk == 1:
+            return views
+        missing = -frames % self.chunk  # of the last chunk
+        whole = torch.cat((noisy, noisy[:, -1:].expand(-1, missing, -1, -1)), 1)
+        chunks = whole.unflatten(1, (-1, self.chunk)).flatten(0, 1)  # [B C, k, L, P]
+        last = self._from(chunks, views[:, :: self.chunk].flatten(0, 1))  # [B C, k, L, V]
+        return last.unflatten(0, (len(noisy), -1)).flatten(1, 2)[:, :frames]
 
-    def _made(self, x: Tensor, noisy: Tensor, modulation: Tensor, last: Tensor | None) -> Tensor:
-        """Frames of tokens [B, T, L, D]; with a head, also of the noisy frames and of views of those before them."""
-        if self.head is None:
-            assert self.out is not None
-            made: Tensor = self.out(self.norm(x))
-            return made if self.standard is None else self.standard.whole(made)
-        assert last is not None
-        told = modulation[..., MODULATIONS * self.config.dim : -1].flatten(0, 1)
-        sizes = [layer.out_features for layer in self.head.modulation if isinstance(layer, nn.Linear)]
-        scene = self.head.scene(self.norm(x).flatten(0, 1), last.flatten(0, 1))
-        return self.head.denoise(noisy.flatten(0, 1), scene, told.split(sizes, -1)).view_as(noisy)
+    def _from(self, chunk: Tensor, before: Tensor) -> Tensor:
+        """As :meth:`_last_views`, of one chunk [B, k, L, P], by the view [B, L, V] of the last frame before it."""
+        assert self.looks is not None
+        views = [before]
+        for frame in chunk[:, :-1].unbind(1):
+            views.append(self.looks.view(frame, views[-1]))
+        return torch.stack(views, 1)
+
+    def _nothing(self) -> Tensor:
+        frame = torch.zeros_like(self.position[:, :1]).expand(-1, self.config.patch_dim)
+        return frame if self.standard is None else self.standard.frame.to(frame)
+
+    def _made(self, x: Tensor) -> Tensor:
+        made: Tensor = self.out(self.norm(x))
+        return made if self.standard is None else self.standard.whole(made)
 
     def _cached(self) -> Iterator[DiTBlock]:
         """Blocks that attend along time, whose keys and values can be kept."""

@@ -107,11 +107,8 @@ def _make_row(
     clips, own = step, bool(own_rows([place], loss.own_share))
     if own and begun is not None and step >= begun:
         clips = Turn.at(step, begun, loss.own_pool, loss.own_ticks).clips
-    clip, rng = store.draw(seed, clips, place)
-    if loss.rewarded:
-        chance = np.random.default_rng((seed, clips, place, 2))
-        if chance.random() < loss.rewarded:
-            clip = store.after_reward(chance, min(model.window, store.length - 2)) or clip
+    ticks = min(model.window, store.length - 2)
+    clip, rng = store.draw(seed, clips, place, rewarded=loss.rewarded, ticks=ticks)
     if clips != step:
         rng = np.random.default_rng((seed, step, place, 1))  # the same clip, other noise
     steps = store.length - 1

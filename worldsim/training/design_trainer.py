@@ -26,8 +26,8 @@ class DesignTrainer(Loop):
     """One run of another design: same clips, optimisers, schedule and pictures; frames alone, no reward and no end.
 
     Args:
-        config: Its ``design`` is not ``scd``. Of the settings of the loss, ``noise_shift``, ``moved_weight``
-            and ``hindsight`` count.
+        config: Its ``design`` is not ``scd``. Of the settings of the loss, ``noise_shift``, ``moved_weight``,
+            ``hindsight`` and ``rewarded`` count.
         place: This process among those that train together.
 
     Raises:
@@ -47,7 +47,7 @@ class DesignTrainer(Loop):
         self.design, self.shape = str(design), model_of(config, self.dataset)
         design.refuse_separable(self.shape)
         self.clips = self.training_clips(self.shape.window)
-        self.forcing = Forcing(design, self.shape, config.forcing, config.loss.noise_shift)
+        self.forcing = Forcing(design, self.shape, config.forcing, config.loss.noise_shift, config.loss.rewarded)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.network = design.make(self.shape).to(self.device)

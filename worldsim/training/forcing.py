@@ -63,6 +63,7 @@ class Forcing:
         how: One of :data:`FORCINGS`; ``teacher`` is for ``dit`` alone, ``mixed`` for buffers.
         shift: Of noise levels towards pure noise, see :func:`~worldsim.training.loss.shift_levels`; not of those of
             diffusion forcing, which are history too, and not of a buffer's.
+        rewarded: See :class:`~worldsim.training.loss.LossConfig`.
 
     Raises:
         RunError: there is no such way.
@@ -72,6 +73,7 @@ class Forcing:
     model: ModelConfig
     how: str
     shift: float
+    rewarded: float = 0.0
 
     def __post_init__(self) -> None:
         if self.how not in FORCINGS:
@@ -113,7 +115,8 @@ class Forcing:
         return Levelled(*parts)
 
     def _row(self, store: ClipStore, seed: int, step: int, place: int) -> tuple[NDArray[np.generic], ...]:
-        clip, rng = store.draw(seed, step, place)
+        ticks = min(self.model.window, store.length - 2)
+        clip, rng = store.draw(seed, step, place, rewarded=self.rewarded, ticks=ticks)
         led = np.concatenate(([self.model.num_actions], clip.actions))
         size = self.stretch or store.length // self.design.frames * self.design.frames
         count = store.length // size
@@ -146,7 +149,8 @@ class Forcing:
         """
         noisy = torch.lerp(clean, noise.to(clean), t.to(clean)[..., None, None])
         taught = self.design.kind == "dit" and self.how == "teacher"
-        made: Tensor = network.teach(clean, noisy, t, led) if taught else network(noisy, t, led)
+        shown = clean if self.design.kind == "dit" else None  # what is before a chunk is clean in a roll-out
+        made: Tensor = network.teach(clean, noisy, t, led) if taught else network(noisy, t, led, shown)
         guess, place = made.detach(), torch.arange(t.shape[1], device=t.device)
         # A constant: inductor fails at `place // frames` where it is summed over (PyTorch 2.13, dit:4 with a teacher).
         chunk = torch.tensor([i // self.design.frames for i in range(t.shape[1])], device=t.device)

@@ -27,8 +27,8 @@ def main(settings: dict[str, Any]) -> int | None:
         raise RunError("batch must be at least 1, and steps too, or 0 to finish decoder and heads of init=<world>")
     if config.design == SEPARABLE and config.forcing != "diffusion":
         raise RunError(f"forcing={config.forcing} is for design=dit and dit:<k>: the separable design has its own")
-    if config.design == SEPARABLE and config.model.get("head"):
-        raise RunError("model.head is for other designs than scd, which has model.decoder: leave it null")
+    if config.design == SEPARABLE and config.model.get("viewed"):
+        raise RunError("model.viewed is for other designs than scd, which always sees views: leave it null")
     if config.threads:
         torch.set_num_threads(config.threads)
     try:
