@@ -14,7 +14,9 @@ from worldsim.data.clips import ClipStore
 from worldsim.data.collect import CollectConfig, collect
 from worldsim.data.episodes import Dataset
 from worldsim.errors import RunError
+from worldsim.model.designs import Design
 from worldsim.training.batches import make_batch
+from worldsim.training.forcing import Forcing
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,9 @@ def test_what_a_reward_leads_to_is_in_the_clip(points: Dataset) -> None:
     for step in range(8):
         batch = make_batch(store, TINY, told, 0, step, range(2))
         assert ((batch.rewards != 1)[:, : 49 - TINY.window].sum(1) > 0).all()
+        how = Forcing(Design.parse("dit"), TINY, "diffusion", 5.0, rewarded=1.0)
+        drawn = how.batch(store, 0, step, range(2), torch.device("cpu"))
+        assert torch.equal(drawn.frames, batch.frames), "designs of any kind see the same clips"
 
 
 def test_a_batch_knows_of_rewards_before_its_clips(points: Dataset) -> None:

@@ -178,7 +178,8 @@ def state(run: Path) -> dict[str, torch.Tensor]:
 def test_a_design_is_trained_and_becomes_a_world(design: str, pong_data: Dataset, tmp_path: Path) -> None:
     how = "teacher" if design.startswith("dit") else "diffusion"
     asked = [f"design={design}", f"forcing={how}", "steps=4", f"data={pong_data.folder}", f"run={tmp_path / 'run'}"]
-    assert main(["world=pong", *asked, *TINY]) in (0, None)
+    seeing = ["model.viewed=true", "model.extrapolated=4", "model.standardised=true"]
+    assert main(["world=pong", *asked, *TINY, *seeing]) in (0, None)
     assert list((tmp_path / "run" / "samples").glob("*.png"))
     assert json.loads((tmp_path / "run" / "settings.json").read_text())["design"] == design
     world = load_world(tmp_path / "run" / "world")
@@ -221,6 +222,7 @@ def test_hindsight_ends_within_a_run(design: str, pong_data: Dataset, tmp_path: 
         (["design=dit", "sampling_shift=0.5"], "sampling_shift is for design=scd, not for dit: leave it 1"),
         (["design=clip:2", "forcing=teacher"], "is for design=dit and dit:<k>, not clip:2"),
         (["forcing=teacher"], "the separable design has its own"),
+        (["model.viewed=true"], "model.viewed is for other designs than scd"),
     ],
 )
 def test_bad_settings_are_told(
