@@ -33,7 +33,7 @@ def start(length: int = 7) -> Start:
 
 def network(chunk: int, window: int = SMALL.window, viewed: bool = False) -> DiT:
     torch.manual_seed(0)
-    sizes = {**vars(SMALL), "window": window, "viewed": viewed, "history": 3}
+    sizes = {**vars(SMALL), "window": window, "viewed": viewed, "refined": viewed, "history": 3}
     model = DiT(ModelConfig(**sizes), chunk).eval().requires_grad_(False)
     wake(model, seed=1, scale=0.1)
     return model

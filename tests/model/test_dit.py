@@ -21,7 +21,7 @@ VIEWED = pytest.mark.parametrize("viewed", [False, True])
 
 def make(chunk: int, viewed: bool = False) -> DiT:
     torch.manual_seed(0)
-    model = DiT(replace(SMALL, viewed=viewed, history=3, standardised=viewed), chunk).eval()
+    model = DiT(replace(SMALL, viewed=viewed, refined=viewed, history=3, standardised=viewed), chunk).eval()
     if model.standard is not None:
         model.standard.tell(torch.rand(SMALL.height, SMALL.width, 3) - 0.5, 0.3)
     wake(model, seed=1, scale=0.2)

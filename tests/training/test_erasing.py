@@ -85,7 +85,7 @@ def test_whole_frames_of_a_run_are_shown_such_pasts_and_weigh_as_what_moves(
 
     def watched(self: Rehearsal, step: int, draws: int) -> object:
         one = draw(self, step, draws)
-        player = trainer._reader().coverage(trainer.model.unpatchify(one.frames.past[:, -1]).numpy())[1].sum((1, 2)) > 2
+        player = trainer.reader().coverage(trainer.model.unpatchify(one.frames.past[:, -1]).numpy())[1].sum((1, 2)) > 2
         heavy = one.least.numpy() > 1
         seen.append((one.squares is None, int((~player).sum()), bool((heavy == ~player).all())))
         return one

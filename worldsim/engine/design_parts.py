@@ -94,7 +94,7 @@ class StreamPart(nn.Module):
         falls = [[(i + 1 - done / passes) / frames for i in range(frames)] for done in range(passes + 1)]
         self.falls = tuple(tuple(row) for row in falls)
         rows = [(*[0.0] * reference, *row) for row in falls[:-1]]
-        tables = [modulation_table(model, row) for row in rows]  # [n + r, actions, 9 D + 1] each
+        tables = [modulation_table(model, row) for row in rows]  # [n + r, actions, M] each
         self.register_buffer("table", torch.stack(tables), persistent=False)
 
     def forward(self, buffer: Tensor, action: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class StreamPart(nn.Module):
         clean, x = buffer[:, : self.reference], buffer[:, self.reference :]
         place = torch.arange(buffer.shape[1], device=buffer.device)
         for number in range(self.passes):
-            modulation = self.table[number][place, action]  # [B, r + n, 9 D + 1]
+            modulation = self.table[number][place, action]  # [B, r + n, M]
             seen = torch.cat((clean, x), 1).to(modulation.dtype)
             x0 = self.model.denoise(seen, modulation)[:, self.reference :].float()
             before, after = self.falls[number], self.falls[number + 1]
@@ -113,7 +113,7 @@ class StreamPart(nn.Module):
 
 
 def modulation_table(model: DiT, levels: Sequence[float]) -> Tensor:
-    """What noise levels and actions do to a model, looked up in a tick: [levels, actions + 1, 9 D + 1]."""
+    """What noise levels and actions do to a model, looked up in a tick: [levels, actions + 1, M]."""
     actions = torch.arange(model.config.num_actions + 1, device=model.position.device)
     with torch.no_grad():
         by_level = [torch.full(actions.shape, t, device=actions.device) for t in levels]

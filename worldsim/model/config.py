@@ -85,6 +85,8 @@ class ModelConfig:
             see :class:`~worldsim.model.standard.Standard`. Of the decoder of convolutions that is not so.
         viewed: Whether tokens of other designs than ``scd`` also see the view of the frame before theirs, as the tokens
             of ``scd``'s decoder do; see :class:`~worldsim.model.dit.DiT`.
+        refined: Whether what tokens foretell is gone over by convolutions that see the noisy frame, see
+            :class:`~worldsim.model.refiner.Refiner`: of the decoder of tokens and of other designs than ``scd``.
         mlp_ratio: Hidden width of an MLP over ``dim``.
         context_levels: Buckets of context noise that the encoder can be told of; bucket 0 is clean.
         max_context_noise: Noise level of the last bucket, in (0, 1).
@@ -116,6 +118,7 @@ class ModelConfig:
     own_end: bool | None = None
     standardised: bool | None = None
     viewed: bool | None = None
+    refined: bool | None = None
     mlp_ratio: int = 4
     context_levels: int = 10
     max_context_noise: float = 0.3
@@ -147,6 +150,8 @@ class ModelConfig:
                 f"model.patch must be a multiple of {CELL}, and a frame's sides of {2 * CELL}, "
                 f"not {self.patch} and {self.height}x{self.width}"
             )
+        if self.refined and self.patch % CELL:
+            raise ValueError(f"with model.refined, model.patch must be a multiple of {CELL}, not {self.patch}")
         if self.decoder_heads:
             self._check_attention()
         if self.history < 2:

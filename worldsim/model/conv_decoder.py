@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from worldsim.model.config import CELL, ModelConfig
 from worldsim.model.convolution import Conv, ConvBlock, GridAttention, Upscale, modulate
 from worldsim.model.decoder import FrameDecoder, without_margin
+from worldsim.model.patches import from_cells, to_cells
 
 
 class ConvDecoder(FrameDecoder):
@@ -74,8 +75,8 @@ class ConvDecoder(FrameDecoder):
         return self._scene(context, [frames[0], *changes]).permute(0, 2, 3, 1)
 
     def _scene(self, context: Tensor, frames: Sequence[Tensor]) -> Tensor:
-        told = self._cells(self.context(context), self.config.decoder_width, 1)
-        x = told + self.seen(torch.cat([self._cells(patches, 3, CELL) for patches in frames], 1))
+        told = to_cells(self.context(context), self.config, self.config.decoder_width, 1)
+        x = told + self.seen(torch.cat([to_cells(patches, self.config, 3, CELL) for patches in frames], 1))
         return self._blocks()[0](x)
 
     def modulations(self, t: Tensor, cue: Tensor, size: Tensor | None = None) -> list[Tensor]:
@@ -86,7 +87,7 @@ class ConvDecoder(FrameDecoder):
     def denoise(self, noisy: Tensor, scene: Tensor, modulations: Sequence[Tensor]) -> Tensor:
         """See :meth:`FrameDecoder.denoise`."""
         first, *middle, last = zip(self._blocks()[1:], modulations, strict=False)
-        x = scene.permute(0, 3, 1, 2) + self.noisy(self._cells(noisy, 3, CELL))
+        x = scene.permute(0, 3, 1, 2) + self.noisy(to_cells(noisy, self.config, 3, CELL))
         x = first[0](x, first[1])
         y = self.down(x)
         for at, (block, modulation) in enumerate(middle):
@@ -94,21 +95,7 @@ class ConvDecoder(FrameDecoder):
             if self.mixing is not None and not at:  # the blocks that follow can make use of it
                 y = self.mixing(y)
         x = last[0](x + self.up(y), last[1])
-        return self._patches(self.out(F.relu(modulate(x, modulations[-1]))))
-
-    def _cells(self, patches: Tensor, channels: int, side: int) -> Tensor:
-        """Patches [N, L, ...], of squares of ``side`` values a cell, to cells [N, channels * side**2, H / 2, W / 2]."""
-        c = self.config
-        cells = c.patch // CELL
-        grid = patches.reshape(-1, c.rows, c.columns, cells, side, cells, side, channels)
-        grid = grid.permute(0, 1, 3, 2, 5, 4, 6, 7)
-        return grid.reshape(-1, c.rows * cells, c.columns * cells, channels * side**2).permute(0, 3, 1, 2)
-
-    def _patches(self, cells: Tensor) -> Tensor:
-        """Cells [N, 3 * CELL**2, H / 2, W / 2] to patches [N, L, P]."""
-        c = self.config
-        grid = cells.permute(0, 2, 3, 1).reshape(-1, c.rows, c.patch // CELL, c.columns, c.patch // CELL, CELL, CELL, 3)
-        return grid.permute(0, 1, 3, 2, 5, 4, 6, 7).reshape(-1, c.tokens, c.patch_dim)
+        return from_cells(self.out(F.relu(modulate(x, modulations[-1]))), self.config)
 
     def _blocks(self) -> list[ConvBlock]:
         return [block for block in self.blocks if isinstance(block, ConvBlock)]  # ModuleList forgets what it holds

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from worldsim.model.attention import MLP, RMSNorm, SpatialAttention, TemporalAttention, ring_bias
 from worldsim.model.config import ModelConfig
 from worldsim.model.decoder import NoiseLevelEmbedding
+from worldsim.model.refiner import Refiner
 from worldsim.model.standard import Standard
 from worldsim.model.token_decoder import modulate
 from worldsim.model.views import Views
@@ -91,6 +92,7 @@ class DiT(nn.Module):
         )
         self.norm = RMSNorm(config.dim, eps=1e-6)
         self.out = nn.Linear(config.dim, config.patch_dim)
+        self.refiner = Refiner(config) if config.refined else None
         for zero in (self.modulation.weight, self.modulation.bias, self.out.weight, self.out.bias):
             nn.init.zeros_(zero)
 
@@ -105,15 +107,18 @@ class DiT(nn.Module):
         return self.config.num_actions
 
     def condition(self, t: Tensor, action: Tensor) -> Tensor:
-        """Modulation [..., 9 D + 1] of noise levels [...] and of the actions [...] that led to the frames.
+        """Modulation [..., M] of noise levels [...] and of the actions [...] that led to the frames.
 
-        Its last value is the level.
+        The blocks' 9 D values, those of the refiner if there is one, and at last the level.
         """
         level = self.level(t.flatten()).unflatten(0, t.shape)
-        modulation = self.modulation(F.silu(level + self.action(action)))
-        return torch.cat((modulation, t[..., None].to(modulation.dtype)), -1)
+        told = F.silu(level + self.action(action))
+        parts = [layer(told) for layer in (self.modulation, *([self.refiner.modulation] if self.refiner else []))]
+        return torch.cat((*parts, t[..., None].to(told.dtype)), -1)
 
-    def forward(self, noisy: Tensor, t: Tensor, action: Tensor, clean: Tensor | None = None) -> Tensor:
+    def forward(
+        self, noisy: Tensor, t: Tensor, action: Tensor, clean: Tensor | None = None, known: Tensor | None = None
+    ) -> Tensor:
         """Clean frames of whole clips, every frame at a noise level of its own (diffusion forcing, arXiv 2407.01392).
 
         Args:
@@ -121,21 +126,27 @@ class DiT(nn.Module):
             t: Noise levels [B, T] in [0, 1]; 0 is a clean frame, which is there for those that follow.
             action: int64 [B, T], the action that led to each frame, ``num_actions`` where there is none.
             clean: Of the same frames, for views of those before a chunk; None: as far as they are given.
+            known: bool [B, T], frames whose tokens see a view; None: all.
 
         Returns:
             x0 [B, T, L, P]; entry t depends on its chunk, on the ``window - 1`` frames before that of each layer below,
             and on nothing later.
         """
-        return self.denoise(noisy, self.condition(t, action), clean)
+        return self.denoise(noisy, self.condition(t, action), clean, known)
 
-    def denoise(self, noisy: Tensor, modulation: Tensor, clean: Tensor | None = None) -> Tensor:
-        """:meth:`forward`, with the modulation [B, T, 9 D + 1] of levels and actions, see :meth:`condition`."""
-        x = self._tokens(noisy, modulation, self._last_views(noisy, noisy if clean is None else clean))
+    def denoise(
+        self, noisy: Tensor, modulation: Tensor, clean: Tensor | None = None, known: Tensor | None = None
+    ) -> Tensor:
+        """:meth:`forward`, with the modulation [B, T, M] of levels and actions, see :meth:`condition`."""
+        seen, told = self._seen(noisy, modulation), self._of_blocks(modulation)
+        x = self._tokens(seen, self._last_views(noisy, noisy if clean is None else clean, known))
         for block in self.blocks:
-            x = block(x, modulation[..., :-1])
-        return self._made(x)
+            x = block(x, told)
+        return self._made(x, seen, modulation)
 
-    def teach(self, clean: Tensor, noisy: Tensor, t: Tensor, action: Tensor) -> Tensor:
+    def teach(
+        self, clean: Tensor, noisy: Tensor, t: Tensor, action: Tensor, known: Tensor | None = None
+    ) -> Tensor:
         """As :meth:`forward`, each chunk given the clean frames before it (teacher forcing).
 
         What :meth:`step` gives of each chunk in turn with the clean ones in its cache, at once and for twice the price.
@@ -144,18 +155,20 @@ class DiT(nn.Module):
             clean, noisy: Patches [B, T, L, P] of the same frames.
             t: Noise levels [B, T] of the noisy ones.
             action: int64 [B, T].
+            known: Of the noisy ones, as of :meth:`forward`.
 
         Returns:
             x0 [B, T, L, P] of the noisy ones.
         """
         frames = clean.shape[1]
         modulation = torch.cat((self.condition(torch.zeros_like(t), action), self.condition(t, action)), 1)
-        views = [self._last_views(one, clean) for one in (clean, noisy)]
+        views = self._last_views(clean, clean), self._last_views(noisy, clean, known)
         both = None if views[0] is None or views[1] is None else torch.cat((views[0], views[1]), 1)
-        x = self._tokens(torch.cat((clean, noisy), 1), modulation, both)
+        seen, told = self._seen(torch.cat((clean, noisy), 1), modulation), self._of_blocks(modulation)
+        x = self._tokens(seen, both)
         for block in self._cached():
-            x = block(x, modulation[..., :-1], taught=True)
-        return self._made(x[:, frames:])
+            x = block(x, told, taught=True)
+        return self._made(x[:, frames:], seen[:, frames:], modulation[:, frames:])
 
     def step(
         self,
@@ -170,7 +183,7 @@ class DiT(nn.Module):
 
         Args:
             noisy: [B, k, L, P].
-            modulation: [B, k, 9 D + 1], see :meth:`condition`.
+            modulation: [B, k, M], see :meth:`condition`.
             keys, values: [layers, B, h, L, W-1, hd].
             bias: [layers, B, h, k, W-1], see :meth:`ring_bias`.
             before: The view [B, L, V] of the last frame before the chunk, of a model that sees it.
@@ -178,8 +191,9 @@ class DiT(nn.Module):
         Returns:
             x0 [B, k, L, P].
         """
-        x, _, _ = self._through(noisy, modulation, keys, values, bias, before)
-        return self._made(x)
+        seen = self._seen(noisy, modulation)
+        x, _, _ = self._through(noisy, seen, modulation, keys, values, bias, before)
+        return self._made(x, seen, modulation)
 
     def remember(
         self,
@@ -193,7 +207,8 @@ class DiT(nn.Module):
         """What is kept of a clean chunk, its keys and values [layers, B, h, L, k, hd]; arguments as of :meth:`step`,
         with the modulation of level 0.
         """
-        _, new_keys, new_values = self._through(clean, modulation, keys, values, bias, before)
+        seen = self._seen(clean, modulation)
+        _, new_keys, new_values = self._through(clean, seen, modulation, keys, values, bias, before)
         return torch.stack(new_keys), torch.stack(new_values)
 
     def view(self, chunk: Tensor, before: Tensor) -> Tensor:
@@ -213,28 +228,47 @@ class DiT(nn.Module):
         return ring_bias([block.time for block in self._cached()], age)
 
     def _through(
-        self, noisy: Tensor, modulation: Tensor, keys: Tensor, values: Tensor, bias: Tensor, before: Tensor | None
+        self,
+        frames: Tensor,
+        seen: Tensor,
+        modulation: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        bias: Tensor,
+        before: Tensor | None,
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        x = self._tokens(noisy, modulation, None if before is None else self._from(noisy, before))
-        new_keys, new_values = [], []
+        x = self._tokens(seen, None if before is None else self._from(frames, before))
+        told, new_keys, new_values = self._of_blocks(modulation), [], []
         for i, block in enumerate(self._cached()):
-            x, key, value = block.step(x, modulation[..., :-1], keys[i], values[i], bias[i])
+            x, key, value = block.step(x, told, keys[i], values[i], bias[i])
             new_keys.append(key)
             new_values.append(value)
         return x, new_keys, new_values
 
-    def _tokens(self, noisy: Tensor, modulation: Tensor, last: Tensor | None) -> Tensor:
+    def _of_blocks(self, modulation: Tensor) -> Tensor:
+        return modulation[..., : MODULATIONS * self.config.dim]
+
+    def _seen(self, noisy: Tensor, modulation: Tensor) -> Tensor:
+        return noisy if self.standard is None else self.standard.noisy(noisy, modulation[..., -1])
+
+    def _tokens(self, seen: Tensor, last: Tensor | None) -> Tensor:
         """Tokens of frames [B, T, L, P], and of views [B, T, L, V] of those before them."""
-        seen = noisy if self.standard is None else self.standard.noisy(noisy, modulation[..., -1])
         if last is not None:
             seen = torch.cat((seen, last if self.standard is None else self.standard.views(last)), -1)
         tokens: Tensor = self.patches(seen) + self.position
         return tokens
 
-    def _last_views(self, noisy: Tensor, clean: Tensor) -> Tensor | None:
-        """Of each of the frames [B, T, L, P] of a clip the view [B, T, L, V] of the one before."""
+    def _last_views(self, noisy: Tensor, clean: Tensor, known: Tensor | None = None) -> Tensor | None:
+        """Of each of the frames [B, T, L, P] of a clip the view [B, T, L, V] of the one before, blank where it is not
+        known.
+        """
         if self.looks is None:
             return None
+        views = self._views_before(noisy, clean)
+        return views if known is None else torch.where(known[..., None, None], views, self.blank())
+
+    def _views_before(self, noisy: Tensor, clean: Tensor) -> Tensor:
+        assert self.looks is not None
         frames = noisy.shape[1]
         alone = self.chunk >= frames  # all see each other: nothing is given but what they are
         first = self._nothing().expand(len(clean), 1, -1, -1).to(clean)
@@ -259,8 +293,12 @@ class DiT(nn.Module):
         frame = torch.zeros_like(self.position[:, :1]).expand(-1, self.config.patch_dim)
         return frame if self.standard is None else self.standard.frame.to(frame)
 
-    def _made(self, x: Tensor) -> Tensor:
-        made: Tensor = self.out(self.norm(x))
+    def _made(self, x: Tensor, seen: Tensor, modulation: Tensor) -> Tensor:
+        x = self.norm(x)
+        made: Tensor = self.out(x)
+        if self.refiner is not None:
+            told = modulation[..., MODULATIONS * self.config.dim : -1]
+            made = self.refiner(*(one.flatten(0, 1) for one in (made, x, seen, told))).view_as(made)
         return made if self.standard is None else self.standard.whole(made)
 
     def _cached(self) -> Iterator[DiTBlock]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from worldsim.model.config import ModelConfig
+from worldsim.model.config import CELL, ModelConfig
 
 
 def patchify(frames: Tensor, config: ModelConfig) -> Tensor:
@@ -30,3 +30,18 @@ def shown(patches: Tensor, dtype: torch.dtype) -> Tensor:
 def to_uint8(patches: Tensor) -> Tensor:
     """Values in [-1, 1] to uint8, as they are shown; what lies outside is clipped."""
     return patches.add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def to_cells(patches: Tensor, config: ModelConfig, channels: int, side: int) -> Tensor:
+    """Patches [N, L, ...], of squares of ``side`` values a cell, to cells [N, channels * side**2, H / 2, W / 2]."""
+    cells = config.patch // CELL
+    grid = patches.reshape(-1, config.rows, config.columns, cells, side, cells, side, channels)
+    grid = grid.permute(0, 1, 3, 2, 5, 4, 6, 7)
+    return grid.reshape(-1, config.rows * cells, config.columns * cells, channels * side**2).permute(0, 3, 1, 2)
+
+
+def from_cells(cells: Tensor, config: ModelConfig) -> Tensor:
+    """Cells [N, 3 * CELL**2, H / 2, W / 2] to patches [N, L, P]."""
+    side = config.patch // CELL
+    grid = cells.permute(0, 2, 3, 1).reshape(-1, config.rows, side, config.columns, side, CELL, CELL, 3)
+    return grid.permute(0, 1, 3, 2, 5, 4, 6, 7).reshape(-1, config.tokens, config.patch_dim)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from worldsim.model.attention import MLP, RMSNorm, SpatialAttention
 from worldsim.model.config import ModelConfig
 from worldsim.model.decoder import FrameDecoder
+from worldsim.model.refiner import Refiner
 from worldsim.model.standard import Standard
 
 
@@ -50,6 +51,7 @@ class TokenDecoder(FrameDecoder):
         self.norm = RMSNorm(config.dim, eps=1e-6, elementwise_affine=False)
         self.modulation = nn.Linear(config.dim, 2 * config.dim)
         self.out = nn.Linear(config.dim, config.patch_dim)
+        self.refiner = Refiner(config) if config.refined else None
         for zero in (self.modulation.weight, self.modulation.bias, self.out.weight, self.out.bias):
             nn.init.zeros_(zero)
 
@@ -65,10 +67,15 @@ class TokenDecoder(FrameDecoder):
         return seen + self.context(context) + self.position
 
     def modulations(self, t: Tensor, cue: Tensor, size: Tensor | None = None) -> list[Tensor]:
-        """See :meth:`FrameDecoder.modulations`: each block's [N, 6 D], the output's [N, 2 D], and the levels [N, 1]."""
+        """See :meth:`FrameDecoder.modulations`.
+
+        Each block's [N, 6 D], the output's [N, 2 D], the refiner's if there is one, and the levels [N, 1].
+        """
         condition = self.condition(t, cue, size)
-        blocks = [block.modulation(condition) for block in self._blocks()]
-        return [*blocks, self.modulation(condition), t[:, None].to(condition.dtype)]
+        layers = [*(block.modulation for block in self._blocks()), self.modulation]
+        if self.refiner is not None:
+            layers.append(self.refiner.modulation)
+        return [*(layer(condition) for layer in layers), t[:, None].to(condition.dtype)]
 
     def denoise(self, noisy: Tensor, scene: Tensor, modulations: Sequence[Tensor]) -> Tensor:
         """See :meth:`FrameDecoder.denoise`."""
@@ -77,8 +84,11 @@ class TokenDecoder(FrameDecoder):
         x = F.linear(noisy, self.patches.weight[:, : noisy.shape[-1]]) + scene
         for block, modulation in zip(self._blocks(), modulations, strict=False):
             x = block(x, modulation)
-        shift, scale = modulations[-2].chunk(2, -1)
-        made: Tensor = self.out(modulate(self.norm(x), shift, scale))
+        shift, scale = modulations[len(self.blocks)].chunk(2, -1)
+        x = modulate(self.norm(x), shift, scale)
+        made: Tensor = self.out(x)
+        if self.refiner is not None:
+            made = self.refiner(made, x, noisy, modulations[-2])
         return made if self.standard is None else self.standard.whole(made)
 
     def _blocks(self) -> Iterator[DecoderBlock]:

@@ -1,0 +1,78 @@
+"""What tokens foretell, gone over by convolutions: nothing at first, and then the same in all places."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from worldsim.model.config import ModelConfig
+from worldsim.model.dit import DiT, wake
+from worldsim.model.patches import from_cells, patchify, to_cells, unpatchify
+from worldsim.model.refiner import Refiner
+from worldsim.model.world_model import WorldModel, init_weights
+
+SMALL = ModelConfig(
+    3, height=16, width=24, dim=32, heads=2, encoder_layers=1, decoder_layers=1, decoder="tokens", window=4
+)
+REFINED = replace(SMALL, refined=True)
+
+
+def test_cells_are_squares_of_two_pixels_where_they_lie() -> None:
+    frames = torch.rand(2, 16, 24, 3)
+    cells = to_cells(patchify(frames, SMALL), SMALL, 3, 2)
+    assert cells.shape == (2, 12, 8, 12)
+    torch.testing.assert_close(cells[1, :, 5, 7], frames[1, 10:12, 14:16].flatten())
+    torch.testing.assert_close(unpatchify(from_cells(cells, SMALL), SMALL), frames)
+
+
+@torch.no_grad()
+def test_at_first_it_adds_nothing_and_then_it_sees_the_noisy_frame_pixel_by_pixel() -> None:
+    torch.manual_seed(0)
+    refiner = Refiner(REFINED)
+    made, noisy = torch.rand(2, 1, SMALL.tokens, SMALL.patch_dim)
+    tokens, told = torch.rand(1, SMALL.tokens, SMALL.dim), torch.zeros(1, refiner.modulations)
+    assert torch.equal(refiner(made, tokens, noisy, told), made)
+    wake(refiner, seed=1, scale=0.3)
+    refiner.hints.weight.zero_()
+
+    def change(row: int, column: int) -> torch.Tensor:
+        frame = unpatchify(noisy, SMALL).clone()
+        frame[:, row, column] += 1
+        return unpatchify(refiner(made, tokens, patchify(frame, SMALL), told), SMALL) - before
+
+    made, noisy = torch.zeros_like(made), torch.zeros_like(noisy)
+    before = unpatchify(refiner(made, tokens, noisy, told), SMALL)
+    one, other = change(6, 8), change(8, 10)  # in another patch, and at another place in it
+    assert one[0, 4:8, 6:10].abs().max() > 1e-3
+    torch.testing.assert_close(one[:, :-2, :-2][:, 4:8, 6:10], other[:, 2:, 2:][:, 4:8, 6:10], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("design", ["scd", "dit"])
+def test_it_begins_as_the_model_without_and_all_of_it_learns(design: str) -> None:
+    torch.manual_seed(0)
+    t, noisy = torch.tensor([1.0, 0.3]), torch.randn(2, SMALL.tokens, SMALL.patch_dim)
+    view, context = torch.randn(2, SMALL.tokens, SMALL.view_dim), torch.randn(2, SMALL.tokens, SMALL.dim)
+    plain, refined = (init_weights(WorldModel(of), 3) if design == "scd" else DiT(of) for of in (SMALL, REFINED))
+    wake(plain, seed=1)
+    refined.load_state_dict(plain.state_dict(), strict=False)
+
+    def foretold(model: torch.nn.Module) -> torch.Tensor:
+        if isinstance(model, WorldModel):
+            return model.decode(noisy, t, context, view, torch.zeros(2, dtype=torch.int64))
+        made: torch.Tensor = model(noisy[:, None], t[:, None], torch.zeros(2, 1, dtype=torch.int64))
+        return made[:, 0]
+
+    torch.testing.assert_close(foretold(refined), foretold(plain))
+    wake(refined, seed=2)
+    foretold(refined).square().sum().backward()
+    weights = {name: weight for name, weight in refined.named_parameters() if "refiner" in name}
+    assert len(weights) >= 9
+    for name, weight in weights.items():
+        assert weight.grad is not None and weight.grad.any(), name
+
+
+def test_patches_that_do_not_divide_into_cells_are_refused() -> None:
+    with pytest.raises(ValueError, match="with model.refined, model.patch must be a multiple of 2, not 5"):
+        ModelConfig(3, height=20, width=20, patch=5, decoder="tokens", refined=True)
