@@ -9,11 +9,11 @@ from safetensors.torch import load_file
 
 from worldsim.data.episodes import Dataset
 from worldsim.training.kept import ReplayConfig
+from worldsim.training.loop import Loop
 from worldsim.training.loss import LossConfig
 from worldsim.training.optimizer import OptimizerConfig
 from worldsim.training.outcomes import OutcomesConfig
 from worldsim.training.pretrain_config import PretrainConfig
-from worldsim.training.trainer import Trainer
 
 TINY = [
     "batch=2", "compile=false", "dtype=float32", "threads=1", "model.patch=16", "model.dim=32", "model.heads=2",
@@ -58,7 +58,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def stop_at(trainer: Trainer, step: int) -> None:
+def stop_at(trainer: Loop, step: int) -> None:
     """Have a run stop after a step, as it does when it is told to end."""
     keep = trainer.keep
 

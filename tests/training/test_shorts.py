@@ -10,7 +10,6 @@ import pytest
 
 from tests.training.runs import config, same, state, stop_at
 from worldsim.data.clips import ClipStore
-from worldsim.data.collect import CollectConfig, collect
 from worldsim.data.episodes import Dataset
 from worldsim.errors import DataError, RunError, SourceError
 from worldsim.training.design_trainer import DesignTrainer
@@ -25,21 +24,8 @@ HOW = ShortsConfig(about=("ball",), frames=6)
 
 
 @pytest.fixture(scope="module")
-def play(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """1500 steps of real Pong, a few dozen turns."""
-    folder = str(tmp_path_factory.mktemp("play"))
-    told = CollectConfig(source="pong", steps=1500, processes=1, held_out=0, folder=folder, episode_steps=750)
-    return collect(told, progress=False)
-
-
-@pytest.fixture(scope="module")
 def store(play: Dataset) -> ClipStore:
     return ClipStore(play, play.train, 20)
-
-
-@pytest.fixture(scope="module")
-def reader(play: Dataset) -> ColourReader:
-    return ColourReader(play.config["source"]["objects"], 80, 80)
 
 
 def test_a_thing_goes_where_it_is_no_more() -> None:
@@ -79,9 +65,9 @@ def test_steps_and_places(store: ClipStore, reader: ColourReader) -> None:
         Shorts.of(store, ShortsConfig(about=("bat",)), reader, frames=None, given=3)
     with pytest.raises(DataError, match="nothing of that kind was recorded"):
         store.around([np.zeros(0, np.intp) for _ in store.episodes], 6, 3)
-    for wrong in ({}, {"about": ("ball",), "share": 1.0}, {"about": ("ball",), "frames": 3}):
+    for about, share, frames in (((), 0.5, 10), (("ball",), 1.0, 10), (("ball",), 0.5, 3)):
         with pytest.raises(RunError, match="shorts need about"):
-            ShortsConfig(**wrong)  # type: ignore[arg-type]
+            ShortsConfig(about, share, frames)
 
 
 @pytest.mark.parametrize("design", ["scd", "dit", "clip:2"])
@@ -92,7 +78,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(play: Dataset, tmp_path: Path
         told = config(play, folder, design=design, steps=4, clip=12, shorts=HOW, model=shape, loss=LossConfig())
         trainer = (Trainer if design == "scd" else DesignTrainer)(told, Ranks())
         if stopped:
-            stop_at(trainer, stopped)  # type: ignore[arg-type]
+            stop_at(trainer, stopped)
         trainer.train()
         return folder
 

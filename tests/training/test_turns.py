@@ -13,7 +13,6 @@ import torch
 from tests.training.kept import TINY
 from tests.training.runs import config
 from worldsim.data.clips import ClipStore
-from worldsim.data.collect import CollectConfig, collect
 from worldsim.data.episodes import Dataset
 from worldsim.data.packed import PackedFrames
 from worldsim.errors import RunError, SourceError
@@ -33,21 +32,8 @@ HOW = MomentsConfig(
 
 
 @pytest.fixture(scope="module")
-def play(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """1500 steps of real Pong, a few dozen turns."""
-    folder = str(tmp_path_factory.mktemp("play"))
-    config = CollectConfig(source="pong", steps=1500, processes=1, held_out=0, folder=folder, episode_steps=750)
-    return collect(config, progress=False)
-
-
-@pytest.fixture(scope="module")
 def store(play: Dataset) -> ClipStore:
     return ClipStore(play, play.train, 8)
-
-
-@pytest.fixture(scope="module")
-def reader(play: Dataset) -> ColourReader:
-    return ColourReader(play.config["source"]["objects"], 80, 80)
 
 
 @pytest.fixture
