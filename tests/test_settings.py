@@ -192,7 +192,9 @@ def test_the_door_lists_its_verbs(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("verb_name", VERBS)
 def test_every_verb_is_there_and_explains_itself(verb_name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert door([verb_name, "--help"]) == 0
-    assert f"worldsim {verb_name} [key=value ...]" in capsys.readouterr().out
+    usage, _, about, *_ = capsys.readouterr().out.splitlines()
+    assert usage == f"worldsim {verb_name} [key=value ...]"
+    assert len(about.split()) > 3 and about.endswith(".")  # a sentence
     assert door([verb_name, "no_such_key=1"]) == 2
     assert "unknown key 'no_such_key'" in capsys.readouterr().err
 

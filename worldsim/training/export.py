@@ -218,7 +218,7 @@ def _parts(kept: Mapping[str, Any]) -> str:
 
 @command("export")
 def main(settings: dict[str, Any]) -> None:
-    """The verb."""
+    """Writes what a run has learned so far, its averaged weights, as a world that can be played."""
     run = Run(Path(settings["run"]).expanduser() if settings["run"] else home() / "runs" / settings["world"])
     folder = Path(settings["folder"]).expanduser() if settings["folder"] else home() / "worlds" / settings["world"]
     export(run, folder)

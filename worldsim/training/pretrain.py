@@ -21,7 +21,7 @@ from worldsim.training.trainer import Trainer
 
 @command("train")
 def main(settings: dict[str, Any]) -> int | None:
-    """The verb."""
+    """Learns a world from recorded play. Run it again to continue where it stopped."""
     config = from_dict(PretrainConfig, settings)
     if config.steps < (0 if config.init else 1) or config.batch < 1:
         raise RunError("batch must be at least 1, and steps too, or 0 to finish decoder and heads of init=<world>")

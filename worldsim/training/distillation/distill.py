@@ -237,7 +237,7 @@ def _mover(decoder: nn.Module, lr: float, method: str) -> Optimizer:
 
 @command("distill")
 def main(settings: dict[str, Any]) -> int | None:
-    """The verb."""
+    """Teaches a world to do with one step or two what takes it many: another world that can be played."""
     config = from_dict(DistillConfig, settings)
     if config.threads:
         torch.set_num_threads(config.threads)
