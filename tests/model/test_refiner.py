@@ -30,23 +30,45 @@ def test_cells_are_squares_of_two_pixels_where_they_lie() -> None:
 @torch.no_grad()
 def test_at_first_it_adds_nothing_and_then_it_sees_the_noisy_frame_pixel_by_pixel() -> None:
     torch.manual_seed(0)
-    refiner = Refiner(REFINED)
-    made, noisy = torch.rand(2, 1, SMALL.tokens, SMALL.patch_dim)
-    tokens, told = torch.rand(1, SMALL.tokens, SMALL.dim), torch.zeros(1, refiner.modulations)
-    assert torch.equal(refiner(made, tokens, noisy, told), made)
+    large = replace(REFINED, height=64, width=64)  # so that no edge is in sight of what is changed
+    refiner = Refiner(large)
+    made, noisy = torch.rand(2, 1, large.tokens, large.patch_dim)
+    tokens, told = torch.rand(1, large.tokens, large.dim), torch.zeros(1, refiner.modulations)
+    sight, seen = refiner.look(noisy)
+    assert torch.equal(refiner(made, tokens, sight, told), made)
+    assert seen.shape == tokens.shape and not seen.any()
     wake(refiner, seed=1, scale=0.3)
     refiner.hints.weight.zero_()
+    nothing = torch.zeros_like(made)
 
-    def change(row: int, column: int) -> torch.Tensor:
-        frame = unpatchify(noisy, SMALL).clone()
-        frame[:, row, column] += 1
-        return unpatchify(refiner(made, tokens, patchify(frame, SMALL), told), SMALL) - before
+    def drawn(row: int, column: int) -> torch.Tensor:
+        frame = torch.zeros(1, 64, 64, 3)
+        frame[:, row, column] = 1
+        return unpatchify(refiner(nothing, tokens, refiner.look(patchify(frame, large))[0], told), large)
 
-    made, noisy = torch.zeros_like(made), torch.zeros_like(noisy)
-    before = unpatchify(refiner(made, tokens, noisy, told), SMALL)
-    one, other = change(6, 8), change(8, 10)  # in another patch, and at another place in it
-    assert one[0, 4:8, 6:10].abs().max() > 1e-3
-    torch.testing.assert_close(one[:, :-2, :-2][:, 4:8, 6:10], other[:, 2:, 2:][:, 4:8, 6:10], rtol=1e-4, atol=1e-5)
+    one, other = drawn(30, 32), drawn(32, 34)  # in another patch, and at another place in it
+    assert one[0, 28:34, 30:36].abs().max() > 1e-3
+    torch.testing.assert_close(one[:, :-2, :-2], other[:, 2:, 2:], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_tokens_are_told_what_convolutions_see_in_their_patch_and_next_to_it() -> None:
+    torch.manual_seed(0)
+    refiner = Refiner(REFINED)
+    wake(refiner, seed=1, scale=0.3)
+    frame = torch.zeros(1, 16, 24, 3)
+
+    def told() -> torch.Tensor:
+        return refiner.look(patchify(frame, SMALL))[1].view(SMALL.rows, SMALL.columns, -1)
+
+    nothing = told()
+    frame[:, 3, 17] = 1
+    row, column = 3 // SMALL.patch, 17 // SMALL.patch
+    changes = (told() - nothing).abs().amax(-1) > 1e-4
+    assert changes[row, column]
+    far = torch.ones_like(changes)
+    far[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = False
+    assert not changes[far].any() and far.any()
 
 
 @pytest.mark.parametrize("design", ["scd", "dit"])

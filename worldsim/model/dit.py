@@ -139,10 +139,10 @@ class DiT(nn.Module):
     ) -> Tensor:
         """:meth:`forward`, with the modulation [B, T, M] of levels and actions, see :meth:`condition`."""
         seen, told = self._seen(noisy, modulation), self._of_blocks(modulation)
-        x = self._tokens(seen, self._last_views(noisy, noisy if clean is None else clean, known))
+        x, sight = self._tokens(seen, self._last_views(noisy, noisy if clean is None else clean, known))
         for block in self.blocks:
             x = block(x, told)
-        return self._made(x, seen, modulation)
+        return self._made(x, sight, modulation)
 
     def teach(
         self, clean: Tensor, noisy: Tensor, t: Tensor, action: Tensor, known: Tensor | None = None
@@ -165,10 +165,10 @@ class DiT(nn.Module):
         views = self._last_views(clean, clean), self._last_views(noisy, clean, known)
         both = None if views[0] is None or views[1] is None else torch.cat((views[0], views[1]), 1)
         seen, told = self._seen(torch.cat((clean, noisy), 1), modulation), self._of_blocks(modulation)
-        x = self._tokens(seen, both)
+        x, sight = self._tokens(seen, both)
         for block in self._cached():
             x = block(x, told, taught=True)
-        return self._made(x[:, frames:], seen[:, frames:], modulation[:, frames:])
+        return self._made(x[:, frames:], None if sight is None else sight[:, frames:], modulation[:, frames:])
 
     def step(
         self,
@@ -191,9 +191,8 @@ class DiT(nn.Module):
         Returns:
             x0 [B, k, L, P].
         """
-        seen = self._seen(noisy, modulation)
-        x, _, _ = self._through(noisy, seen, modulation, keys, values, bias, before)
-        return self._made(x, seen, modulation)
+        x, sight, _, _ = self._through(noisy, modulation, keys, values, bias, before)
+        return self._made(x, sight, modulation)
 
     def remember(
         self,
@@ -207,8 +206,7 @@ class DiT(nn.Module):
         """What is kept of a clean chunk, its keys and values [layers, B, h, L, k, hd]; arguments as of :meth:`step`,
         with the modulation of level 0.
         """
-        seen = self._seen(clean, modulation)
-        _, new_keys, new_values = self._through(clean, seen, modulation, keys, values, bias, before)
+        _, _, new_keys, new_values = self._through(clean, modulation, keys, values, bias, before)
         return torch.stack(new_keys), torch.stack(new_values)
 
     def view(self, chunk: Tensor, before: Tensor) -> Tensor:
@@ -230,20 +228,20 @@ class DiT(nn.Module):
     def _through(
         self,
         frames: Tensor,
-        seen: Tensor,
         modulation: Tensor,
         keys: Tensor,
         values: Tensor,
         bias: Tensor,
         before: Tensor | None,
-    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        x = self._tokens(seen, None if before is None else self._from(frames, before))
+    ) -> tuple[Tensor, Tensor | None, list[Tensor], list[Tensor]]:
+        last = None if before is None else self._from(frames, before)
+        x, sight = self._tokens(self._seen(frames, modulation), last)
         told, new_keys, new_values = self._of_blocks(modulation), [], []
         for i, block in enumerate(self._cached()):
             x, key, value = block.step(x, told, keys[i], values[i], bias[i])
             new_keys.append(key)
             new_values.append(value)
-        return x, new_keys, new_values
+        return x, sight, new_keys, new_values
 
     def _of_blocks(self, modulation: Tensor) -> Tensor:
         return modulation[..., : MODULATIONS * self.config.dim]
@@ -251,12 +249,16 @@ class DiT(nn.Module):
     def _seen(self, noisy: Tensor, modulation: Tensor) -> Tensor:
         return noisy if self.standard is None else self.standard.noisy(noisy, modulation[..., -1])
 
-    def _tokens(self, seen: Tensor, last: Tensor | None) -> Tensor:
-        """Tokens of frames [B, T, L, P], and of views [B, T, L, V] of those before them."""
+    def _tokens(self, seen: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Tokens of frames [B, T, L, P], and of views [B, T, L, V] of those before them; and what a refiner saw."""
+        of = seen
         if last is not None:
-            seen = torch.cat((seen, last if self.standard is None else self.standard.views(last)), -1)
-        tokens: Tensor = self.patches(seen) + self.position
-        return tokens
+            of = torch.cat((of, last if self.standard is None else self.standard.views(last)), -1)
+        tokens: Tensor = self.patches(of) + self.position
+        if self.refiner is None:
+            return tokens, None
+        sight, told = self.refiner.look(seen.flatten(0, 1))
+        return tokens + told.view_as(tokens), sight.unflatten(0, seen.shape[:2])
 
     def _last_views(self, noisy: Tensor, clean: Tensor, known: Tensor | None = None) -> Tensor | None:
         """Of each of the frames [B, T, L, P] of a clip the view [B, T, L, V] of the one before, blank where it is not
@@ -293,12 +295,12 @@ class DiT(nn.Module):
         frame = torch.zeros_like(self.position[:, :1]).expand(-1, self.config.patch_dim)
         return frame if self.standard is None else self.standard.frame.to(frame)
 
-    def _made(self, x: Tensor, seen: Tensor, modulation: Tensor) -> Tensor:
+    def _made(self, x: Tensor, sight: Tensor | None, modulation: Tensor) -> Tensor:
         x = self.norm(x)
         made: Tensor = self.out(x)
-        if self.refiner is not None:
+        if self.refiner is not None and sight is not None:
             told = modulation[..., MODULATIONS * self.config.dim : -1]
-            made = self.refiner(*(one.flatten(0, 1) for one in (made, x, seen, told))).view_as(made)
+            made = self.refiner(*(one.flatten(0, 1) for one in (made, x, sight, told))).view_as(made)
         return made if self.standard is None else self.standard.whole(made)
 
     def _cached(self) -> Iterator[DiTBlock]:

@@ -82,13 +82,17 @@ class TokenDecoder(FrameDecoder):
         if self.standard is not None:
             noisy = self.standard.noisy(noisy, modulations[-1].squeeze(-1))
         x = F.linear(noisy, self.patches.weight[:, : noisy.shape[-1]]) + scene
+        sight = None
+        if self.refiner is not None:
+            sight, seen = self.refiner.look(noisy)
+            x = x + seen
         for block, modulation in zip(self._blocks(), modulations, strict=False):
             x = block(x, modulation)
         shift, scale = modulations[len(self.blocks)].chunk(2, -1)
         x = modulate(self.norm(x), shift, scale)
         made: Tensor = self.out(x)
         if self.refiner is not None:
-            made = self.refiner(made, x, noisy, modulations[-2])
+            made = self.refiner(made, x, sight, modulations[-2])
         return made if self.standard is None else self.standard.whole(made)
 
     def _blocks(self) -> Iterator[DecoderBlock]:
