@@ -41,7 +41,6 @@ def batch(of: Forcing, frames: int, rows: int = 2) -> Levelled:
         torch.from_numpy(rng.integers(0, 6, (rows, frames))),
         torch.from_numpy(of.levels(rng, rows, frames)),
         torch.from_numpy(rng.standard_normal((rows, frames, SMALL.tokens, SMALL.patch_dim), dtype=np.float32)),
-        torch.ones(rows, frames, dtype=torch.bool),
     )
 
 
@@ -127,7 +126,7 @@ def test_teacher_forcing_shows_clean_history_and_does_not_ask_for_the_first_chun
     noise[:, :2] += 3  # of the first chunk: neither asked for, nor anybody's history
     with torch.no_grad():
         before = error(of, network, given)
-        after = error(of, network, Levelled(given.frames, given.led, given.t, noise, given.known))
+        after = error(of, network, Levelled(given.frames, given.led, given.t, noise))
     torch.testing.assert_close(after, before)
 
 
@@ -137,11 +136,12 @@ def test_weights_of_pixels_do_not_tell_what_is_to_be_made() -> None:
     network = of.design.make(SMALL)  # fresh: guesses nothing, whatever it is given
     given = batch(of, 6)
     still = given.frames[:, :1].expand_as(given.frames)
-    moving = Levelled(given.frames, given.led, given.t, given.noise, given.known)
+    moving = Levelled(given.frames, given.led, given.t, given.noise)
     with torch.no_grad():
         for frames in (still, moving.frames):
-            shown_so = Levelled(frames, given.led, given.t, given.noise, given.known)
-            one, many = (error(of, network, shown_so, weight) for weight in (1.0, 16.0))
+            one, many = (
+                error(of, network, Levelled(frames, given.led, given.t, given.noise), weight) for weight in (1.0, 16.0)
+            )
             torch.testing.assert_close(many, one)
 
 
@@ -168,29 +168,6 @@ def test_the_same_numbers_make_the_same_batch_in_any_number_of_parts(pong_data: 
     parts = [of.batch(store, 0, 3, range(place, place + 1), cpu) for place in range(2)]
     for name, value in vars(whole).items():
         assert torch.equal(value, torch.cat([getattr(part, name) for part in parts])), name
-
-
-@pytest.mark.parametrize(("name", "how"), [("dit", "diffusion"), ("dit:2", "teacher"), ("clip:2", "diffusion")])
-def test_frames_without_a_view_are_foretold_without_what_it_shows(name: str, how: str, pong_data: Dataset) -> None:
-    design = Design.parse(name)
-    shape = ModelConfig(6, height=80, width=80, patch=16, dim=32, heads=2, encoder_layers=1, window=4, viewed=True)
-    store, cpu = ClipStore(pong_data, pong_data.train, 12), torch.device("cpu")
-    half, none = (Forcing(design, shape, how, 5.0, 0.0, share) for share in (0.5, 0.0))
-    drawn, plain = (of.batch(store, 0, 0, range(8), cpu) for of in (half, none))
-    assert plain.known.all() and torch.equal(drawn.frames, plain.frames) and torch.equal(drawn.noise, plain.noise)
-    made = drawn.t > 0
-    assert drawn.known[~made].all() and drawn.known[made].float().mean().item() == pytest.approx(0.5, abs=0.15)
-    torch.manual_seed(0)
-    network = design.make(shape)
-    wake(network, seed=1)
-    clean = shown(patchify(plain.frames, shape), torch.float32)
-    errors = [half.error(network, clean, one.led, one.t, one.noise, 1.0, None, one.known) for one in (drawn, plain)]
-    assert errors[0] != errors[1]
-    blind = torch.zeros_like(plain.known)
-    with torch.no_grad():
-        network.patches.weight[:, shape.patch_dim :] = 0  # as if nobody saw views
-        alike = [half.error(network, clean, plain.led, plain.t, plain.noise, 1.0, None, of) for of in (None, blind)]
-    torch.testing.assert_close(*alike)
 
 
 def state(run: Path) -> dict[str, torch.Tensor]:

@@ -362,25 +362,3 @@ def test_the_levels_of_one_step_are_spread_and_all_together_uniform() -> None:
 
 def test_the_heads_are_told_the_last_reward_and_none_before_the_first() -> None:
     assert last_rewards(torch.tensor([[0, 2, 1, 0]])).tolist() == [[1, 0, 2, 1]]
-
-
-def test_unconditional_frames_are_foretold_without_the_past(model: WorldModel, store: ClipStore) -> None:
-    how = replace(LOSS, unconditional=0.5, own_share=0.0)
-    batch = make_batch(store, TINY, how, seed=5, step=0, places=range(2))
-    plain = make_batch(store, TINY, replace(how, unconditional=None), seed=5, step=0, places=range(2))
-    assert plain.known.all() and 0 < batch.known.sum() < batch.known.numel()
-    assert all(torch.equal(one, other) for one, other in zip(vars(batch).values(), vars(plain).values(), strict=True)
-               if one.dtype != torch.bool), "nothing else is another"  # fmt: skip
-    shares = [make_batch(store, TINY, how, seed=1, step=step, places=range(4)).known for step in range(10)]
-    assert torch.stack(shares).float().mean().item() == pytest.approx(0.5, abs=0.1)
-
-    def denoise(known: bool, frames: torch.Tensor) -> torch.Tensor:
-        of = replace(batch, known=torch.full_like(batch.known, known))
-        seen = model.see(frames, torch.float32)
-        return pretrain_loss(model, of, replace(how, moved_weight=1.0), seen)[1]["denoise"]
-
-    other = batch.frames.flip(1)  # another past, and what is to be foretold the same
-    assert torch.equal(denoise(False, batch.frames), denoise(False, other))
-    assert not torch.equal(denoise(True, batch.frames), denoise(True, other))
-    with pytest.raises(RunError, match="unconditional frames are whole ones"):
-        LossConfig(unconditional=0.2, crop=2)

@@ -85,7 +85,7 @@ class ModelConfig:
             see :class:`~worldsim.model.standard.Standard`. Of the decoder of convolutions that is not so.
         viewed: Whether tokens of other designs than ``scd`` also see the view of the frame before theirs, as the tokens
             of ``scd``'s decoder do; see :class:`~worldsim.model.dit.DiT`.
-        refined: Whether what tokens foretell is gone over by convolutions that see the noisy frame, see
+        refined: Whether convolutions see the noisy frame before tokens do, and go over what these foretell, see
             :class:`~worldsim.model.refiner.Refiner`: of the decoder of tokens and of other designs than ``scd``.
         mlp_ratio: Hidden width of an MLP over ``dim``.
         context_levels: Buckets of context noise that the encoder can be told of; bucket 0 is clean.

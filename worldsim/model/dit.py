@@ -116,9 +116,7 @@ class DiT(nn.Module):
         parts = [layer(told) for layer in (self.modulation, *([self.refiner.modulation] if self.refiner else []))]
         return torch.cat((*parts, t[..., None].to(told.dtype)), -1)
 
-    def forward(
-        self, noisy: Tensor, t: Tensor, action: Tensor, clean: Tensor | None = None, known: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, noisy: Tensor, t: Tensor, action: Tensor, clean: Tensor | None = None) -> Tensor:
         """Clean frames of whole clips, every frame at a noise level of its own (diffusion forcing, arXiv 2407.01392).
 
         Args:
@@ -126,27 +124,22 @@ class DiT(nn.Module):
             t: Noise levels [B, T] in [0, 1]; 0 is a clean frame, which is there for those that follow.
             action: int64 [B, T], the action that led to each frame, ``num_actions`` where there is none.
             clean: Of the same frames, for views of those before a chunk; None: as far as they are given.
-            known: bool [B, T], frames whose tokens see a view; None: all.
 
         Returns:
             x0 [B, T, L, P]; entry t depends on its chunk, on the ``window - 1`` frames before that of each layer below,
             and on nothing later.
         """
-        return self.denoise(noisy, self.condition(t, action), clean, known)
+        return self.denoise(noisy, self.condition(t, action), clean)
 
-    def denoise(
-        self, noisy: Tensor, modulation: Tensor, clean: Tensor | None = None, known: Tensor | None = None
-    ) -> Tensor:
+    def denoise(self, noisy: Tensor, modulation: Tensor, clean: Tensor | None = None) -> Tensor:
         """:meth:`forward`, with the modulation [B, T, M] of levels and actions, see :meth:`condition`."""
         seen, told = self._seen(noisy, modulation), self._of_blocks(modulation)
-        x, sight = self._tokens(seen, self._last_views(noisy, noisy if clean is None else clean, known))
+        x, sight = self._tokens(seen, self._last_views(noisy, noisy if clean is None else clean))
         for block in self.blocks:
             x = block(x, told)
         return self._made(x, sight, modulation)
 
-    def teach(
-        self, clean: Tensor, noisy: Tensor, t: Tensor, action: Tensor, known: Tensor | None = None
-    ) -> Tensor:
+    def teach(self, clean: Tensor, noisy: Tensor, t: Tensor, action: Tensor) -> Tensor:
         """As :meth:`forward`, each chunk given the clean frames before it (teacher forcing).
 
         What :meth:`step` gives of each chunk in turn with the clean ones in its cache, at once and for twice the price.
@@ -155,14 +148,13 @@ class DiT(nn.Module):
             clean, noisy: Patches [B, T, L, P] of the same frames.
             t: Noise levels [B, T] of the noisy ones.
             action: int64 [B, T].
-            known: Of the noisy ones, as of :meth:`forward`.
 
         Returns:
             x0 [B, T, L, P] of the noisy ones.
         """
         frames = clean.shape[1]
         modulation = torch.cat((self.condition(torch.zeros_like(t), action), self.condition(t, action)), 1)
-        views = self._last_views(clean, clean), self._last_views(noisy, clean, known)
+        views = self._last_views(clean, clean), self._last_views(noisy, clean)
         both = None if views[0] is None or views[1] is None else torch.cat((views[0], views[1]), 1)
         seen, told = self._seen(torch.cat((clean, noisy), 1), modulation), self._of_blocks(modulation)
         x, sight = self._tokens(seen, both)
@@ -260,17 +252,10 @@ class DiT(nn.Module):
         sight, told = self.refiner.look(seen.flatten(0, 1))
         return tokens + told.view_as(tokens), sight.unflatten(0, seen.shape[:2])
 
-    def _last_views(self, noisy: Tensor, clean: Tensor, known: Tensor | None = None) -> Tensor | None:
-        """Of each of the frames [B, T, L, P] of a clip the view [B, T, L, V] of the one before, blank where it is not
-        known.
-        """
+    def _last_views(self, noisy: Tensor, clean: Tensor) -> Tensor | None:
+        """Of each of the frames [B, T, L, P] of a clip the view [B, T, L, V] of the one before."""
         if self.looks is None:
             return None
-        views = self._views_before(noisy, clean)
-        return views if known is None else torch.where(known[..., None, None], views, self.blank())
-
-    def _views_before(self, noisy: Tensor, clean: Tensor) -> Tensor:
-        assert self.looks is not None
         frames = noisy.shape[1]
         alone = self.chunk >= frames  # all see each other: nothing is given but what they are
         first = self._nothing().expand(len(clean), 1, -1, -1).to(clean)

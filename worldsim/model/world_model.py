@@ -73,13 +73,6 @@ class WorldModel(nn.Module):
         """The views [B, T, L, V] of whole clips [B, T, L, P]."""
         return self.looks.views(patches)
 
-    def blank(self) -> Tensor:
-        """The view [L, V] of the median frame, or of mid-grey, in which nothing moves: what is seen of no past."""
-        standard = getattr(self.decoder, "standard", None)
-        weight = self.decoder.action.weight
-        grey = weight.new_zeros(self.config.tokens, self.config.patch_dim)
-        return self.looks.view(grey if standard is None else standard.frame.to(grey), None)
-
     def unpatchify(self, patches: Tensor) -> Tensor:
         """Patches [..., L, P] to frames [..., H, W, 3]."""
         return unpatchify(patches, self.config)

@@ -130,9 +130,7 @@ def _make_row(
         "t": noise_levels(u, loss),
     }
     crops = Crops(model, loss.crop) if loss.crop else None
-    without = np.random.default_rng((seed, step, place, 4)).random(steps) < (loss.unconditional or 0.0)
     row["squares"] = crops.choose(rng, crops.busy_frames(clip.frames)) if crops else np.zeros((steps, 0), np.int64)
-    row["known"] = ~without
     if not noise:
         return row | {"noise_seed": np.array(rng.integers(2**62)), "noised": np.array(noised)}
     shapes = _noise_shapes(model, loss, steps)

@@ -27,7 +27,7 @@ class DesignTrainer(Loop):
 
     Args:
         config: Its ``design`` is not ``scd``. Of the settings of the loss, ``noise_shift``, ``moved_weight``,
-            ``hindsight``, ``rewarded`` and ``unconditional`` count.
+            ``hindsight`` and ``rewarded`` count.
         place: This process among those that train together.
 
     Raises:
@@ -47,9 +47,7 @@ class DesignTrainer(Loop):
         self.design, self.shape = str(design), model_of(config, self.dataset)
         design.refuse_separable(self.shape)
         self.clips = self.training_clips(self.shape.window)
-        loss = config.loss
-        drawn = loss.noise_shift, loss.rewarded, loss.unconditional or 0.0
-        self.forcing = Forcing(design, self.shape, config.forcing, *drawn)
+        self.forcing = Forcing(design, self.shape, config.forcing, config.loss.noise_shift, config.loss.rewarded)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.network = design.make(self.shape).to(self.device)

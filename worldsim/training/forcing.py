@@ -41,14 +41,12 @@ class Levelled:
         led: int64 [B, T], the action that led to each frame; ``num_actions`` before a clip's first.
         t: float32 [B, T]; 0 is a frame that is given.
         noise: float32 [B, T, L, P].
-        known: bool [B, T], whether a frame's tokens see the view of the one before, of a model that sees any.
     """
 
     frames: Tensor
     led: Tensor
     t: Tensor
     noise: Tensor
-    known: Tensor
 
     def tensors(self) -> list[Tensor]:
         """In the order of the fields."""
@@ -66,8 +64,6 @@ class Forcing:
         shift: Of noise levels towards pure noise, see :func:`~worldsim.training.loss.shift_levels`; not of those of
             diffusion forcing, which are history too, and not of a buffer's.
         rewarded: See :class:`~worldsim.training.loss.LossConfig`.
-        unconditional: Likewise: of frames that are made, the share without a view. Attention sees their history, which
-            is mostly noisy itself.
 
     Raises:
         RunError: there is no such way.
@@ -78,7 +74,6 @@ class Forcing:
     how: str
     shift: float
     rewarded: float = 0.0
-    unconditional: float = 0.0
 
     def __post_init__(self) -> None:
         if self.how not in FORCINGS:
@@ -128,9 +123,7 @@ class Forcing:
         frames = clip.frames[: count * size].reshape(count, size, *clip.frames.shape[1:])
         t = self.levels(rng, count, size)
         noise = rng.standard_normal((count, size, self.model.tokens, self.model.patch_dim), dtype=np.float32)
-        drawn = np.random.default_rng((seed, step, place, 4)).random((count, size))
-        known = (drawn >= self.unconditional) | (t == 0)
-        return frames, led[: count * size].reshape(count, size), t, noise, known
+        return frames, led[: count * size].reshape(count, size), t, noise
 
     def error(
         self,
@@ -141,7 +134,6 @@ class Forcing:
         noise: Tensor,
         weight: float,
         hindsight: float | None = None,
-        known: Tensor | None = None,
     ) -> Tensor:
         """Mean weighted error of x0 over the frames that are to be made.
 
@@ -154,27 +146,24 @@ class Forcing:
             led, t, noise: As of :class:`Levelled`.
             weight: Of pixels that may move.
             hindsight: As ``by`` of :func:`~worldsim.training.loss.moving`: whether from those frames alone, or too.
-            known: As of :class:`Levelled`; None: all are.
         """
         noisy = torch.lerp(clean, noise.to(clean), t.to(clean)[..., None, None])
         taught = self.design.kind == "dit" and self.how == "teacher"
-        past = clean if self.design.kind == "dit" else None  # what is before a chunk is clean in a roll-out
-        made: Tensor = (
-            network.teach(clean, noisy, t, led, known) if taught else network(noisy, t, led, past, known)
-        )
+        shown = clean if self.design.kind == "dit" else None  # what is before a chunk is clean in a roll-out
+        made: Tensor = network.teach(clean, noisy, t, led) if taught else network(noisy, t, led, shown)
         guess, place = made.detach(), torch.arange(t.shape[1], device=t.device)
         # A constant: inductor fails at `place // frames` where it is summed over (PyTorch 2.13, dit:4 with a teacher).
         chunk = torch.tensor([i // self.design.frames for i in range(t.shape[1])], device=t.device)
 
-        def before(ago: int) -> Tensor:
+        def known(ago: int) -> Tensor:
             """Of each frame the one so many before it, as far as it was given; else the guess."""
             at = (place - ago).clamp_min(0)
             given = (chunk[at] < chunk).expand_as(t) if taught else t[:, at] == 0
             return torch.where(given[..., None, None], clean[:, at], guess[:, at])
 
         # What did move is told from recorded frames, whatever of them the network was given.
-        told = clean[:, (place - 1).clamp_min(0)] if hindsight else before(1)
-        weights = moving(self.model, before(2), told, guess, clean, weight, hindsight)
+        told = clean[:, (place - 1).clamp_min(0)] if hindsight else known(1)
+        weights = moving(self.model, known(2), told, guess, clean, weight, hindsight)
         each = ((made.float() - clean.float()).square() * weights).mean((2, 3))
         wanted = (chunk > 0).expand_as(t) if taught else t > 0
         return (each * wanted).sum() / wanted.sum()
@@ -216,8 +205,7 @@ class _Lesson(torch.nn.Module):
     def forward(self, *given: Tensor) -> Tensor:
         batch = Levelled(*given)
         clean = shown(patchify(batch.frames, self.forcing.model), self.dtype)
-        how = self.weight, self.hindsight, batch.known
-        return self.forcing.error(self.network, clean, batch.led, batch.t, batch.noise, *how)
+        return self.forcing.error(self.network, clean, batch.led, batch.t, batch.noise, self.weight, self.hindsight)
 
 
 @torch.inference_mode()

@@ -58,11 +58,6 @@ class LossConfig:
         own_after: Share of the run after which this begins; before it, the model's frames are no frames yet.
         crop: Patches along a side of the square of each frame whose error counts, see
             :class:`~worldsim.training.crops.Crops`; None: whole frames.
-        unconditional: Share of frames that the decoder foretells without context and views, from what noise leaves to
-            be seen of them, as it learns to for classifier-free guidance (arXiv 2207.12598). The past tells nearly all
-            of a game's frames, and a decoder that is always told of it does not look at the noisy frame: of one at a
-            level of .03, balls that had turned were drawn at .7 of their brightness, and served ones at .6
-            (docs/experiments/2026-12-01-fortieth-shorts.md). Whole frames only. None: none.
         rewarded: Share of clips that are drawn among those which hold a reward and a window after it, see
             :meth:`~worldsim.data.clips.ClipStore.after_reward`.
         untold: Share of clips whose last rewards the decoder is not told of: what follows a reward then also follows
@@ -72,9 +67,8 @@ class LossConfig:
             see :class:`~worldsim.training.recall.Recall`.
 
     Raises:
-        RunError: ``own_level`` and ``own_highest`` are no levels, or in the wrong order; ``sampled``, ``hindsight`` or
-            ``unconditional`` is no share, or the last is asked for with ``crop``; ``choices`` are none, or without
-            ``sampled``, so that no level is that of pure noise.
+        RunError: ``own_level`` and ``own_highest`` are no levels, or in the wrong order; ``sampled`` or ``hindsight``
+            is no share; ``choices`` are none, or without ``sampled``, so that no level is that of pure noise.
     """
 
     draws: int = 1
@@ -97,7 +91,6 @@ class LossConfig:
     own_shift: float | None = None
     own_after: float = 0.15
     crop: int | None = None
-    unconditional: float | None = None
     rewarded: float = 0.0
     untold: float = 0.0
     recall: float = 0.0
@@ -106,13 +99,9 @@ class LossConfig:
         if not 0 < self.own_level <= self.own_highest <= 1:
             told = f"own_level={self.own_level:g} and own_highest={self.own_highest:g}"
             raise RunError(f"{told} are no levels in (0, 1], the first at most the second: give such")
-        shares = {"sampled": self.sampled, "hindsight": self.hindsight, "unconditional": self.unconditional}
-        for name, share in shares.items():
-            share = share or 0.0
+        for name, share in (("sampled", self.sampled), ("hindsight", self.hindsight or 0.0)):
             if not 0 <= share <= 1:
                 raise RunError(f"{name}={share:g} is no share: give a number from 0 to 1")
-        if self.unconditional and self.crop:
-            raise RunError("unconditional frames are whole ones: give no crop with them")
         if self.choices is not None and (self.choices < 1 or not self.sampled):
             told = f"choices={self.choices} is a number of guesses from pure noise, at least 1"
             raise RunError(f"{told}: give such a one, and sampled, the share of the levels among which pure noise is")
@@ -144,7 +133,6 @@ class Batch:
         t: [B, S, T-1] noise levels in (0, 1].
         noise: [B, S, T-1, L, P] standard normal; [B, S, T-1, K, P] of squares.
         squares: int64 [B, T-1, K], the patches of each next frame whose error counts; [B, T-1, 0]: all.
-        known: bool [B, T-1], whether each next frame is foretold with what is known of the past.
     """
 
     frames: Tensor
@@ -158,7 +146,6 @@ class Batch:
     t: Tensor
     noise: Tensor
     squares: Tensor
-    known: Tensor
 
     def cues(self, config: ModelConfig) -> Tensor:
         """What the decoder is told at each tick, int64 [B, T-1]; see :func:`~worldsim.model.cue.cues`."""
@@ -307,9 +294,6 @@ def pretrain_loss(
     target, t = per_draw(target), batch.t.to(dtype)[..., None, None]
     noisy = (1 - t) * target + t * batch.noise.to(dtype)
     scene = drawer.scene(told, view)  # [B, T-1, H / 2, W / 2, C]
-    if config.unconditional:
-        nothing = drawer.scene(torch.zeros_like(told[:1, :1]), model.blank().expand_as(view[:1, :1]))
-        scene = torch.where(batch.known.view(*batch.known.shape, *[1] * (scene.ndim - 2)), scene, nothing)
     modulations = drawer.modulations(batch.t.flatten(), per_draw(batch.cues(c)).flatten())
     x0 = drawer.denoise(noisy.flatten(0, 2), per_draw(scene).flatten(0, 2), modulations).view_as(target)
     weights = moving(drawer.config, before[:, None], last[:, None], x0, target, config.moved_weight, config.hindsight)
