@@ -24,7 +24,7 @@ def test_cells_are_squares_of_two_pixels_where_they_lie() -> None:
     cells = to_cells(patchify(frames, SMALL), SMALL, 3, 2)
     assert cells.shape == (2, 12, 8, 12)
     torch.testing.assert_close(cells[1, :, 5, 7], frames[1, 10:12, 14:16].flatten())
-    torch.testing.assert_close(unpatchify(from_cells(cells, SMALL), SMALL), frames)
+    torch.testing.assert_close(unpatchify(from_cells(cells, SMALL, 3, 2), SMALL), frames)
 
 
 @torch.no_grad()

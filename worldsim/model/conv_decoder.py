@@ -95,7 +95,7 @@ class ConvDecoder(FrameDecoder):
             if self.mixing is not None and not at:  # the blocks that follow can make use of it
                 y = self.mixing(y)
         x = last[0](x + self.up(y), last[1])
-        return from_cells(self.out(F.relu(modulate(x, modulations[-1]))), self.config)
+        return from_cells(self.out(F.relu(modulate(x, modulations[-1]))), self.config, 3, CELL)
 
     def _blocks(self) -> list[ConvBlock]:
         return [block for block in self.blocks if isinstance(block, ConvBlock)]  # ModuleList forgets what it holds

@@ -40,8 +40,8 @@ def to_cells(patches: Tensor, config: ModelConfig, channels: int, side: int) -> 
     return grid.reshape(-1, config.rows * cells, config.columns * cells, channels * side**2).permute(0, 3, 1, 2)
 
 
-def from_cells(cells: Tensor, config: ModelConfig) -> Tensor:
-    """Cells [N, 3 * CELL**2, H / 2, W / 2] to patches [N, L, P]."""
-    side = config.patch // CELL
-    grid = cells.permute(0, 2, 3, 1).reshape(-1, config.rows, side, config.columns, side, CELL, CELL, 3)
-    return grid.permute(0, 1, 3, 2, 5, 4, 6, 7).reshape(-1, config.tokens, config.patch_dim)
+def from_cells(cells: Tensor, config: ModelConfig, channels: int, side: int) -> Tensor:
+    """What :func:`to_cells` makes of patches [N, L, ...], to these."""
+    count = config.patch // CELL
+    grid = cells.permute(0, 2, 3, 1).reshape(-1, config.rows, count, config.columns, count, side, side, channels)
+    return grid.permute(0, 1, 3, 2, 5, 4, 6, 7).reshape(-1, config.tokens, (count * side) ** 2 * channels)

@@ -52,10 +52,8 @@ class Refiner(nn.Module):
         Returns:
             For :meth:`forward` [N, C, H / 2, W / 2], and what is added to tokens [N, L, D].
         """
-        c, side = self.config, self.config.patch // CELL
-        sight: Tensor = self.blocks[0](self.sight(to_cells(noisy, c, 3, CELL)))
-        cells = sight.permute(0, 2, 3, 1).reshape(-1, c.rows, side, c.columns, side, WIDTH)
-        return sight, self.seen(cells.transpose(2, 3).reshape(-1, c.tokens, side * side * WIDTH))
+        sight: Tensor = self.blocks[0](self.sight(to_cells(noisy, self.config, 3, CELL)))
+        return sight, self.seen(from_cells(sight, self.config, WIDTH, 1))
 
     def forward(self, made: Tensor, tokens: Tensor, sight: Tensor, modulation: Tensor) -> Tensor:
         """The frame that tokens foretell, with what the noisy one shows.
@@ -74,4 +72,4 @@ class Refiner(nn.Module):
         x = self.first(torch.cat((sight, to_cells(self.hints(tokens), c, HINTS, 1), to_cells(made, c, 3, CELL)), 1))
         for block, told in zip(list(self.blocks)[1:], inner, strict=True):
             x = block(x, told)
-        return made + from_cells(self.out(F.relu(modulate(x, last))), c)
+        return made + from_cells(self.out(F.relu(modulate(x, last))), c, 3, CELL)
