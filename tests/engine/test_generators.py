@@ -11,6 +11,7 @@ import torch
 from worldsim.benchmark.delay import response_delay
 from worldsim.engine.buffer import Stream
 from worldsim.engine.generators import FrameGenerator, Separable, open_design
+from worldsim.engine.sampler import levels
 from worldsim.engine.session import Session
 from worldsim.engine.together import Chunks, Clips
 from worldsim.errors import StartError, WorldsimError
@@ -176,6 +177,24 @@ def test_a_design_opened_by_name_runs_behind_by_its_delay(name: str) -> None:
             np.testing.assert_array_equal(frames[0], begins[0].frames[tick + 1 - design.delay])
     first = generator.render(np.zeros(2, np.int64))
     assert first.shape == (2, SMALL.height, SMALL.width, 3)
+
+
+@pytest.mark.parametrize("name", ["dit", "clip:3", "stream:2"])
+def test_a_design_denoises_at_the_levels_of_its_world(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    design = Design.parse(name)
+    model = design.make(SMALL).eval().requires_grad_(False)
+    asked: set[float] = set()
+    condition = type(model).condition
+
+    def watched(self: DiT, t: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        asked.update(t.flatten().tolist())
+        return condition(self, t, action)
+
+    monkeypatch.setattr(type(model), "condition", watched)
+    for shift in (1.0, 0.25):
+        asked.clear()
+        open_design(design, model, SMALL, 1, steps=4, shift=shift)
+        np.testing.assert_allclose(sorted(asked - {0.0}, reverse=True), levels(4, shift)[:-1], rtol=1e-6)
 
 
 def test_rows_begin_each_at_their_own_start() -> None:

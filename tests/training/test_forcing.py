@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from worldsim.data.clips import ClipStore
 from worldsim.data.episodes import Dataset
+from worldsim.engine.sampler import shift_levels
 from worldsim.errors import RunError, WorldError
 from worldsim.model.config import ModelConfig
 from worldsim.model.designs import Design
@@ -87,6 +88,8 @@ def test_levels_rise_along_a_buffer_as_they_do_when_it_moves(name: str) -> None:
     assert (t[:, :2] == 0).all()
     np.testing.assert_allclose(np.diff(t[:, 2:], axis=1), 0.25, atol=1e-6)
     assert t[:, 2].max() <= 0.25 and t[:, 2].min() > 0
+    shifted = Forcing(Design.parse(name), SMALL, "diffusion", 5.0, sampling_shift=0.25)
+    np.testing.assert_allclose(shifted.levels(np.random.default_rng(0), 500, 6), shift_levels(t, 0.25), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +222,6 @@ def test_hindsight_ends_within_a_run(design: str, pong_data: Dataset, tmp_path: 
         (["design=dit", "forcing=none"], "there is diffusion, teacher, mixed"),
         (["design=dit", "init=pong"], "begins from nothing"),
         (["design=dit", "model.past_actions=4"], "model.past_actions is for design=scd, not for dit: leave it 1"),
-        (["design=dit", "sampling_shift=0.5"], "sampling_shift is for design=scd, not for dit: leave it 1"),
         (["design=clip:2", "forcing=teacher"], "is for design=dit and dit:<k>, not clip:2"),
         (["forcing=teacher"], "the separable design has its own"),
         (["model.viewed=true"], "model.viewed is for other designs than scd"),

@@ -10,7 +10,7 @@ import torch
 
 from worldsim.data.clips import ClipStore
 from worldsim.data.episodes import Dataset
-from worldsim.engine.sampler import levels
+from worldsim.engine.sampler import levels, shift_levels
 from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
 from worldsim.model.cue import since_rewards
@@ -26,7 +26,6 @@ from worldsim.training.loss import (
     moving,
     noise_levels,
     pretrain_loss,
-    shift_levels,
 )
 from worldsim.training.objective import Objective
 from worldsim.training.own import Turn, own_frames, own_rows, whole_clips

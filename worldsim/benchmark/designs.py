@@ -49,7 +49,7 @@ class DesignRunner:
         steps = len(levels(cell.steps or world.config.steps)) - 1
         self._actions, self._batch = config.num_actions, cell.batch
         self._rng = np.random.default_rng(seed)
-        self._generator = generator = open_design(design, model, config, cell.batch, steps, cell.backend)
+        self._generator = generator = open_design(design, model, config, cell.batch, steps, backend=cell.backend)
         start = world.starts[0]
         delay = response_delay(generator, start, config.num_actions, cell.batch)
         generator.prime(start, seed)

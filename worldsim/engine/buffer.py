@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from worldsim.engine.backends import load_backend
 from worldsim.engine.design_parts import StreamPart
 from worldsim.engine.noise import RowNoise
+from worldsim.engine.sampler import shift_levels
 from worldsim.engine.session import to_host
 from worldsim.engine.together import UNPRIMED, Starts, history, last
 from worldsim.errors import WorldsimError
@@ -30,6 +31,8 @@ class Stream:
         frames: n, the buffer's.
         reference: Clean frames beside them.
         passes: Of the model in a tick; a frame takes n times as many denoising steps.
+        shift: Of the noise levels of the buffer's places, see :func:`~worldsim.engine.sampler.levels`; as it was
+            taught.
         backend: See :data:`~worldsim.engine.backends.BACKENDS`.
 
     Raises:
@@ -37,14 +40,21 @@ class Stream:
     """
 
     def __init__(
-        self, model: DiT, batch: int, frames: int, reference: int, passes: int = 1, backend: str = "eager"
+        self,
+        model: DiT,
+        batch: int,
+        frames: int,
+        reference: int,
+        passes: int = 1,
+        shift: float = 1.0,
+        backend: str = "eager",
     ) -> None:
         c, total = model.config, frames + reference
         if model.chunk not in (1, total) or (model.chunk == 1 and c.window < total):
             raise WorldsimError(f"a buffer of {total} frames needs one model over all, or a causal one that sees them")
         self._model, self._device = model, model.position.device
         self.own_delay = frames
-        self._batch, self._frames, self._reference = batch, frames, reference
+        self._batch, self._frames, self._reference, self._shift = batch, frames, reference, shift
         self._shape = c.tokens, c.patch_dim
         self._noise: RowNoise | None = None
         with torch.inference_mode():
@@ -53,7 +63,7 @@ class Stream:
                 torch.zeros(batch, total, *self._shape, device=self._device),
                 torch.zeros(batch, total, dtype=torch.int64, device=self._device),
             )
-            self._denoise = loaded.prepare(StreamPart(model, frames, reference, passes).eval(), example)
+            self._denoise = loaded.prepare(StreamPart(model, frames, reference, passes, shift).eval(), example)
 
     @torch.inference_mode()
     def prime(self, start: Starts, seed: int) -> None:
@@ -64,7 +74,8 @@ class Stream:
         given = shown(patchify(frames.to(self._device), self._model.config), torch.float32)
         held = last(given, n + r - 1, given[:, :1])
         for i in range(1, n):
-            held[:, r + i - 1] = torch.lerp(held[:, r + i - 1], noise.draw().to(self._device), i / n)
+            level = shift_levels(i / n, self._shift)
+            held[:, r + i - 1] = torch.lerp(held[:, r + i - 1], noise.draw().to(self._device), level)
         self._buffer = torch.cat((held, held[:, -1:]), 1)  # the last place is for the frame to come
         led = last(led, n + r - 1, torch.full_like(led[:, :1], self._model.no_action))
         self._led = torch.cat((led, led[:, -1:]), 1).to(self._device)

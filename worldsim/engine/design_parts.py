@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from worldsim.engine.sampler import sample
+from worldsim.engine.sampler import sample, shift_levels
 from worldsim.model.dit import DiT
 
 
@@ -83,15 +83,16 @@ class ClipPart(nn.Module):
 
 
 class StreamPart(nn.Module):
-    """A tick of a moving buffer: every frame one n-th less noisy, Euler's method on the rectified flow."""
+    """A tick of a moving buffer: every frame takes the next one's noise level, Euler's method on the rectified flow."""
 
     table: Tensor
 
-    def __init__(self, model: DiT, frames: int, reference: int, passes: int) -> None:
+    def __init__(self, model: DiT, frames: int, reference: int, passes: int, shift: float = 1.0) -> None:
         super().__init__()
         self.model, self.reference, self.passes = model, reference, passes
-        # Noise levels of each pass, [passes + 1, n]: the oldest frame goes from 1 / n to 0, the newest from 1.
-        falls = [[(i + 1 - done / passes) / frames for i in range(frames)] for done in range(passes + 1)]
+        # Noise levels of each pass, [passes + 1, n]: the oldest frame goes from the lowest to 0, the newest from 1.
+        even = [[(i + 1 - done / passes) / frames for i in range(frames)] for done in range(passes + 1)]
+        falls = [[shift_levels(u, shift) for u in row] for row in even]
         self.falls = tuple(tuple(row) for row in falls)
         rows = [(*[0.0] * reference, *row) for row in falls[:-1]]
         tables = [modulation_table(model, row) for row in rows]  # [n + r, actions, M] each

@@ -67,11 +67,18 @@ def open_world(
     there, design = pick_device(device), Design.parse(world.config.design)
     network = world.network_on(there, pick_dtype(dtype, there))
     assert isinstance(network, DiT)
-    return open_design(design, network, world.config.model, rows, steps or world.config.steps, backend)
+    steps, shift = steps or world.config.steps, world.config.shift
+    return open_design(design, network, world.config.model, rows, steps, shift, backend)
 
 
 def open_design(
-    design: Design, model: DiT, config: ModelConfig, batch: int, steps: int, backend: str = "eager"
+    design: Design,
+    model: DiT,
+    config: ModelConfig,
+    batch: int,
+    steps: int,
+    shift: float = 1.0,
+    backend: str = "eager",
 ) -> FrameGenerator:
     """A design at work.
 
@@ -81,14 +88,15 @@ def open_design(
         config: Of the world, whose memory says how many clean frames go along.
         batch: Rows.
         steps: Denoising steps of a frame at least; a frame of a buffer has a whole number of them in each tick.
+        shift: Of their noise levels, see :func:`~worldsim.engine.sampler.levels`.
         backend: See :data:`~worldsim.engine.backends.BACKENDS`.
     """
     reference = design.reference(config)
     if design.kind == "dit":
-        return Chunks(model, batch, steps, backend)
+        return Chunks(model, batch, steps, shift, backend)
     if design.kind == "clip":
-        return Clips(model, batch, design.frames, reference, steps, backend)
-    return Stream(model, batch, design.frames, reference, -(-steps // design.frames), backend)
+        return Clips(model, batch, design.frames, reference, steps, shift, backend)
+    return Stream(model, batch, design.frames, reference, -(-steps // design.frames), shift, backend)
 
 
 class Separable:

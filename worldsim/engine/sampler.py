@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.errors import WorldsimError
@@ -14,10 +17,17 @@ MAX_STEPS = 64
 #: x_t [B, L, P] and its noise level t in (0, 1] to a prediction of x0 [B, L, P].
 Denoise = Callable[[Tensor, float], Tensor]
 
+_Level = TypeVar("_Level", float, NDArray[np.float32], Tensor)
+
+
+def shift_levels(u: _Level, shift: float) -> _Level:
+    """Even levels to shifted ones, t = s u / (1 + (s - 1) u) (SD3, arXiv 2403.03206, equation 23)."""
+    return shift * u / (1 + (shift - 1) * u)
+
 
 def levels(steps: int, shift: float = 1.0) -> tuple[float, ...]:
-    """Noise levels of a sampler with ``steps`` calls of the denoiser, from 1 (pure noise) down to 0: evenly spaced u,
-    shifted to t = s u / (1 + (s - 1) u) (SD3, arXiv 2403.03206, equation 23).
+    """Noise levels of a sampler with ``steps`` calls of the denoiser, from 1 (pure noise) down to 0: evenly spaced
+    ones, see :func:`shift_levels`.
 
     Training draws more levels near noise, but sampling must not stay there. At the first level the denoiser gives the
     mean of all that may follow, and 0.75 is too noisy still to choose from it: no ball was served and the opponent
@@ -39,7 +49,7 @@ def levels(steps: int, shift: float = 1.0) -> tuple[float, ...]:
     if not (math.isfinite(shift) and shift > 0):
         raise WorldsimError(f"shift of the sampler's levels must be a positive number, not {shift}")
     even = (1 - i / steps for i in range(steps + 1))
-    return tuple(shift * u / (1 + (shift - 1) * u) for u in even)
+    return tuple(shift_levels(u, shift) for u in even)
 
 
 def sample(denoise: Denoise, noise: Tensor, levels: Sequence[float]) -> Tensor:

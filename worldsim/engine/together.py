@@ -103,10 +103,11 @@ class Chunks(Together):
         model: In eval mode, on its device and in its dtype; ``model.chunk`` is k.
         batch: Rows.
         steps: Denoising steps of a chunk.
+        shift: Of their noise levels, see :func:`~worldsim.engine.sampler.levels`.
         backend: See :data:`~worldsim.engine.backends.BACKENDS`; rows are primed with it too.
     """
 
-    def __init__(self, model: DiT, batch: int, steps: int, backend: str = "eager") -> None:
+    def __init__(self, model: DiT, batch: int, steps: int, shift: float = 1.0, backend: str = "eager") -> None:
         super().__init__(model, batch, model.chunk)
         with torch.inference_mode():
             self._cache = cache = RingCache(model, batch)
@@ -119,7 +120,7 @@ class Chunks(Together):
                 torch.zeros(batch, model.chunk, dtype=torch.int64, device=self._device),
                 *self._ring(),
             )
-            self._denoise = loaded.prepare(ChunkDenoisePart(model, levels(steps)).eval(), example)
+            self._denoise = loaded.prepare(ChunkDenoisePart(model, levels(steps, shift)).eval(), example)
             self._remember = loaded.prepare(ChunkRememberPart(model).eval(), example)
         self._cache = cache
 
@@ -157,13 +158,23 @@ class Clips(Together):
         frames: k.
         reference: Clean frames beside them.
         steps: Denoising steps.
+        shift: Of their noise levels, see :func:`~worldsim.engine.sampler.levels`.
         backend: See :data:`~worldsim.engine.backends.BACKENDS`.
 
     Raises:
         WorldsimError: the model is of another number of frames.
     """
 
-    def __init__(self, model: DiT, batch: int, frames: int, reference: int, steps: int, backend: str = "eager") -> None:
+    def __init__(
+        self,
+        model: DiT,
+        batch: int,
+        frames: int,
+        reference: int,
+        steps: int,
+        shift: float = 1.0,
+        backend: str = "eager",
+    ) -> None:
         super().__init__(model, batch, frames)
         total = frames + reference
         if model.chunk != total:
@@ -176,7 +187,7 @@ class Clips(Together):
                 torch.zeros(batch, reference, *self._shape[1:], device=self._device),
                 torch.zeros(batch, total, dtype=torch.int64, device=self._device),
             )
-            self._denoise = loaded.prepare(ClipPart(model, reference, levels(steps)).eval(), example)
+            self._denoise = loaded.prepare(ClipPart(model, reference, levels(steps, shift)).eval(), example)
 
     def _begin(self, frames: Tensor, led: Tensor) -> None:
         r, none = self._reference, self._model.no_action

@@ -87,7 +87,7 @@ def probe(config: ProbeConfig, out: Path) -> dict[str, Any]:
             "fingerprint": world.fingerprint,
             "clips": config.clips,
             "steps": len(features[0][0]),
-            "levels": levels(len(features[0][0]))[:-1],
+            "levels": levels(len(features[0][0]), model.shift)[:-1],
             "ages": list(model.ages),
             "dtype": str(dtype).removeprefix("torch."),
             "seed": config.seed,

@@ -29,6 +29,7 @@ class Specimen(ABC):
         layers, heads: Of it.
         attention_block, denoising_block: What the blocks are called that attend along time, and those that run once a
             denoising step.
+        shift: Of the noise levels of denoising steps, see :func:`~worldsim.engine.sampler.levels`.
     """
 
     length: int
@@ -37,6 +38,7 @@ class Specimen(ABC):
     heads: int
     attention_block = "block"
     denoising_block = "block"
+    shift = 1.0
 
     @property
     @abstractmethod
@@ -92,7 +94,7 @@ class AtOnce(Specimen):
         denoise, noise = self.denoising(store, place, seed, steps)
         made: list[Tensor] = []
         with hooked(self.blocks, lambda block, given, result: made.append(self.grid(result))):
-            sample(denoise, noise, levels(steps))
+            sample(denoise, noise, levels(steps, self.shift))
         return [made[block :: len(self.blocks)] for block in range(len(self.blocks))]
 
     def skipper(self, steps: int) -> Callable[[nn.Module, Any, Any], Any]:
@@ -167,7 +169,7 @@ class Separable(AtOnce):
 
     def error(self, store: ClipStore, clips: int, seed: int, steps: int) -> dict[str, float]:
         """See :class:`Specimen`."""
-        return held_out_error(self._model, store, clips, seed, steps)
+        return held_out_error(self._model, store, clips, seed, steps, self.shift)
 
 
 def by_age(weights: Tensor, first: int, end: int, ages: range) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from worldsim.data.clips import ClipStore
 from worldsim.engine.design_parts import StreamPart
-from worldsim.engine.sampler import Denoise, levels, sample
+from worldsim.engine.sampler import Denoise, levels, sample, shift_levels
 from worldsim.errors import WorldsimError
 from worldsim.evaluation.specimen import AtOnce, Separable, Specimen, by_age, hooked
 from worldsim.model.attention import TemporalAttention
@@ -85,7 +85,7 @@ class Together(Transformer, AtOnce):
         for place in range(clips):
             denoise, noise = self.denoising(store, place, seed, steps)
             clean, _, _ = self._clip(store, place, seed)
-            made = sample(denoise, noise, levels(steps))
+            made = sample(denoise, noise, levels(steps, self.shift))
             parts.append((made[self._first - self.length :], clean[0, self._first - 1 :]))
         return frame_error(parts, self._network.config)
 
@@ -225,8 +225,9 @@ class Buffered(Transformer):
     def _move(self, store: ClipStore, place: int, seed: int, steps: int) -> Tensor:
         """The frames [N, L, P] that entered as noise and have left, the buffer having moved along a whole clip."""
         n, r, (clean, led, noise) = self._frames, self._reference, self._clip(store, place, seed)
-        part = StreamPart(self._network, n, r, self._passes(steps)).eval()
+        part = StreamPart(self._network, n, r, self._passes(steps), self.shift).eval()
         level = torch.arange(1, n + 1, device=clean.device, dtype=clean.dtype)[:, None, None] / n
+        level = shift_levels(level, self.shift)
         buffer = torch.lerp(clean[0, r : r + n], noise[r : r + n], level)[None]  # the newest is noise alone
         left: list[Tensor] = []
         for at in range(self.length - r - n + 1):  # the clip's place of the oldest clean frame
@@ -243,7 +244,12 @@ def specimen(world: World, device: torch.device, dtype: torch.dtype) -> Specimen
     Raises:
         WorldsimError: nobody knows how to look into its design.
     """
-    network = world.network_on(device, dtype)
+    made = _made(world, world.network_on(device, dtype))
+    made.shift = world.config.shift
+    return made
+
+
+def _made(world: World, network: WorldModel | DiT) -> Specimen:
     if isinstance(network, WorldModel):
         return Separable(network)
     design = Design.parse(world.config.design)

@@ -39,15 +39,14 @@ class DesignTrainer(Loop):
     def __init__(self, config: PretrainConfig, place: Ranks) -> None:
         if config.init:
             raise RunError(f"init={config.init} is for design=scd: a run of design={config.design} begins from nothing")
-        if config.sampling_shift != 1:
-            raise RunError(f"sampling_shift is for design=scd, not for {config.design}: leave it 1")
         self.config = config
         design = Design.parse(config.design)
-        super().__init__(config, place, config.world, run_name(config), config.sampling_steps)
+        super().__init__(config, place, config.world, run_name(config), config.sampling_steps, config.sampling_shift)
         self.design, self.shape = str(design), model_of(config, self.dataset)
         design.refuse_separable(self.shape)
         self.clips = self.training_clips(self.shape.window)
-        self.forcing = Forcing(design, self.shape, config.forcing, config.loss.noise_shift, config.loss.rewarded)
+        loss, shift = config.loss, config.sampling_shift
+        self.forcing = Forcing(design, self.shape, config.forcing, loss.noise_shift, loss.rewarded, shift)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.network = design.make(self.shape).to(self.device)

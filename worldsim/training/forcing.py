@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.data.clips import ClipStore
+from worldsim.engine.sampler import shift_levels
 from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
 from worldsim.model.designs import Design
@@ -27,7 +28,7 @@ from worldsim.model.dit import DiT
 from worldsim.model.patches import patchify, shown
 from worldsim.training.batches import stratified
 from worldsim.training.computing import Computer
-from worldsim.training.loss import moving, shift_levels
+from worldsim.training.loss import moving
 
 FORCINGS = ("diffusion", "teacher", "mixed")
 
@@ -61,9 +62,10 @@ class Forcing:
         design: What is taught.
         model: Sizes of the world.
         how: One of :data:`FORCINGS`; ``teacher`` is for ``dit`` alone, ``mixed`` for buffers.
-        shift: Of noise levels towards pure noise, see :func:`~worldsim.training.loss.shift_levels`; not of those of
+        shift: Of noise levels towards pure noise, see :func:`~worldsim.engine.sampler.shift_levels`; not of those of
             diffusion forcing, which are history too, and not of a buffer's.
         rewarded: See :class:`~worldsim.training.loss.LossConfig`.
+        sampling_shift: Of the levels of a buffer's places, as of those that its sampler will ask for.
 
     Raises:
         RunError: there is no such way.
@@ -74,6 +76,7 @@ class Forcing:
     how: str
     shift: float
     rewarded: float = 0.0
+    sampling_shift: float = 1.0
 
     def __post_init__(self) -> None:
         if self.how not in FORCINGS:
@@ -104,9 +107,10 @@ class Forcing:
         chunk = np.ones((rows, 1), np.int64)
         if self.how == "mixed":  # StreamDiT's partitions: of one frame each, of all, and between
             chunk = rng.choice([k for k in range(1, made + 1) if made % k == 0], (rows, 1))
-        rising = (np.arange(made) // chunk + u) * chunk / made
-        new = shift_levels(u, self.shift).repeat(made, 1) if self.design.kind == "clip" else rising
-        return np.concatenate([np.zeros((rows, frames - made), np.float32), new.astype(np.float32)], 1)
+        even = ((np.arange(made) // chunk + u) * chunk / made).astype(np.float32)
+        clip = self.design.kind == "clip"
+        new = shift_levels(u, self.shift).repeat(made, 1) if clip else shift_levels(even, self.sampling_shift)
+        return np.concatenate([np.zeros((rows, frames - made), np.float32), new], 1)
 
     def batch(self, store: ClipStore, seed: int, step: int, places: range, device: torch.device) -> Levelled:
         """The clips at ``places`` of batch number ``step``, in stretches: the same numbers whoever asks for them."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from worldsim.engine.sampler import levels
+from worldsim.engine.sampler import levels, shift_levels
 from worldsim.errors import RunError
 from worldsim.model.config import ModelConfig
 from worldsim.model.cue import cues
@@ -150,11 +150,6 @@ class Batch:
     def cues(self, config: ModelConfig) -> Tensor:
         """What the decoder is told at each tick, int64 [B, T-1]; see :func:`~worldsim.model.cue.cues`."""
         return cues(self.actions, self.since, config)
-
-
-def shift_levels(u: NDArray[np.float32], shift: float) -> NDArray[np.float32]:
-    """Uniform levels to shifted ones, t = s u / (1 + (s - 1) u) (SD3, arXiv 2403.03206, equation 23)."""
-    return shift * u / (1 + (shift - 1) * u)
 
 
 def noise_levels(u: NDArray[np.float32], loss: LossConfig) -> NDArray[np.float32]:

@@ -42,7 +42,9 @@ class Scalars:
 
 
 @torch.inference_mode()
-def held_out_error(model: WorldModel, store: ClipStore, clips: int, seed: int = 0, steps: int = 1) -> dict[str, float]:
+def held_out_error(
+    model: WorldModel, store: ClipStore, clips: int, seed: int = 0, steps: int = 1, shift: float = 1.0
+) -> dict[str, float]:
     """Error one frame ahead on held-out clips, of one denoising step from pure noise: a roll-out's first guess.
 
     The mean training loss misleads: it is ruled by still pixels and low noise.
@@ -53,6 +55,7 @@ def held_out_error(model: WorldModel, store: ClipStore, clips: int, seed: int = 
         clips: How many to draw.
         seed: Of the draw; the same clips and noise for every model.
         steps: Denoising steps; with more than one it is the error of a frame that was chosen, not of the guess.
+        shift: Of their noise levels, see :func:`~worldsim.engine.sampler.levels`.
 
     Returns:
         Root mean square error in grey levels (0-255) of pixels near what has just ``moved``, and of ``all``. Not of
@@ -79,7 +82,7 @@ def held_out_error(model: WorldModel, store: ClipStore, clips: int, seed: int = 
             size = torch.full_like(level, 1 / steps)
             return model.denoise(x, scene, model.modulations(level, cue, size))
 
-        parts.append((sample(denoise, noise, levels(steps)), patches[0]))
+        parts.append((sample(denoise, noise, levels(steps, shift)), patches[0]))
     return frame_error(parts, model.config)
 
 
