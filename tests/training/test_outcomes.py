@@ -11,9 +11,10 @@ import torch
 
 from tests.training.kept import TINY
 from worldsim.data.clips import ClipStore
+from worldsim.data.episodes import Dataset
 from worldsim.engine.sampler import levels
 from worldsim.model.world_model import WorldModel, init_weights
-from worldsim.training.outcomes import STRETCH, Contexts, event_at, gather_contexts, outcome_loss
+from worldsim.training.outcomes import STRETCH, Contexts, event_at, gather_contexts, outcome_loss, overdrawn
 
 
 def test_events_take_turns_with_anything() -> None:
@@ -58,6 +59,35 @@ def test_each_kind_of_event_is_heard_as_often_as_anything(model: WorldModel, sto
         model.heads.end.bias[0] = 12.0  # sure that nothing ends: a stretch that holds an end costs 12 / STRETCH more
     with_end = sum(loss(step) > np.log(3) + 0.5 for step in range(200))
     assert 45 < with_end < 95
+
+
+def test_heads_are_left_the_chances_of_the_record(model: WorldModel, play: Dataset) -> None:
+    """A head that says of every tick what was recorded on the whole has nothing to learn from what is drawn."""
+    store = ClipStore(play, play.train, 2 * STRETCH)
+    kept = gather_contexts(model, store, 0, range(6), range(2), levels(1))
+    alone = [gather_contexts(model, store, 0, range(6), range(at, at + 1), levels(1)) for at in range(2)]
+    counts: list[list[torch.Tensor]] = []
+    often = overdrawn(kept, store, 0, counts.append)
+    for part in alone:
+        overdrawn(part, store, 0, counts.append)
+    for whole, *parts in zip(*counts, strict=True):
+        assert torch.equal(whole, sum(parts)), "the same in however many processes"
+    recorded = [torch.from_numpy(each / each.sum()) for each in store.outcomes()]
+    model = copy.deepcopy(model)
+    heads = model.heads.reward, model.heads.end
+    assert often[0][0] > 1, "points lost are drawn far more often than they come"
+    assert recorded[1][1] == often[1][1] == 0, "nothing ends here"
+    with torch.no_grad():
+        for head, share in zip(heads, recorded, strict=True):
+            head.weight.zero_()
+            head.bias.copy_(share.clamp_min(1e-9).log())
+    steepest = []
+    for told in (often, None):
+        model.zero_grad()
+        for step in range(100):
+            (outcome_loss(model, kept, 0, step, often=told) / 100).backward()
+        steepest.append(float(torch.cat([head.bias.grad for head in heads]).abs().max()))
+    assert steepest[0] < 0.01 < 0.03 < steepest[1]
 
 
 def test_an_end_can_be_told_from_what_changes_alone() -> None:

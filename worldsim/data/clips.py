@@ -100,6 +100,14 @@ class ClipStore:
         """Which of "lost" (a negative reward), "won" (a positive one) and "end" (of an episode) some clip holds."""
         return tuple(self._with)
 
+    def outcomes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """How many ticks of the episodes have a negative reward, none and a positive one, [3], and how many do not end
+        them and do, [2].
+        """
+        signs = np.concatenate([np.sign(episode.rewards).astype(np.int64) for episode in self.episodes])
+        ends = np.concatenate([episode.terminated.astype(np.int64) for episode in self.episodes])
+        return np.bincount(signs + 1, minlength=3), np.bincount(ends, minlength=2)
+
     def around(self, ticks: Sequence[NDArray[np.intp]], length: int, least: int) -> ClipStore:
         """Shorter clips of the same episodes, drawn around some moments.
 

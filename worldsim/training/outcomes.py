@@ -6,7 +6,7 @@ rests, its contexts can be kept, and the heads learn them in minutes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -25,6 +25,7 @@ from worldsim.training.own import own_frames, own_rows
 
 STRETCH = 12  # ticks of a clip in a step
 _TOGETHER = 8  # clips that are encoded at a time
+_COUNTED = 1000  # steps by which it is told how often each outcome is drawn
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,59 @@ def _encode(
     return context, to_uint8(seen.float())
 
 
+def _stretch(contexts: Contexts, row: int, seed: int, step: int) -> tuple[int, slice]:
+    """Of the clips at a place, the one that a step learns from, and which of its ticks."""
+    rounds, ticks = contexts.rewards.shape[1:]
+    length = min(STRETCH, ticks)
+    rng = np.random.default_rng((seed, step, contexts.places[row]))
+    kind = int(rng.integers(len(contexts.events[row]) + 1))
+    number, first = int(rng.integers(rounds)), int(rng.integers(ticks - length + 1))
+    if kind:
+        number, event = rng.choice(contexts.events[row][kind - 1]).tolist()
+        first = int(np.clip(event - rng.integers(length), 0, ticks - length))
+    return number, slice(first, first + length)
+
+
+def overdrawn(
+    contexts: Contexts, store: ClipStore, seed: int, average: Callable[[list[Tensor]], None]
+) -> tuple[Tensor, Tensor]:
+    """How many times as often as it was recorded each outcome is learned from, as logarithms.
+
+    Added to a head's logits while it learns, they leave it the chances of the record (logit adjustment, arXiv
+    2007.07314): without them the heads said of one point in ten that was none that it was won, which is a twentieth as
+    frequent in play as in the stretches (docs/experiments/2026-12-01-forty-second-levels.md).
+
+    Args:
+        contexts: Of this process.
+        store: What they were drawn from.
+        seed: Of the stretches.
+        average: Makes tensors their means over all processes, in place.
+
+    Returns:
+        Float32 [3] of the signs of the reward, and [2] of going on and ending; 0 for what was never recorded.
+    """
+    drawn = [torch.zeros(size, device=contexts.tokens.device) for size in (3, 2)]
+    for step in range(_COUNTED):
+        for row in range(len(contexts.places)):
+            at = (row, *_stretch(contexts, row, seed, step))
+            for count, outcome in zip(drawn, (contexts.rewards[at], contexts.terminated[at]), strict=True):
+                count += torch.bincount(outcome, minlength=len(count)).to(count)
+    average(drawn)
+    recorded = [torch.from_numpy(counts).to(count) for counts, count in zip(store.outcomes(), drawn, strict=True)]
+    reward, end = (
+        torch.where(there > 0, (count.clamp_min(0.5) / count.sum()).log() - (there / there.sum()).log(), 0.0)
+        for count, there in zip(drawn, recorded, strict=True)
+    )
+    return reward, end
+
+
 def outcome_loss(
-    model: WorldModel, contexts: Contexts, seed: int, step: int, dtype: torch.dtype = torch.float32
+    model: WorldModel,
+    contexts: Contexts,
+    seed: int,
+    step: int,
+    dtype: torch.dtype = torch.float32,
+    often: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Cross-entropy of reward sign, termination and, if it is told, recency on a stretch of one kept clip of every
     place.
@@ -160,20 +212,14 @@ def outcome_loss(
         contexts: See :func:`gather_contexts`.
         seed, step: Which of the clips, and where in them.
         dtype: That the heads are computed in.
+        often: See :func:`overdrawn`; None: what is drawn is as frequent as it should be told.
     """
-    rounds, ticks = contexts.rewards.shape[1:]
-    length = min(STRETCH, ticks)
     drawn: dict[str, list[Tensor]] = {"context": [], "seen": [], "last": [], "reward": [], "end": [], "since": []}
-    for row, place in enumerate(contexts.places):
-        rng = np.random.default_rng((seed, step, place))
-        kind = int(rng.integers(len(contexts.events[row]) + 1))
-        number, first = int(rng.integers(rounds)), int(rng.integers(ticks - length + 1))
-        if kind:
-            number, event = rng.choice(contexts.events[row][kind - 1]).tolist()
-            first = int(np.clip(event - rng.integers(length), 0, ticks - length))
-        at, here = (row, number), slice(first, first + length)
+    for row in range(len(contexts.places)):
+        number, here = _stretch(contexts, row, seed, step)
+        at = row, number
         drawn["context"].append(contexts.tokens[at][here])
-        drawn["seen"].append(contexts.seen[at][first : first + length + 1])  # frames: one more than ticks
+        drawn["seen"].append(contexts.seen[at][here.start : here.stop + 1])  # frames: one more than ticks
         drawn["last"].append(last_rewards(contexts.rewards[at])[here])
         drawn["reward"].append(contexts.rewards[at][here])
         drawn["end"].append(contexts.terminated[at][here])
@@ -184,6 +230,9 @@ def outcome_loss(
         views = model.views(model.shown(batch["seen"], torch.float32))[:, 1:]
         logits = model.outcome(batch["context"].float(), views, batch["last"])
     reward_logits, end_logits, *recent = (part.float().flatten(0, 1) for part in logits)
+    if often is not None:
+        reward_logits = reward_logits + often[0].to(reward_logits)
+        end_logits = end_logits + often[1].to(end_logits)
     loss = F.cross_entropy(reward_logits, batch["reward"].flatten())
     loss = loss + F.cross_entropy(end_logits, batch["end"].flatten())
     for told in recent:

@@ -25,7 +25,7 @@ from worldsim.training.loop import Loop
 from worldsim.training.loss import LossConfig
 from worldsim.training.objective import Objective, OwnPool
 from worldsim.training.optimizer import Optimizer, schedule, update_ema
-from worldsim.training.outcomes import gather_contexts, outcome_loss
+from worldsim.training.outcomes import gather_contexts, outcome_loss, overdrawn
 from worldsim.training.own import own_rows, whole_clips
 from worldsim.training.parallel import Ranks
 from worldsim.training.pretrain_config import PretrainConfig, model_of, run_name, run_settings
@@ -258,8 +258,9 @@ class Trainer(Loop):
         contexts = gather_contexts(frozen, self.clips, config.seed + 1, wanted, places, at)
         if self._stop:
             return  # gathering takes minutes, and leaves nothing to save
+        often = overdrawn(contexts, self.clips, config.seed, place.average)
         for step in tqdm(range(self.step, last), desc="outcomes", unit="step", disable=quiet, mininterval=5):
-            loss = outcome_loss(self.model, contexts, config.seed, step, self.dtype)
+            loss = outcome_loss(self.model, contexts, config.seed, step, self.dtype, often)
             loss.backward()
             place.average([p.grad for p in heads.parameters() if p.grad is not None])
             rate = config.outcomes.lr / config.optimizer.adam_lr
