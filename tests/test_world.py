@@ -85,6 +85,11 @@ def test_the_fingerprint_tells_worlds_apart(make_world: Callable[..., World]) ->
     one, two = make_world(), make_world()
     assert one.fingerprint == two.fingerprint != make_world(seed=1).fingerprint
     assert make_world(settings={"shift": 0.5}).fingerprint != one.fingerprint
+    moved = one.shifted(0.5)
+    assert moved.fingerprint == make_world(settings={"shift": 0.5}).fingerprint and moved.network is one.network
+    assert one.shifted(None) is one and one.shifted(1.0) is one
+    with pytest.raises(WorldError, match="shift must be a positive number, not 0"):
+        one.shifted(0)
 
 
 def test_worlds_are_found_by_name_in_the_home_folder(

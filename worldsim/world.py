@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -167,6 +167,19 @@ class World:
         for name, tensor in sorted(self.network.state_dict().items()):
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    def shifted(self, shift: float | None) -> World:
+        """The same world with the noise levels of its sampler elsewhere, see :func:`~worldsim.engine.sampler.levels`.
+
+        Args:
+            shift: Of the levels; None: its own.
+
+        Raises:
+            WorldError: not a positive number.
+        """
+        if shift is None or shift == self.config.shift:
+            return self
+        return World(replace(self.config, shift=shift), self.actions, self.network, self.starts, self.card)
 
     def find_start(self, start: Start | str | int) -> Start:
         """A start by name or number, or one of one's own, checked.

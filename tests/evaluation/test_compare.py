@@ -29,24 +29,26 @@ def told(data: Dataset, out: Path) -> list[str]:
             "evaluate.roll_outs=2", "evaluate.threads=1", "evaluate.dtype=float32"]  # fmt: skip
 
 
-def test_a_table_of_worlds_and_steps(
+def test_a_table_of_worlds_steps_and_their_levels(
     run: Path, pong_data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = tmp_path / "page.md"
     page.write_text("# Methods\n")
-    arguments = [f"worlds=[{run / 'world'}]", "steps=[1,2]", f"into={page}:methods", *told(pong_data, tmp_path / "out")]
+    arguments = [f"worlds=[{run / 'world'}]", "steps=[1,2]", "shifts=[0.15]", f"into={page}:methods"]
+    arguments += told(pong_data, tmp_path / "out")
     assert main(arguments) == 0
     table = [line for line in page.read_text().splitlines() if line.startswith("| ")]
     assert "objects: exactly one ball of the real size, over 4 s" in table[0]
     assert "actions told" not in table[0], "what was not measured has no column"
     assert ">= 0.97" in table[2]
     for line, steps in zip(table[3:], (1, 2), strict=True):
-        assert f"| run | scd | 1 | {steps} | eager, float32 | dmd, 30 steps | 1.50 |" in line
+        assert f"| run | scd | 1 | {steps} | 0.15 | eager, float32 | dmd, 30 steps | 1.50 |" in line
+    assert page.read_text().count("2 denoising steps at levels shifted by 0.15, float32") == 1
     # A second time nothing is judged again, and the part is replaced.
     monkeypatch.setattr(compare, "evaluate", lambda *_: pytest.fail("judged again"))
     assert main(arguments) == 0
     assert page.read_text().count("<!-- methods") == 1
-    for other in ("evaluate.seed=1", "backends=[int8]"):
+    for other in ("evaluate.seed=1", "backends=[int8]", "shifts=[null]"):
         with pytest.raises(BaseException, match="judged again"):
             main([*arguments, other])
 
@@ -71,7 +73,11 @@ def test_a_world_outside_of_a_run_has_no_origin(tiny_world_folder: Path) -> None
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [(["worlds=[]"], "name some worlds"), (["into=page.md"], "name a Markdown file and a part of it")],
+    [
+        (["worlds=[]"], "name some worlds"),
+        (["shifts=[]"], "name some worlds"),
+        (["into=page.md"], "name a Markdown file and a part of it"),
+    ],
 )
 def test_bad_settings_are_told(settings: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(settings) == 2

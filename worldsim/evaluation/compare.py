@@ -1,4 +1,4 @@
-"""`worldsim compare`: worlds, denoising steps and backends side by side, judged alike, with what training took."""
+"""`worldsim compare`: worlds, denoising steps and their levels, and backends side by side, with what training took."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class CompareConfig:
     Attributes:
         worlds: By name or folder; the ``world/`` of a run brings the run's method and cost along.
         steps: Denoising steps that each is judged at; None: its own.
+        shifts: And shifts of their noise levels, see :func:`~worldsim.engine.sampler.levels`; None: its own.
         backends: What computes their dreams, see :data:`~worldsim.engine.backends.BACKENDS`.
         into: ``<page>.md:<part>`` to put the table into.
         out: Where the reports of single worlds are kept; None: ``comparisons/`` of the home folder.
@@ -36,15 +37,16 @@ class CompareConfig:
 
     worlds: tuple[str, ...]
     steps: tuple[int | None, ...] = (None,)
+    shifts: tuple[float | None, ...] = (None,)
     backends: tuple[str, ...] = ("eager",)
     into: str | None = None
     out: Path | None = None
     evaluate: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.worlds or not self.steps or not self.backends:
+        if not (self.worlds and self.steps and self.shifts and self.backends):
             raise WorldsimError(
-                "name some worlds=[...], steps=[...] and backends=[...]; steps=[null] takes each world's own"
+                "name some worlds=[...], steps=[...], shifts=[...] and backends=[...]; null takes each world's own"
             )
         if self.into is not None and not all(self.into.rpartition(":")):
             raise WorldsimError(f"into is {self.into!r}: name a Markdown file and a part of it, as in page.md:methods")
@@ -77,7 +79,7 @@ def judged(config: EvaluateConfig, folder: Path) -> dict[str, Any]:
     Raises:
         WorldsimError: the world, the recording or the real game cannot be used.
     """
-    fingerprint = load_world(config.world).fingerprint
+    fingerprint = load_world(config.world).shifted(config.shift).fingerprint
     asked = {
         key: list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
         for key, value in vars(config).items()
@@ -119,7 +121,7 @@ def as_markdown(rows: Sequence[Row], command: str) -> str:
     asked = {
         (bar.part, bar.text): f"{'>=' if bar.at_least else '<='} {bar.target:g}" for row in measured for bar in row
     }
-    lines: list[list[Any]] = [["asked", *[None] * 7, *(asked[name] for name in names)]]
+    lines: list[list[Any]] = [["asked", *[None] * 8, *(asked[name] for name in names)]]
     for row, found in zip(rows, measured, strict=True):
         values = {(bar.part, bar.text): bar.value for bar in found}
         about = row.report["about"]
@@ -128,9 +130,10 @@ def as_markdown(rows: Sequence[Row], command: str) -> str:
         design = about.get("design", SEPARABLE)
         delay = 1 if design == SEPARABLE else Design.parse(design).delay
         size = f"{about['parameters'] / 1e6:.2f}"
-        first = [row.world, design, delay, about["steps"], computed, row.how or None, hours, size]
+        asks = [about["steps"], f"{about.get('shift', 1.0):g}"]
+        first = [row.world, design, delay, *asks, computed, row.how or None, hours, size]
         lines.append([*first, *(values.get(name) for name in names)])
-    head = ["world", "design", "delay, ticks", "steps", "computed by", "made by", "hours", "M parameters"]
+    head = ["world", "design", "delay, ticks", "steps", "shift", "computed by", "made by", "hours", "M parameters"]
     head += [f"{part}: {text}" for part, text in names]
     notes = [f"- {row.world}: {made(row.report['about'])}" for row in rows]
     return "\n".join([f"`{command}`", "", *table(head, lines), "", *notes, ""])
@@ -158,9 +161,9 @@ def main(settings: dict[str, Any]) -> int | None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # cores are used by sessions side by side
     for world in config.worlds:
-        for steps, backend in itertools.product(config.steps, config.backends):
+        for steps, shift, backend in itertools.product(config.steps, config.shifts, config.backends):
             try:
-                asked = {**config.evaluate, "world": world, "steps": steps, "backend": backend}
+                asked = {**config.evaluate, "world": world, "steps": steps, "shift": shift, "backend": backend}
                 rows.append(Row(short_name(world), *origin(world), judged(from_dict(EvaluateConfig, asked), folder)))
             except WorldsimError as error:
                 print(f"{world} at {steps or 'its own'} steps on {backend}: {error}", flush=True)

@@ -46,6 +46,7 @@ class EvaluateConfig:
     parts: tuple[str, ...] = PARTS
     quick: bool = False
     steps: int | None = None
+    shift: float | None = None
     seed: int = 0
     roll_outs: int = 64
     drift_minutes: float = 2.0
@@ -135,6 +136,7 @@ def evaluate(config: EvaluateConfig, out: Path, *, quiet: bool = False) -> tuple
             "data": str(subject.dataset.folder),
             "held_out": [info.file for info in subject.dataset.held_out],
             "steps": config.steps or subject.world.config.steps,
+            "shift": subject.world.config.shift,
             "dtype": str(pick_dtype(config.dtype, pick_device(config.device))).removeprefix("torch."),
             "backend": config.backend,
             "seed": config.seed,
@@ -211,7 +213,7 @@ def evaluate(config: EvaluateConfig, out: Path, *, quiet: bool = False) -> tuple
 
 def prepare(config: EvaluateConfig, quiet: bool = False) -> Subject:
     """The world, the recording and the real game of a config, checked against each other."""
-    world = load_world(config.world)
+    world = load_world(config.world).shifted(config.shift)
     folder = config.data
     if folder is None:
         folder = home() / "data" / (config.source or source_name(world))

@@ -70,8 +70,9 @@ def made(about: Mapping[str, Any]) -> str:
     """How a report came about, in one line."""
     box = about["machine"]
     quick = "**A quick look: too little to judge by.** " if about["quick"] else ""
+    shift = "" if about.get("shift", 1.0) == 1 else f" at levels shifted by {about['shift']:g}"
     return (
-        f"{quick}Weights {about['fingerprint'][:12]}, {about['steps']} denoising steps, {about['dtype']}, "
+        f"{quick}Weights {about['fingerprint'][:12]}, {about['steps']} denoising steps{shift}, {about['dtype']}, "
         f"{about.get('backend', 'eager')}, "
         f"seed {about['seed']}, commit {short(about['commit'])}; "
         f"{box['cpu']}, {about.get('threads', box['torch_threads'])} threads, torch {box['torch']}."
