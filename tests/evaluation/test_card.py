@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from worldsim.evaluation.card import BEGIN, END, main
+from worldsim.evaluation.card import BEGIN, END, LATENCY, main
 
 
 def evaluation(value: float | str | None) -> dict[str, Any]:
@@ -48,6 +48,25 @@ def test_a_file_that_is_no_report_is_named(tmp_path: Path, capsys: pytest.Captur
     assert run(tmp_path, 1.0, f"latency=[{tmp_path / 'latency.json'}]") == 2
     assert "latency.json is not a report of that kind" in capsys.readouterr().err
     assert (tmp_path / "README.md").read_text() == "kept"
+
+
+def test_a_latency_stays_when_weights_are_judged_anew(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("")
+    row = {"p50": 5.25, "p95": 6.5, "p99": 7.0, "max": 8.0}
+    report: dict[str, Any] = {"ticks": 1800, "fps": None, "decisions_per_second": 123.4, "late_ticks": 0}
+    report |= {"late_ticks_stolen": 0, "steps": 2, "dtype": "bfloat16", "backend": "aoti", "excluded": "the panel"}
+    report["milliseconds"] = dict.fromkeys(("response", "decode", "encode", "tick"), row)
+    report["machine"] = {"cpu": "a CPU", "cores": 2, "torch_threads": 2, "torch": "2.13", "video_driver": "dummy"}
+    (tmp_path / "latency.json").write_text(json.dumps(report))
+    assert run(tmp_path, 0.5, f"latency=[{tmp_path / 'latency.json'}]") == 0
+    before = readme.read_text()
+    assert "1800 ticks unpaced: 123.4 decisions/s" in before and before.count(LATENCY) == before.count(BEGIN) == 1
+    assert run(tmp_path, 0.75) == 0
+    assert readme.read_text() == before.replace("| 0.500 |", "| 0.750 |")
+    (tmp_path / "latency.json").write_text(json.dumps(report | {"decisions_per_second": 99.9}))
+    assert main([f"files=[{readme}]", f"latency=[{tmp_path / 'latency.json'}]"]) == 0
+    assert readme.read_text() == before.replace("| 0.500 |", "| 0.750 |").replace("123.4", "99.9")
 
 
 def test_a_lone_marker_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,16 +15,24 @@ from worldsim.machine import short
 from worldsim.settings import command
 
 BEGIN, END = "<!-- measured: written by `worldsim card` -->", "<!-- /measured -->"
+LATENCY, LATENCY_END = "<!-- latency: written by `worldsim card` -->", "<!-- /latency -->"
 POLICIES, POLICIES_END = "<!-- policies: written by `worldsim card` -->", "<!-- /policies -->"
 LATENCY_ROWS = ("response", "decode", "encode", "tick")
 
 
-def measured(evaluation: dict[str, Any] | None, latencies: list[dict[str, Any]]) -> str:
-    """The figures of one evaluation and of some `play.py ... report=` files as Markdown, between markers."""
-    lines = [BEGIN, ""]
-    if evaluation is not None:
-        rows = [_bar(bar) for bar in evaluation["bars"]]
-        lines += [f"`{evaluation['about']['command']}`", "", made(evaluation["about"]), "", *bar_table(rows), ""]
+def measured(evaluation: dict[str, Any]) -> str:
+    """The figures of one evaluation as Markdown, between markers."""
+    rows = [_bar(bar) for bar in evaluation["bars"]]
+    about = evaluation["about"]
+    return "\n".join([BEGIN, "", f"`{about['command']}`", "", made(about), "", *bar_table(rows), "", END])
+
+
+def timed(latencies: Sequence[dict[str, Any]]) -> str:
+    """The figures of some `play.py ... report=` files as Markdown, between markers of their own.
+
+    A tick takes as long whatever was learned: they stay when a world's weights are judged anew, on another machine.
+    """
+    lines = [LATENCY, ""]
     for report in latencies:
         pace = "unpaced" if report["fps"] is None else f"at {report['fps']:g} a second"
         box = report["machine"]
@@ -46,7 +54,7 @@ def measured(evaluation: dict[str, Any] | None, latencies: list[dict[str, Any]])
             f"Not in it: {report['excluded']}.",
             "",
         ]
-    return "\n".join([*lines, END])
+    return "\n".join([*lines, LATENCY_END])
 
 
 def scored(policies: Sequence[dict[str, Any]]) -> str:
@@ -116,8 +124,10 @@ def main(settings: dict[str, Any]) -> None:
     latencies = [_read(Path(one), "milliseconds") for one in settings["latency"]]
     policies = [_read(Path(one), "greedy") for one in settings["policies"]]
     for file in settings["files"]:
-        if evaluation or latencies:
-            insert(Path(file), measured(evaluation, latencies))
+        if evaluation:
+            insert(Path(file), measured(evaluation))
+        if latencies:
+            insert(Path(file), timed(latencies), LATENCY, LATENCY_END, "Latency")
         if policies:
             insert(Path(file), scored(policies), POLICIES, POLICIES_END, "Policies")
         print(f"wrote the figures into {file}")
