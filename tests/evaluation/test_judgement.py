@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from worldsim.errors import WorldsimError
 from worldsim.evaluation import drift, objects
 from worldsim.evaluation.bars import Bar, bars
 from worldsim.evaluation.moments import clones
-from worldsim.evaluation.report import as_json, bar_table
+from worldsim.evaluation.report import SECTIONS, as_json, bar_table
 from worldsim.evaluation.roll_outs import DreamRows, RealRows, dream
 from worldsim.evaluation.subject import Subject, spread
 from worldsim.vision.colours import ColourReader
@@ -99,6 +100,30 @@ def test_the_real_game_does_not_drift_from_itself(subject: Subject) -> None:
     assert max(at["frechet"] for at in found["along"]) < 1e-3
 
 
+def test_long_dreams_are_held_against_how_they_began(subject: Subject) -> None:
+    subject.extent = replace(
+        subject.extent, drift_minutes=2 / 60, drift_early=0.5, drift_policies=("idle",), drift_window=0.25
+    )
+    report, _ = drift.measure(subject)
+    assert list(report["policies"]) == ["idle"]
+    found = report["policies"]["idle"]
+    assert set(found["early"]) == set(found["last"]) and report["early_from"] == 0.5
+    balls = found["sharp"]["early"]["real"]
+    assert 0 < balls["sharp"] <= balls["frames"] <= 2 * 15, "two rows of half a second"
+    assert report["frechet_held"]["early"] == pytest.approx(
+        np.mean([at["dream_to_real"] for at in report["frechet"] if 0.5 <= at["from"] < 1.0])
+    )
+    assert report["frechet_held"]["last"] != report["frechet_held"]["early"]
+    assert "after 0.5 s" in " ".join(bar.text for bar in bars({"drift": report}))
+    page = "\n".join(SECTIONS["drift"](report))
+    at = found["early"]["player present"]["dream"], found["last"]["player present"]["dream"]
+    assert f"| idle | player present | {at[0]:.3f} | {at[1]:.3f} | 1.000 | 1.000 |" in page
+    assert "| one sharp ball, where there is one | dream, after 0.5 s | dream, end |" in page
+    subject.extent = replace(subject.extent, drift_policies=("idol",))
+    with pytest.raises(WorldsimError, match=r"unknown policy 'idol' \(did you mean 'idle'\?\): there is random,"):
+        drift.measure(subject)
+
+
 def test_quantiles_count_missing_objects_as_farthest_and_leave_out_what_is_unknown() -> None:
     nan, inf = float("nan"), float("inf")
     assert spread(np.array([1.0, 2.0, nan, 3.0, inf]), (0.0, 0.5, 0.9)) == [1.0, 3.0, inf]
@@ -172,6 +197,29 @@ def test_the_worst_rate_of_a_policy_decides_and_several_balls_only_inform() -> N
     rates["one ball"] = {"dream": 0.8, "real": 0.9, "difference": -0.1, "standard_error": 0.01}
     [failed] = [bar for bar in bars(bad) if bar.passed is False]
     assert failed.value == pytest.approx(0.1) and failed.note.startswith("one ball")
+
+
+def test_dreams_that_end_worse_than_they_began_fail() -> None:
+    steady = {"ball present": {"dream": 0.9, "real": 0.91}, "several balls": {"dream": 0.1, "real": 0.0}}
+    ball = {"dream": {"frames": 900, "sharp": 890}, "real": {"frames": 910, "sharp": 909}}
+    told = report()
+    told["drift"] |= {"early_from": 10.0, "minutes": 10.0, "frechet_held": {"early": 2.0, "last": 2.02}}
+    found = told["drift"]["policies"]["idle"] | {"early": steady, "sharp": {"early": ball, "last": ball}}
+    found["last"] = found["last"] | {"several balls": {"dream": 0.9, "real": 0.0, "difference": 0.9}}
+    told["drift"]["policies"]["idle"] = found
+    held = [bar for bar in bars(told) if "after 10 s" in bar.text or "sharp" in bar.text]
+    assert len(held) == 4 and all(bar.passed for bar in bars(told)), "several balls only inform"
+    assert held[0].note == "ball present: 0.900, then 0.900; real 0.910, 0.910"
+    assert held[2].note == "of 900 frames that show a ball; 0.999 in the real game"
+    told["drift"]["frechet_held"]["last"] = 2.2
+    found["early"] = {"ball present": {"dream": 0.96, "real": 0.91}}
+    found["sharp"] = {"early": ball, "last": ball | {"dream": {"frames": 900, "sharp": 850}}}
+    failed = [bar.text for bar in bars(told) if bar.passed is False]
+    assert failed == [
+        "idle: rates at the end off from those after 10 s",
+        "Frechet distance at the end / after 10 s",
+        "one sharp ball (+-25 %) at the end, where there is one",
+    ]
 
 
 def test_parts_that_were_left_out_are_not_measured_rather_than_failed() -> None:

@@ -79,6 +79,7 @@ def bars(report: Mapping[str, Any]) -> list[Bar]:
     for policy in names:
         value, note = _worst(_get(report, "drift", "policies", policy, "last"))
         rows.append(Bar("drift", f"{policy}: rates off from the real game's at the end", value, 0.02, False, note))
+    rows += _held(_get(report, "drift") or {})
     if walls := _get(report, "objects", "tiles"):
         rows += _tiles(walls, _get(report, "drift", "policies") or {})
     for sign in ("+1", "-1"):
@@ -119,6 +120,39 @@ def _tiles(walls: Mapping[str, Any], policies: Mapping[str, Any]) -> list[Bar]:
             f"of {broke}; {real}",
         ),
     ]
+
+
+def _held(drift: Mapping[str, Any]) -> list[Bar]:
+    """Whether long dreams end as they begin: their rates, how far they are from the real game, and their balls."""
+    if "early_from" not in drift:
+        return []
+    first, found = f"{drift['early_from']:g} s", drift["policies"]
+    rows = []
+    for policy, at in found.items():
+        rates = {
+            name: (rate["dream"], at["last"][name]["dream"], rate["real"], at["last"][name]["real"])
+            for name, rate in at["early"].items()
+            if not name.startswith("several")
+        }
+        name = max(rates, key=lambda key: abs(rates[key][0] - rates[key][1]))
+        before, after, *real = rates[name]
+        note = f"{name}: {before:.3f}, then {after:.3f}; real {real[0]:.3f}, {real[1]:.3f}"
+        text = f"{policy}: rates at the end off from those after {first}"
+        rows.append(Bar("drift", text, abs(before - after), 0.05, False, note))
+    near, far = (drift["frechet_held"][name] for name in ("early", "last"))
+    text, note = f"Frechet distance at the end / after {first}", f"{far:.3f} / {near:.3f}, {drift['minutes']:g} minutes"
+    rows.append(Bar("drift", text, _value(far / near) if near else None, 1.05, False, note))
+    for name, when in (("early", f"after {first}"), ("last", "at the end")):
+        balls = [at["sharp"][name] for at in found.values() if "sharp" in at]
+        if not balls:
+            continue
+        shown, sharp, real, of_real = (
+            sum(ball[who][key] for ball in balls) for who in ("dream", "real") for key in ("frames", "sharp")
+        )
+        note = f"of {shown} frames that show a ball; {of_real / max(1, real):.3f} in the real game"
+        share = sharp / shown if shown else 0.0
+        rows.append(Bar("drift", f"one sharp ball (+-25 %) {when}, where there is one", share, 0.95, True, note))
+    return rows
 
 
 def _get(tree: Any, *path: str) -> Any:

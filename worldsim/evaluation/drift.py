@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from worldsim.agents.random import HeldPlayer, RandomPlayer
 from worldsim.agents.scripted import SCRIPTED, Player
+from worldsim.errors import WorldsimError
 from worldsim.evaluation import tiles
 from worldsim.evaluation.fidelity import frechet
 from worldsim.evaluation.moments import clones
@@ -19,12 +20,13 @@ from worldsim.evaluation.outcome import in_pictures
 from worldsim.evaluation.roll_outs import DreamRows, RealRows
 from worldsim.evaluation.subject import Subject
 from worldsim.model.designs import SEPARABLE
-from worldsim.vision.reading import Readings, as_state, joined
+from worldsim.schema import nearest
+from worldsim.vision.reading import Reading, Readings, as_state, joined
 
 CHUNK = 30  # ticks of frames that are kept at a time
 FEATURES_EVERY = 3  # ticks: frames in a row are nearly the same sample
 MANNER = 5.0  # seconds until a scripted player takes on another manner
-SNAPSHOTS = (0.0, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0)  # seconds whose frames are kept for the picture
+SNAPSHOTS = (0.0, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0)  # seconds whose frames are kept for the picture
 
 
 class Rows(Protocol):
@@ -71,7 +73,11 @@ class Scripted:
 
 
 def policies(subject: Subject) -> dict[str, Callable[[np.random.Generator], Player]]:
-    """How to make a player of each policy: random, scripted (if the game has a script), idle, and each key held."""
+    """How to make a player of each policy: random, scripted (if the game has a script), idle, and each key held.
+
+    Raises:
+        WorldsimError: one is asked for that there is not.
+    """
     table = subject.world.actions
     makers: dict[str, Callable[[np.random.Generator], Player]] = {"random": lambda rng: RandomPlayer(len(table), rng)}
     script = SCRIPTED.get(subject.source.behaviour or "")
@@ -83,7 +89,11 @@ def policies(subject: Subject) -> dict[str, Callable[[np.random.Generator], Play
     for kind, action in enumerate(kinds.first):
         if kind != kinds.of[table.noop]:
             makers[f"held {table.names[action]}"] = lambda rng, action=action: HeldPlayer(action)  # type: ignore[misc]
-    return makers
+    wanted = subject.extent.drift_policies
+    for name in wanted or ():
+        if name not in makers:
+            raise WorldsimError(f"unknown policy '{name}'{nearest(name, tuple(makers))}: there is {', '.join(makers)}")
+    return makers if wanted is None else {name: makers[name] for name in wanted}
 
 
 def measure(subject: Subject) -> tuple[dict[str, Any], dict[str, NDArray[np.uint8]]]:
@@ -122,6 +132,12 @@ def measure(subject: Subject) -> tuple[dict[str, Any], dict[str, NDArray[np.uint
         pictures[name] = np.stack([frames[mine.start] for frames in dreamed.snapshots.values()])
     report["seconds"] = list(dreamed.snapshots)
     report["frechet"] = frechet_along(subject, dreamed, real)
+    if early := stretches(subject, ticks):
+        report["early_from"] = subject.extent.drift_early
+        report["frechet_held"] = {
+            name: _mean_within(subject, report["frechet"], part)
+            for name, part in zip(("early", "last"), early, strict=True)
+        }
     if {"ball", "player", "opponent"} <= set(subject.reader.objects) and subject.world.config.design == SEPARABLE:
         report["points"] = {
             "dream": in_pictures(dreamed.readings, dreamed.rewards),
@@ -182,7 +198,16 @@ def compare(subject: Subject, dreamed: Run, real: Run) -> dict[str, Any]:
     if subject.tiles and dreamed.tiles is not None:  # a real game that is over goes on elsewhere, with another wall
         seen = dreamed.tiles[0], dreamed.tiles[1:], dreamed.readings["ball"]
         walls["tiles"] = tiles.count(subject.tiles, *seen, subject.fps)
-    return walls | {
+    held: dict[str, Any] = {}
+    if parts := stretches(subject, ticks):
+        held["early"] = _rates(ours, theirs, parts[0], window)
+        if "ball" in dreamed.readings:
+            runs = {"dream": dreamed.readings["ball"], "real": real.readings["ball"]}
+            held["sharp"] = {
+                name: {which: _sharp(ball[part]) for which, ball in runs.items()}
+                for name, part in zip(("early", "last"), parts, strict=True)
+            }
+    return walls | held | {
         "whole": _rates(ours, theirs, slice(None), window),
         "last": _rates(ours, theirs, slice(max(0, ticks - last), None), window),
         "along": along,
@@ -191,6 +216,13 @@ def compare(subject: Subject, dreamed: Run, real: Run) -> dict[str, Any]:
             for name, run in (("dream", dreamed), ("real", real))
         },
     }
+
+
+def stretches(subject: Subject, ticks: int) -> tuple[slice, slice] | None:
+    """The ticks near the beginning and those at the end that are held against each other; None: both are not in it."""
+    extent = subject.extent
+    early, length = subject.ticks(extent.drift_early), subject.ticks(extent.drift_last)
+    return None if early + 2 * length > ticks else (slice(early, early + length), slice(ticks - length, ticks))
 
 
 def signals(readings: Readings) -> dict[str, NDArray[np.bool_]]:
@@ -217,6 +249,17 @@ def frechet_along(subject: Subject, dreamed: Run, real: Run) -> list[dict[str, f
             }
         )
     return table
+
+
+def _mean_within(subject: Subject, along: Sequence[dict[str, float]], part: slice) -> float:
+    """Frechet distance of the windows that begin in a stretch of ticks, on average."""
+    mine = [at["dream_to_real"] for at in along if part.start <= subject.ticks(at["from"]) < part.stop]
+    return float(np.mean(mine)) if mine else math.nan
+
+
+def _sharp(ball: Reading) -> dict[str, int]:
+    """Frames that show a ball, and those of them that show one, whole and sharp."""
+    return {"frames": int((ball.count > 0).sum()), "sharp": int(ball.sharp.sum())}
 
 
 def _rates(

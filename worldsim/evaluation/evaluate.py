@@ -51,6 +51,7 @@ class EvaluateConfig:
     roll_outs: int = 64
     drift_minutes: float = 2.0
     drift_rows: int = 4
+    drift_policies: tuple[str, ...] | None = None
     batch: int = 32
     device: str = "cpu"
     dtype: str | None = None
@@ -76,6 +77,7 @@ class EvaluateConfig:
             roll_outs=self.roll_outs,
             drift_minutes=self.drift_minutes,
             drift_rows=self.drift_rows,
+            drift_policies=self.drift_policies,
             lesson=self.lesson,
         )
         if not self.quick:

@@ -239,9 +239,34 @@ def _drift(part: Mapping[str, Any]) -> list[str]:
         "",
         *table(head, rows),
         *(["", *table(words, walls)] if walls else []),
+        *_held(part),
         "",
         *table(["from, s", "Frechet distance, dream to real", "half of the real games to the rest"], along),
     ]
+
+
+def _share(ball: Mapping[str, int]) -> float:
+    return ball["sharp"] / max(1, ball["frames"])
+
+
+def _held(part: Mapping[str, Any]) -> list[str]:
+    """How long dreams end, beside how they began."""
+    if "early_from" not in part:
+        return []
+    rows = [
+        [policy, name, at["dream"], found["last"][name]["dream"], at["real"], found["last"][name]["real"]]
+        for policy, found in part["policies"].items()
+        for name, at in found["early"].items()
+    ]
+    first = f"after {part['early_from']:g} s"
+    head = ["policy", "rate", f"dream, {first}", "dream, end", f"real, {first}", "real, end"]
+    balls = [
+        [policy, *(_share(at[who]) for who in ("dream", "real") for at in found["sharp"].values())]
+        for policy, found in part["policies"].items()
+        if "sharp" in found
+    ]
+    words = ["one sharp ball, where there is one", *head[2:]]
+    return ["", *table(head, rows), *(["", *table(words, balls)] if balls else [])]
 
 
 SECTIONS = {

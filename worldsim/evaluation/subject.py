@@ -41,8 +41,10 @@ class Extent:
         outcome_ticks: Held-out ticks judged for rewards at most; 0 for all.
         serves, futures: Moments before a ball is served, and how many futures of each are dreamed.
         drift_minutes, drift_rows: Length and number of dreams under each policy.
+        drift_policies: Of these alone, by name; None: every one.
         drift_window: Seconds over which rates are taken.
         drift_last: Seconds at the end that the bar looks at.
+        drift_early: Second from which on as many are what the end is held against.
         lesson: For the judging networks.
     """
 
@@ -55,8 +57,10 @@ class Extent:
     futures: int = 64
     drift_minutes: float = 2.0
     drift_rows: int = 4
+    drift_policies: tuple[str, ...] | None = None
     drift_window: float = 10.0
     drift_last: float = 30.0
+    drift_early: float = 10.0
     lesson: Lesson = dataclasses.field(default_factory=Lesson)
 
 

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 COUNTED = 0.2
 #: "Of the real size +-40 %".
 SIZE_TOLERANCE = 0.4
+#: Of one that is sharp: "+-25 %".
+SHARP_TOLERANCE = 0.25
 #: Pixels within which an object of a dream still is where the recording has it.
 IN_STEP = 1.5
 
@@ -42,6 +44,11 @@ class Reading:
     def single(self) -> NDArray[np.bool_]:
         """Whether exactly one is there, of the real size within the tolerance."""
         return (self.count == 1) & (np.abs(self.size - 1) <= SIZE_TOLERANCE)
+
+    @property
+    def sharp(self) -> NDArray[np.bool_]:
+        """Whether exactly one is there, of the real size within the closer tolerance."""
+        return (self.count == 1) & (np.abs(self.size - 1) <= SHARP_TOLERANCE)
 
     def __getitem__(self, index: Any) -> Reading:
         """The same part of every array."""
