@@ -108,3 +108,14 @@ def test_without_matplotlib_it_says_which_extra_to_install(
     monkeypatch.setattr(pictures, "pyplot", missing)
     assert main([f"world={tiny_world_folder}"]) == 2
     assert "pip install 'worldsim[train]'" in capsys.readouterr().err
+
+
+def test_policies_that_there_are_not_are_told_before_anything_is_measured(
+    tiny_world_folder: Path, pong_data: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = [f"world={tiny_world_folder}", f"data={pong_data.folder}", f"out={tmp_path / 'out'}"]
+    assert main([*where, *SHORT, "drift_policies=[idol]"]) == 2
+    assert "unknown policy 'idol' (did you mean 'idle'?): there is random, scripted, idle" in capsys.readouterr().err
+    assert main([*where, *SHORT, "drift_policies=[]"]) == 2
+    assert "drift_policies is empty" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -132,11 +132,11 @@ def measure(subject: Subject) -> tuple[dict[str, Any], dict[str, NDArray[np.uint
         pictures[name] = np.stack([frames[mine.start] for frames in dreamed.snapshots.values()])
     report["seconds"] = list(dreamed.snapshots)
     report["frechet"] = frechet_along(subject, dreamed, real)
-    if early := stretches(subject, ticks):
+    if parts := stretches(subject, ticks):
         report["early_from"] = subject.extent.drift_early
         report["frechet_held"] = {
             name: _mean_within(subject, report["frechet"], part)
-            for name, part in zip(("early", "last"), early, strict=True)
+            for name, part in zip(("early", "last"), parts, strict=True)
         }
     if {"ball", "player", "opponent"} <= set(subject.reader.objects) and subject.world.config.design == SEPARABLE:
         report["points"] = {

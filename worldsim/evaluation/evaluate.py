@@ -68,6 +68,8 @@ class EvaluateConfig:
         for key in ("roll_outs", "drift_rows", "batch"):
             if getattr(self, key) < 1:
                 raise WorldsimError(f"{key} must be at least 1, not {getattr(self, key)}")
+        if self.drift_policies is not None and not self.drift_policies:
+            raise WorldsimError("drift_policies is empty: name some, e.g. [random,scripted,idle], or null for all")
         if self.drift_minutes <= 0 or (self.threads is not None and self.threads < 1) or self.seed < 0:
             raise WorldsimError("drift_minutes must be above 0, threads 1 or more or null, seed 0 or more")
 
@@ -122,6 +124,8 @@ def evaluate(config: EvaluateConfig, out: Path, *, quiet: bool = False) -> tuple
     subject = prepare(config, quiet)
     own = subject.world.config.design == SEPARABLE
     parts = {part for part in config.parts if own or part not in SEPARABLE_ONLY}
+    if "drift" in parts and config.drift_policies is not None:
+        drift.policies(subject)  # a name that there is not is told before hours of the other parts
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
