@@ -8,7 +8,7 @@ import numpy as np
 
 from worldsim.actions import ActionTable
 from worldsim.agents.random import HeldPlayer, RandomPlayer
-from worldsim.agents.scripted import SCRIPTED, Player
+from worldsim.agents.scripted import SCRIPTED, SKILLS, Player
 from worldsim.envs.source_state import State
 from worldsim.errors import SourceError
 
@@ -30,6 +30,7 @@ class MixtureConfig:
         sharp: share of episodes in which idle, held and random stretches take a quarter of their share, so
             that rallies last; in the others they take more, to keep the means.
         opening: no-op ticks at the start of an episode, at most.
+        skill: of the scripted player, e.g. ``"expert"``: demonstrations; None: a manner drawn for each stretch.
     """
 
     idle: float = 0.12
@@ -44,6 +45,7 @@ class MixtureConfig:
     longest_random: int = 4
     sharp: float = 0.5
     opening: int = 30
+    skill: str | None = None
 
     def __post_init__(self) -> None:
         lulls = self.idle + self.held + self.random
@@ -58,6 +60,8 @@ class MixtureConfig:
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise SourceError(f"behaviour: {name} is [{low}, {high}]: give [smallest, largest], above 0")
+        if self.skill is not None and self.skill not in SKILLS:
+            raise SourceError(f"behaviour: skill is one of {', '.join(SKILLS)} or null, not {self.skill!r}")
 
 
 class Mixture:
@@ -107,18 +111,18 @@ class Mixture:
         self._fumble, self._fumble_left = actions.noop, 0
 
     def act(self, state: State) -> tuple[int, int]:
-        """The action for this tick and its kind, an index into ``BEHAVIOURS``."""
+        """The action for this tick and its kind, an index into ``BEHAVIOURS``: random, within scripted play as well."""
         while self._left == 0:
             self._next_stretch()
         self._left -= 1
-        action = self._player.act(state)
+        action, kind = self._player.act(state), self._kind
         if self._fumble_left == 0 and self._epsilon and self._rng.random() < self._fumble_chance():
             self._fumble_left = int(self._rng.integers(1, self._config.longest_random + 1))
             self._fumble = int(self._rng.integers(len(self._actions)))
         if self._fumble_left:
             self._fumble_left -= 1
-            action = self._fumble
-        return action, self._kind
+            action, kind = self._fumble, BEHAVIOURS.index("random")
+        return action, kind
 
     def _fumble_chance(self) -> float:
         """Chance of a burst to begin, so that bursts of mean length m cover a share epsilon of the ticks."""
@@ -131,7 +135,7 @@ class Mixture:
         self._left = max(1, round(float(rng.uniform(*self._spans[kind])) * self._fps))
         self._epsilon, self._fumble_left = 0.0, 0
         if kind == "scripted" and self._script:
-            self._player = self._script(self._actions, rng, self._pixels)
+            self._player = self._script(self._actions, rng, self._pixels, config.skill)
             low, high = config.epsilon
             steady = rng.random() < config.steady
             self._epsilon = low if steady else float(np.exp(rng.uniform(np.log(low), np.log(high))))

@@ -38,7 +38,7 @@ class OfflineConfig:
         steps, batch, lr: Of Adam.
         gamma: Discount of a decision.
         temperature: Advantages weigh by ``exp(advantage / temperature)``, in standard deviations of theirs; beta in the
-            paper.
+            paper. None: all alike, which is behaviour cloning, for demonstrations.
         cap: Of these weights.
         behaviours: Kinds of play whose actions are copied; None: all. The critic learns from all.
         frames: Recorded ones at most, the first; they are in memory, a byte a pixel.
@@ -53,7 +53,7 @@ class OfflineConfig:
     batch: int = 256
     lr: float = 1e-3
     gamma: float = 0.99
-    temperature: float = 1.0
+    temperature: float | None = 1.0
     cap: float = 10.0
     behaviours: tuple[str, ...] | None = None
     frames: int = 600_000
@@ -67,7 +67,7 @@ class OfflineConfig:
         for name in ("steps", "batch", "frames", "action_repeat"):
             if getattr(self, name) < 1:
                 raise RunError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.temperature <= 0 or self.cap < 1:
+        if self.temperature is not None and self.temperature <= 0 or self.cap < 1:
             raise RunError(f"temperature must be above 0 and cap at least 1, not {self.temperature} and {self.cap}")
 
 
@@ -112,22 +112,27 @@ class Moments:
             if name not in dataset.behaviours:
                 raise RunError(f"no behaviour {name!r} in {dataset.folder}: there are {', '.join(dataset.behaviours)}")
         kinds = [dataset.behaviours.index(name) for name in wanted]
-        parts: dict[str, list[NDArray[np.generic]]] = {name: [] for name in cls.__dataclass_fields__}
-        total = 0
-        for info in episodes:
-            if total and total + info.steps + 1 > config.frames:
-                break
+        ends = np.cumsum([info.steps + 1 for info in episodes])
+        taken = episodes[: max(1, int((ends <= config.frames).sum()))]
+        frames: NDArray[np.uint8] | None = None  # made once, of its full size: it is most of the memory there is
+        parts: dict[str, list[NDArray[np.generic]]]
+        parts = {name: [] for name in cls.__dataclass_fields__ if name != "frames"}
+        for info, end in zip(taken, ends, strict=False):
             episode: Episode = dataset.load(info)
-            shades = [grey(torch.from_numpy(some)).numpy() for some in np.array_split(episode.frames, 16)]
             count = len(episode.frames)
-            parts["frames"].append(np.concatenate(shades))
-            parts["first"].append(np.full(count, total, np.int64))
-            parts["at"].append(total + np.arange(count - 1))
+            begin = int(end) - count
+            if frames is None:
+                frames = np.empty((int(ends[len(taken) - 1]), *episode.frames.shape[1:3]), np.uint8)
+            for some in range(0, count, 1024):
+                shades = grey(torch.from_numpy(episode.frames[some : some + 1024])).numpy()
+                frames[begin + some : begin + some + len(shades)] = shades
+            parts["first"].append(np.full(count, begin, np.int64))
+            parts["at"].append(begin + np.arange(count - 1))
             parts["actions"].append(episode.actions.astype(np.int64))
             parts["returns"].append(returns(episode.rewards, config.gamma, config.action_repeat))
             parts["copied"].append(np.isin(episode.behaviour, kinds))
-            total += count
-        return cls(**{name: np.concatenate(held) for name, held in parts.items()})  # type: ignore[arg-type]
+        assert frames is not None
+        return cls(frames, **{name: np.concatenate(held) for name, held in parts.items()})  # type: ignore[arg-type]
 
     def stacks(self, chosen: NDArray[np.int64], repeat: int) -> NDArray[np.uint8]:
         """What a policy sees at some moments, uint8 [n, 4, H, W]: this frame and those of the decisions before."""
@@ -213,7 +218,9 @@ class Learner:
         logits, value = self.policy(seen)
         gain = (wanted - value).detach()
         self.spread += 0.01 * (float(gain.std()) - self.spread)
-        weight = (gain / (config.temperature * self.spread)).exp().clamp(max=config.cap) * copied
+        weight = copied
+        if config.temperature is not None:
+            weight = (gain / (config.temperature * self.spread)).exp().clamp(max=config.cap) * copied
         actor = (weight * F.cross_entropy(logits, actions, reduction="none")).sum() / weight.sum().clamp(min=1e-6)
         critic = F.mse_loss(value, wanted)
         self.optimizer.zero_grad(set_to_none=True)

@@ -13,6 +13,8 @@ from typing import Protocol
 import numpy as np
 
 from worldsim.actions import ActionTable
+from worldsim.agents.flight import in_64ths, mirrored
+from worldsim.agents.pong import pong_player
 from worldsim.envs.source_state import State
 
 SKILLS = ("novice", "average", "expert")
@@ -43,91 +45,6 @@ class Script(Protocol):
         ...
 
 
-def _in_64ths(state: State, pixels: int) -> State:
-    """Positions in frames of ``pixels`` each way as those in frames of 64, which the players' measures are of."""
-    scale = 64 / pixels
-    return {
-        name: (value + 0.5) * scale - 0.5 if name.endswith(("_x", "_y")) else value for name, value in state.items()
-    }
-
-
-def _mirrored(position: float, low: float, high: float) -> float:
-    """Where something is that flew to ``position``, had it not been thrown back by walls at low and high."""
-    phase = (position - low) % (2 * (high - low))
-    return low + min(phase, 2 * (high - low) - phase)
-
-
-class PongPlayer:
-    """Follows the ball with the right-hand paddle, in one of many manners.
-
-    Manner: how many ticks late it sees, whether it runs ahead to where the ball will arrive, which part of
-    the paddle it hits with, whether it dodges, whether it leans on FIRE.
-    """
-
-    HALF = 3.2  # half a paddle; this and all below in 64ths of a frame
-    EDGE = 56.0  # column of the player's paddle
-    TOP, BOTTOM = 0.5, 62.5  # where a ball's centre turns
-
-    def __init__(
-        self, actions: ActionTable, rng: np.random.Generator, pixels: int, skill: str | None = None
-    ) -> None:
-        self._rng, self._pixels = rng, pixels
-        self._plain = (actions.index("NOOP"), actions.index("UP"), actions.index("DOWN"))
-        self._fire = (actions.index("FIRE"), actions.index("UPFIRE"), actions.index("DOWNFIRE"))
-        self._firing = float(rng.choice([0.0, 0.1, 0.3, 1.0, 1.0, 1.0]))  # a hit with FIRE held is a fast ball
-        self._seen: deque[State] = deque(maxlen=1 + int(rng.choice([0] * 14 + [1, 4])))
-        self._foresight = rng.random() < 0.95
-        self._dodging = rng.random() < 0.02
-        # Where the ball meets the paddle, in half paddles from its middle. Edges win points: with FIRE held,
-        # the player scored 11 times in 6000 ticks at 0.6-0.9, 20 times at 1.0-1.2, 25 times at 1.1-1.3.
-        manners = ((0.0, 0.4), (0.0, 0.6), (0.0, 0.9), (0.4, 1.0), (0.9, 1.2))
-        self._reach = manners[int(rng.integers(len(manners)))]
-        if skill is not None:
-            firing, late, self._foresight, self._reach = {
-                "novice": (0.0, 5, False, (0.0, 0.6)),
-                "average": (0.1, 2, False, (0.0, 1.0)),
-                "expert": (1.0, 0, True, (1.0, 1.2)),
-            }[skill]
-            self._firing, self._dodging = firing, False
-            self._seen = deque(maxlen=1 + late)
-        self._aim = self._new_aim()
-        self._ball = (math.nan, math.nan)
-        self._coming = False
-        self._paddle = math.nan
-
-    def act(self, state: State) -> int:
-        """The action for this tick."""
-        state = _in_64ths(state, self._pixels)
-        self._seen.append(state)
-        target = self._target(self._seen[0])
-        paddle, speed = state["player_y"], state["player_y"] - self._paddle
-        self._paddle = paddle
-        if math.isnan(target) or math.isnan(paddle):
-            return self._press(0)
-        if self._dodging:
-            target += 16 if target < 32 else -16
-        gap = target - paddle - (0.0 if math.isnan(speed) else speed)  # it slides on after a key is let go
-        return self._press(0 if abs(gap) < 1.0 else 1 if gap < 0 else 2)
-
-    def _target(self, seen: State) -> float:
-        x, y = seen["ball_x"], seen["ball_y"]
-        right, down = x - self._ball[0], y - self._ball[1]
-        self._ball = (x, y)
-        coming = right > 0
-        if coming and not self._coming:
-            self._aim = self._new_aim()
-        self._coming = coming
-        if self._foresight and coming:
-            y = _mirrored(y + down * (self.EDGE - x) / right, self.TOP, self.BOTTOM)
-        return y + self._aim
-
-    def _new_aim(self) -> float:
-        return float(self._rng.choice([-1, 1]) * self._rng.uniform(*self._reach)) * self.HALF
-
-    def _press(self, direction: int) -> int:
-        return (self._fire if self._rng.random() < self._firing else self._plain)[direction]
-
-
 class BreakoutPlayer:
     """Goes where the ball will come down, serves when there is none, and aims with all parts of the paddle."""
 
@@ -153,7 +70,7 @@ class BreakoutPlayer:
 
     def act(self, state: State) -> int:
         """The action for this tick."""
-        state = _in_64ths(state, self._pixels)
+        state = in_64ths(state, self._pixels)
         self._seen.append(state)
         x, y = self._seen[0]["ball_x"], self._seen[0]["ball_y"]
         right, down = x - self._ball[0], y - self._ball[1]
@@ -167,7 +84,7 @@ class BreakoutPlayer:
             self._aim = float(self._rng.uniform(-self._reach, self._reach))
         self._falling = falling
         if falling:
-            x = _mirrored(x + right * max(self.ROW - y, 0.0) / down, self.LEFT, self.RIGHT)
+            x = mirrored(x + right * max(self.ROW - y, 0.0) / down, self.LEFT, self.RIGHT)
         gap = x + self._aim - paddle - (0.0 if math.isnan(speed) else speed)
         if math.isnan(gap) or abs(gap) < 1.0:
             return self._keys[0]
@@ -200,7 +117,7 @@ class CarRacingDriver:
 
 #: By the name of a source's behaviour.
 SCRIPTED: dict[str, Script] = {
-    "pong": PongPlayer,
+    "pong": pong_player,
     "breakout": BreakoutPlayer,
     "carracing": CarRacingDriver,
 }

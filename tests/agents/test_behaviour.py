@@ -7,8 +7,8 @@ import pytest
 
 from worldsim.actions import ActionTable
 from worldsim.agents.mixture import BEHAVIOURS, Mixture, MixtureConfig
+from worldsim.agents.pong import PongPlayer
 from worldsim.agents.random import RandomPlayer
-from worldsim.agents.scripted import PongPlayer
 from worldsim.envs.sources import load_source, make_source
 from worldsim.errors import WorldsimError
 
@@ -25,10 +25,10 @@ def _runs(values: np.ndarray) -> np.ndarray:
     return np.diff(np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1], [True]])))
 
 
-def test_every_action_occurs_in_every_kind_of_play_but_idling() -> None:
+def test_every_action_occurs_in_random_and_in_held_play_and_one_in_idling() -> None:
     acts = np.concatenate([_play(seed, 6000) for seed in range(8)])
-    for kind, name in enumerate(BEHAVIOURS):
-        used = set(acts[acts[:, 1] == kind, 0])
+    for name in ("random", "held", "idle"):
+        used = set(acts[acts[:, 1] == BEHAVIOURS.index(name), 0])
         assert used == ({PONG.noop} if name == "idle" else set(range(len(PONG)))), name
 
 
@@ -71,9 +71,20 @@ def test_epsilon_is_the_share_of_random_actions(share: float) -> None:
     acts = []
     for seed in range(20):
         mixture = Mixture(config, ActionTable.numbered(PONG.names), 30.0, "pong", np.random.default_rng(seed))
-        mixture._script = lambda actions, rng, pixels: RandomPlayer(1, rng)  # always action 0
+        mixture._script = lambda actions, rng, pixels, skill: RandomPlayer(1, rng)  # always action 0
         acts += [mixture.act(state)[0] for _ in range(3000)]
     assert np.mean(np.array(acts) != 0) == pytest.approx(share * 5 / 6, rel=0.12)
+
+
+def test_random_actions_within_scripted_play_are_not_called_scripted() -> None:
+    """A player that always does one thing: whatever else is done is random."""
+    config = MixtureConfig(idle=0, held=0, random=0, epsilon=(0.2, 0.2), opening=0)
+    mixture = Mixture(config, PONG, 30.0, "pong", np.random.default_rng(0))
+    mixture._script = lambda actions, rng, pixels, skill: RandomPlayer(1, rng)
+    acts = np.array([mixture.act({}) for _ in range(6000)])
+    scripted = acts[:, 1] == BEHAVIOURS.index("scripted")
+    assert (acts[scripted, 0] == 0).all() and (acts[~scripted, 1] == BEHAVIOURS.index("random")).all()
+    assert (~scripted).mean() == pytest.approx(0.2, rel=0.15)
 
 
 def test_the_pong_player_returns_balls_that_an_idle_one_misses() -> None:
@@ -106,6 +117,7 @@ def test_the_pong_player_returns_balls_that_an_idle_one_misses() -> None:
         {"sharp": 0.6},
         {"longest_random": 0},
         {"opening": -1},
+        {"skill": "god"},
     ],
 )
 def test_a_mixture_that_makes_no_sense_is_refused(fields: dict[str, object]) -> None:
