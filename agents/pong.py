@@ -131,15 +131,15 @@ class PongExpert:
 
     EDGE = 56.3  # column of a ball that the paddle meets; all in 64ths of a frame
     TOP, BOTTOM = -0.1, 63.1  # where a ball's centre turns
-    OFF = (2.1, 2.7)  # from the paddle's middle to where it meets the ball, drawn for each; from 3 on it misses some
+    OFF = 2.4  # from the paddle's middle to where it meets the ball; from 3 on it misses some
     HIDDEN = 3  # ticks that a ball can be behind a wall; what is gone for longer is gone
 
-    def __init__(self, actions: ActionTable, rng: np.random.Generator, pixels: int) -> None:
-        self._rng, self._pixels = rng, pixels
+    def __init__(self, actions: ActionTable, pixels: int) -> None:
+        self._pixels = pixels
         self._keys = {0: actions.index("NOOP"), -1: actions.index("UP"), 1: actions.index("DOWN")}
         self._paddle = PongPaddle()
         self._ball, self._flight = (math.nan, math.nan), (0.0, 0.0)
-        self._hidden, self._off = 0, 0.0
+        self._hidden = 0
         self._middle = (self.TOP + self.BOTTOM) / 2
 
     def act(self, state: State) -> int:
@@ -151,11 +151,10 @@ class PongExpert:
             return self._keys[0]
         (x, y), (right, down) = self._ball, self._flight
         if math.isnan(x) or right <= 0:
-            self._off = self._rng.uniform(*self.OFF)
             return self._keys[self._paddle.push(self._middle, PongPaddle.NEAR + 1)]
         ticks = (self.EDGE - x) / right
         meets = mirrored(y + down * max(ticks, 0.0), self.TOP, self.BOTTOM)
-        return self._keys[self._paddle.push(meets - math.copysign(self._off, down), max(1, math.ceil(ticks)))]
+        return self._keys[self._paddle.push(meets - math.copysign(self.OFF, down), max(1, math.ceil(ticks)))]
 
     def _follow(self, x: float, y: float) -> None:
         """Where the ball is and how it flies, through ticks in which a wall hides it."""
@@ -180,4 +179,4 @@ def pong_player(
     actions: ActionTable, rng: np.random.Generator, pixels: int, skill: str | None = None
 ) -> PongPlayer | PongExpert:
     """A player of Pong; see :class:`~worldsim.agents.scripted.Script`."""
-    return PongExpert(actions, rng, pixels) if skill == "expert" else PongPlayer(actions, rng, pixels, skill)
+    return PongExpert(actions, pixels) if skill == "expert" else PongPlayer(actions, rng, pixels, skill)
