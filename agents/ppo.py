@@ -1,14 +1,12 @@
 """Proximal policy optimisation in a dream (PPO, arXiv 1707.06347), one file: ``python -m worldsim.agents.ppo``.
 
 The agent takes no step in the real game. Advantages are those of arXiv 1506.02438; a row that is cut off rather than
-over is bootstrapped from its last observation. A teacher, where there is one, is asked in every moment that the policy
-gets itself into what it would do (DAgger, arXiv 1011.0686; beside PPO's own objective, kickstarting, arXiv 1803.03835).
+over is bootstrapped from its last observation.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from worldsim.agents.players import Eyes, act_all, player_of, source_of
 from worldsim.agents.policy import Policy, PolicyConfig, Stack, load_policy
 from worldsim.agents.recorded import Starts
 from worldsim.agents.runs import PolicyRun
 from worldsim.envs.vector_env import WorldVectorEnv
 from worldsim.errors import MissingExtra, RunError, WorldsimError
 from worldsim.settings import command, from_dict, home
-from worldsim.world import World, load_world
+from worldsim.world import load_world
 
 
 @dataclass(frozen=True)
@@ -48,9 +45,6 @@ class PPOConfig:
         denoising_steps, backend, device, dtype, threads, seed: How the dream runs.
         save_seconds: Between two checkpoints.
         keep: Policies kept along training, evenly spread, in ``policies/``: to see what was learned when.
-        teacher: One of :data:`~worldsim.agents.players.NAMED` that reads the dream's pictures, e.g.
-            ``"scripted:expert"``; it is asked once a tick, so ``action_repeat`` is 1.
-        teaching: Weight of the cross entropy to what it would do; the surrogate objective has the rest.
     """
 
     world: str
@@ -81,8 +75,6 @@ class PPOConfig:
     seed: int = 0
     save_seconds: float = 60
     keep: int = 8
-    teacher: str | None = None
-    teaching: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("total_steps", "envs", "rollout", "epochs", "minibatches", "max_episode_steps"):
@@ -92,10 +84,6 @@ class PPOConfig:
             raise RunError(f"starts is episode or recorded, not {self.starts!r}")
         if self.envs * self.rollout % self.minibatches:
             raise RunError(f"minibatches={self.minibatches} does not divide envs x rollout: {self.envs * self.rollout}")
-        if not 0 <= self.teaching <= 1:
-            raise RunError(f"teaching is a share from 0 to 1, not {self.teaching}")
-        if self.teacher is not None and self.action_repeat != 1:
-            raise RunError(f"a teacher is asked every tick: give action_repeat=1, not {self.action_repeat}")
 
 
 def advantages(
@@ -118,35 +106,6 @@ def advantages(
         running = surprise + gamma * lam * goes_on * running
         made[t] = running
     return made, made + values
-
-
-class Teachers:
-    """A player of that name for every row, who sees the row's pictures; what they would do is told, and not done.
-
-    Args:
-        name: See :func:`~worldsim.agents.players.player_of`.
-        world: The dream.
-        rows: How many.
-        rng: Everything random comes from it.
-
-    Raises:
-        WorldsimError: no such player, or one that cannot see the dream.
-    """
-
-    def __init__(self, name: str, world: World, rows: int, rng: np.random.Generator) -> None:
-        source = source_of(world)
-        self._make, self._eyes = player_of(name, world.actions, source), Eyes(source)
-        self._rng = rng
-        self._players = [self._make(rng) for _ in range(rows)]
-
-    def begin(self, rows: Sequence[int]) -> None:
-        """Others take over for rows that start over."""
-        for row in rows:
-            self._players[row] = self._make(self._rng)
-
-    def act(self, frames: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """What they would do after frames [N, H, W, 3], [N]; asked once a tick."""
-        return act_all(self._players, self._eyes.states(frames))
 
 
 class Learner:
@@ -187,9 +146,6 @@ class Learner:
             self._take_over(config.init, told)
         recorded = config.starts == "recorded"
         self._starts = Starts(self.world, config.data, config.action_repeat) if recorded else None
-        self._teachers: Teachers | None = None
-        if config.teacher is not None:
-            self._teachers = Teachers(config.teacher, self.world, config.envs, np.random.default_rng(config.seed))
         self.optimizer = torch.optim.Adam(self.policy.parameters(), lr=config.lr, eps=1e-5)
         self.run = PolicyRun(self.folder, self.policy, self.optimizer)
         self._begin()
@@ -267,10 +223,7 @@ class Learner:
         config = self.config
         store: dict[str, list[Tensor]] = {name: [] for name in ("seen", "action", "logp", "value", "reward", "over")}
         finished: list[tuple[float, int]] = []
-        lessons: list[Tensor] = []
         for _ in range(config.rollout):
-            if self._teachers:
-                lessons.append(torch.from_numpy(self._teachers.act(self.env.session.frames)))
             logits, value = self.policy(self._observation)
             action = torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(-1)
             logp = logits.log_softmax(-1).gather(-1, action[:, None]).squeeze(-1)
@@ -291,8 +244,6 @@ class Learner:
             if ended.any():
                 self._observation = self._begin_rows(ended)
         batch = {name: torch.stack(parts) for name, parts in store.items()}
-        if lessons:
-            batch["told"] = torch.stack(lessons).to(batch["action"].device)
         last = self.policy(self._observation)[1]
         gains, targets = advantages(
             batch["reward"], batch["value"], batch["over"], last, config.gamma, config.gae_lambda
@@ -318,10 +269,6 @@ class Learner:
                 actor = -torch.minimum(ratio * gain, ratio.clamp(1 - config.clip, 1 + config.clip) * gain).mean()
                 critic = F.mse_loss(value, part_of["target"]) / 2
                 entropy = -(logs.exp() * logs).sum(-1).mean()
-                if self._teachers:
-                    lesson = F.cross_entropy(logits, part_of["told"])
-                    sums["loss/lesson"] = sums.get("loss/lesson", 0.0) + float(lesson.detach())
-                    actor = (1 - config.teaching) * actor + config.teaching * lesson
                 self.optimizer.zero_grad(set_to_none=True)
                 (actor + config.value * critic - config.entropy * entropy).backward()
                 torch.nn.utils.clip_grad_norm_(self.policy.parameters(), config.max_grad_norm)
@@ -338,8 +285,6 @@ class Learner:
         seen: Tensor | None = None
         if self._starts:
             options["start"], seen = self._starts.draw(self._rng, len(rows))
-        if self._teachers:
-            self._teachers.begin(rows)
         given: Tensor = self.env.reset(seed=seed, options=options)[0]
         if self.config.obs_type != "gray":
             return given

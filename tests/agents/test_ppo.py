@@ -16,14 +16,12 @@ from worldsim.agents import evaluate, ppo
 from worldsim.agents.episodes import EpisodesConfig, Play, play_real
 from worldsim.agents.evaluate import JudgeConfig, judge, summary
 from worldsim.agents.policy import Policy, PolicyConfig, Stack, Watcher, load_policy
-from worldsim.agents.ppo import Learner, PPOConfig, Teachers, advantages
+from worldsim.agents.ppo import Learner, PPOConfig, advantages
 from worldsim.envs.sources import load_source, make_source
 from worldsim.envs.vector_env import WorldVectorEnv
 from worldsim.errors import RunError, WorldsimError
-from worldsim.model.config import ModelConfig
-from worldsim.world import World, new_world, save_world
+from worldsim.world import World
 
-PONG = load_source("pong")
 SMALL: dict[str, Any] = {"envs": 2, "rollout": 6, "minibatches": 2, "epochs": 1, "max_episode_steps": 4}
 
 
@@ -68,37 +66,6 @@ def test_it_trains_saves_and_goes_on(tiny_world_folder: Path, tmp_path: Path, ob
     assert again.steps == 48
     with pytest.raises(RunError, match="begun with gamma=0.99, not 0.5"):
         Learner(PPOConfig(**settings, gamma=0.5))
-
-
-def small_pong() -> World:
-    """A world of Pong that has learned nothing."""
-    model = ModelConfig(6, 80, 80, 8, dim=32, heads=2)
-    return new_world("my-pong", model, PONG.action_table(), source={"id": PONG.id})
-
-
-def test_what_a_teacher_would_do_is_learned(tmp_path: Path) -> None:
-    """A teacher that never moves, and nothing else to learn from."""
-    world = small_pong()
-    save_world(world, tmp_path / "world")
-    settings = SMALL | {"rollout": 16, "lr": 3e-3, "entropy": 0.0, "obs_type": "gray", "action_repeat": 1}
-    told = {"world": str(tmp_path / "world"), "run": tmp_path / "run", "teacher": "idle", "teaching": 1.0}
-    learner = Learner(PPOConfig(**settings | told, total_steps=640))
-    learner.train()
-    logits, _ = learner.policy(learner._observation)
-    assert (logits.softmax(-1)[:, world.actions.noop] > 0.8).all()
-
-
-def test_a_teacher_sees_the_pictures_and_starts_over_with_its_row(tmp_path: Path) -> None:
-    world = small_pong()
-    teachers = Teachers("scripted:expert", world, 2, np.random.default_rng(0))
-    frames = np.empty((2, 80, 80, 3), np.uint8)
-    frames[:] = PONG.objects["background"]["colour"]
-    frames[0, 60:68, 70:72] = frames[1, 10:18, 70:72] = PONG.objects["player"]["colour"]
-    up, down = world.actions.index("UP"), world.actions.index("DOWN")
-    assert teachers.act(frames).tolist() == [up, down]  # to the middle, where balls are waited for
-    before = list(teachers._players)
-    teachers.begin([1])
-    assert teachers._players[0] is before[0] and teachers._players[1] is not before[1]
 
 
 def test_it_finds_the_action_that_is_rewarded(
@@ -237,11 +204,8 @@ def test_what_cannot_be_judged_is_told(tiny_world_folder: Path, given: dict[str,
         judge(JudgeConfig(**{"world": str(tiny_world_folder)} | given))
 
 
-TAUGHT, ASKED = ({"teaching": 1.5}, "a share"), ({"teacher": "idle"}, "action_repeat=1")
-
-
 def test_impossible_settings_are_told(tmp_path: Path) -> None:
-    for settings, word in (({"envs": 0}, "envs"), ({"minibatches": 7}, "does not divide"), TAUGHT, ASKED):
+    for settings, word in (({"envs": 0}, "envs"), ({"minibatches": 7}, "does not divide")):
         with pytest.raises(RunError, match=word):
             PPOConfig("pong", **settings)  # type: ignore[arg-type]
     for settings, word in (({"episodes": 0}, "episodes"), ({"where": ("moon",)}, "moon")):
