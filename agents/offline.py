@@ -40,6 +40,8 @@ class OfflineConfig:
         temperature: Advantages weigh by ``exp(advantage / temperature)``, in standard deviations of theirs; beta in the
             paper. None: all alike, which is behaviour cloning, for demonstrations.
         cap: Of these weights.
+        sampling_temperature: Of the actions that the saved policy draws. A copy of demonstrations is unsure in moments
+            that it got itself into, and each action that nobody would take leads to more of them.
         behaviours: Kinds of play whose actions are copied; None: all. The critic learns from all.
         frames: Recorded ones at most, the first; they are in memory, a byte a pixel.
         action_repeat: Ticks that the policy will hold an action.
@@ -55,6 +57,7 @@ class OfflineConfig:
     gamma: float = 0.99
     temperature: float | None = 1.0
     cap: float = 10.0
+    sampling_temperature: float = 1.0
     behaviours: tuple[str, ...] | None = None
     frames: int = 600_000
     action_repeat: int = 2
@@ -69,6 +72,8 @@ class OfflineConfig:
                 raise RunError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.temperature is not None and self.temperature <= 0 or self.cap < 1:
             raise RunError(f"temperature must be above 0 and cap at least 1, not {self.temperature} and {self.cap}")
+        if self.sampling_temperature <= 0:
+            raise RunError(f"sampling_temperature must be above 0, not {self.sampling_temperature}")
 
 
 def returns(rewards: NDArray[np.float32], gamma: float, repeat: int) -> NDArray[np.float32]:
@@ -170,14 +175,15 @@ class Learner:
 
     def _begin(self) -> None:
         """Settings of a new run, or the state of one that goes on."""
-        free = ("data", "run", "device", "threads", "save_seconds")
+        free = ("data", "run", "device", "threads", "save_seconds", "sampling_temperature")
         told = {key: value for key, value in asdict(self.config).items() if key not in free}
         facts = self.run.begin(told | {"fingerprint": self.world.fingerprint})
         self.step, self.spread = (int(facts["step"]), float(facts["spread"])) if facts else (0, 1.0)
 
     def save(self) -> None:
         """Write state and policy, atomically."""
-        self.run.save({"step": self.step, "spread": self.spread}, {"offline_steps": self.step})
+        drawn = self.policy.sharpened(self.config.sampling_temperature)
+        self.run.save({"step": self.step, "spread": self.spread}, {"offline_steps": self.step}, drawn)
 
     def train(self) -> None:
         """Learn to the last step; batch number k is the same whether the run was stopped or not."""
@@ -203,9 +209,10 @@ class Learner:
                 for name, value in self.judge().items():
                     writer.add_scalar(f"held_out/{name}", value, self.step)  # type: ignore[no-untyped-call]
                     print(f"\nstep {self.step}: held-out {name} {value:.3f}", flush=True)
-            if last or time.monotonic() - saved > config.save_seconds:
+            if time.monotonic() - saved > config.save_seconds:
                 self.save()
                 saved = time.monotonic()
+        self.save()
         bar.close()
         writer.close()  # type: ignore[no-untyped-call]
 

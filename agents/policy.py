@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,14 @@ class Policy(nn.Module):
         if generator is None:
             return logits.argmax(-1)
         return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(-1)
+
+    def sharpened(self, temperature: float) -> Policy:
+        """A copy that draws its actions at this temperature: below 1, likely ones more often."""
+        copy = deepcopy(self)
+        with torch.no_grad():
+            for weight in copy.actor.parameters():
+                weight /= temperature
+        return copy
 
     def save(self, path: Path, **facts: Any) -> None:
         """Write weights, config and further facts, atomically."""

@@ -57,10 +57,10 @@ class PolicyRun:
         self._optimizer.load_state_dict(state)
         return facts
 
-    def save(self, facts: Mapping[str, Any], of_policy: Mapping[str, Any]) -> None:
-        """Write state and policy, atomically, each with its facts."""
+    def save(self, facts: Mapping[str, Any], of_policy: Mapping[str, Any], made: Policy | None = None) -> None:
+        """Write state and policy, atomically, each with its facts; ``made`` of the policy that learns, if not that."""
         states = self._optimizer.state_dict()["state"]
         moments = {f"{i}.{kind}": value for i, held in states.items() for kind, value in held.items()}
         tensors = named("policy", self._policy.state_dict()) | named("adam", moments)
         save_checkpoint(self.checkpoint, tensors, dict(facts))
-        self._policy.save(self.folder / "policy.safetensors", **of_policy)
+        (made or self._policy).save(self.folder / "policy.safetensors", **of_policy)

@@ -105,6 +105,24 @@ def test_what_went_better_is_copied_more_unless_all_is_copied_alike(
     assert value.detach().abs().item() < 0.3
 
 
+def test_a_saved_policy_draws_at_its_temperature_and_the_run_goes_on_with_its_own(
+    tiny_world_folder: Path, pong_data: Dataset, tmp_path: Path
+) -> None:
+    told = {"tiny_world_folder": tiny_world_folder, "pong_data": pong_data, "run": tmp_path / "run"}
+    plain = Learner(OfflineConfig(**settings(*told.values())))
+    plain.train()
+    seen = torch.from_numpy(plain.moments.stacks(np.arange(5), 2))
+    logits, values = plain.policy(seen)
+    again = Learner(OfflineConfig(**settings(*told.values(), sampling_temperature=0.5)))
+    again.train()  # it is at its last step: nothing but the policy's file is made anew
+    torch.testing.assert_close(again.policy(seen)[0], logits, rtol=0, atol=0)
+    drawn, same = load_policy(tmp_path / "run" / "policy.safetensors")[0](seen)
+    torch.testing.assert_close(drawn, 2 * logits)
+    torch.testing.assert_close(same, values)
+    with pytest.raises(RunError, match="sampling_temperature must be above 0"):
+        OfflineConfig("pong", sampling_temperature=0)
+
+
 def test_other_play_is_refused(tiny_world_folder: Path, pong_data: Dataset, tmp_path: Path, tiny_world: Any) -> None:
     with pytest.raises(RunError, match="does not show what 'tiny' does: record with size=\\[16,24\\]"):
         Starts(tiny_world, pong_data.folder, 2)
