@@ -122,7 +122,7 @@ class Policy(nn.Module):
         copy = deepcopy(self)
         with torch.no_grad():
             for weight in copy.actor.parameters():
-                weight /= temperature
+                weight.div_(temperature)
         return copy
 
     def save(self, path: Path, **facts: Any) -> None:
